@@ -1,0 +1,185 @@
+//! The ground: the only door to bytes that survive. A medium is memory that can be read through a [`Region`], written,
+//! and made durable in two steps with PMDK's words: *flush* starts write-back, *drain* waits for it.
+//!
+//! A new kind is one file, one arm in [`open`] and one line in `conformance.rs`. Callers above use the tokens of
+//! [`durable`], never `flush` and `drain` directly, so that "durable" is a type and not a habit.
+
+#[cfg(test)]
+mod conformance;
+mod dax;
+pub mod durable;
+mod file;
+mod persist;
+mod pool_file;
+mod region;
+#[cfg(feature = "sim")]
+pub mod sim;
+pub mod site;
+
+pub use region::Region;
+pub use site::Site;
+
+use crate::error::Result;
+use crate::sync::Arc;
+use crate::types::MediaRange;
+use std::path::Path;
+
+/// Bytes of the holder record, the one sector outside all checksums that names who has the pool open.
+pub const HOLDER_RECORD_BYTES: usize = 512;
+
+/// Which kind of medium a store lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaKind {
+    /// Persistent memory mapped with `MAP_SYNC`, or a device-dax device.
+    Dax,
+    /// An ordinary file: written by `pwrite`, durable by a shared `fdatasync`.
+    File,
+    /// Cache-line flushes and fences on any shared mapping, e.g. tmpfs. Survives a killed process, **not** a power cut.
+    EmulatedPm,
+    /// The simulated medium of the crash tests.
+    Sim,
+}
+
+impl MediaKind {
+    /// The name used in options and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            MediaKind::Dax => "dax",
+            MediaKind::File => "file",
+            MediaKind::EmulatedPm => "emulated-pm",
+            MediaKind::Sim => "sim",
+        }
+    }
+}
+
+/// What a user may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum MediaChoice {
+    /// Probe: `Dax` where `MAP_SYNC` works, else `File`.
+    #[default]
+    Auto,
+    /// Refuse anything that is not persistent memory.
+    Dax,
+    /// Treat it as an ordinary file, even where `MAP_SYNC` would work.
+    File,
+    /// See [`MediaKind::EmulatedPm`].
+    EmulatedPm,
+}
+
+/// What one flush makes durable, and so what an append aligns to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushGranularity {
+    /// Cache lines (ADR): frames start at multiples of 64 bytes.
+    CacheLine,
+    /// The whole file (`fdatasync`): each flushed group starts at a sector of its own.
+    File,
+}
+
+impl FlushGranularity {
+    /// What the first byte of each drained group is aligned to, so that no drain rewrites acknowledged bytes.
+    pub fn append_align_bytes(self) -> u64 {
+        match self {
+            FlushGranularity::CacheLine => crate::constants::CACHE_LINE_BYTES,
+            FlushGranularity::File => crate::constants::SECTOR_BYTES,
+        }
+    }
+}
+
+/// A medium. Called once per frame, not per entry.
+///
+/// Rules: published bytes are write-once, which is what makes reading through [`Region`] safe. `drain` covers what *the
+/// calling thread* flushed or wrote through before it, on files everything that was written. An `Err` from `drain` is
+/// final: the caller poisons the store and never retries.
+pub trait Media: Send + Sync {
+    /// Which kind this is.
+    fn kind(&self) -> MediaKind;
+    /// Why this kind was chosen, in one sentence for statistics and logs.
+    fn why(&self) -> &str;
+    /// The mapping that reads go through.
+    fn region(&self) -> &Region;
+    /// What one flush covers.
+    fn granularity(&self) -> FlushGranularity;
+    /// Bytes that are allocated and may be read or written; a multiple of the page size.
+    fn len_bytes(&self) -> u64;
+    /// Stores `bytes` at `at`; visible to this process when it returns, durable only after `flush` and `drain`.
+    ///
+    /// # Errors
+    /// `Io` from the file system; bytes may then be partly written.
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()>;
+    /// `write` and `flush` in one: on persistent memory by non-temporal stores, which cost half of store and write-back.
+    /// `at` and the length are multiples of the cache line.
+    ///
+    /// # Errors
+    /// As `write`.
+    fn write_through(&self, at: u64, bytes: &[u8]) -> Result<()>;
+    /// Stores one aligned word; on persistent memory in one atomic store.
+    ///
+    /// # Errors
+    /// As `write`.
+    fn write_word(&self, at: u64, word: u64) -> Result<()>;
+    /// Starts write-back of every cache line that `range` touches, whoever wrote it.
+    fn flush(&self, site: Site, range: MediaRange);
+    /// Waits until everything this thread flushed or wrote through is durable; on files one `fdatasync`.
+    ///
+    /// # Errors
+    /// `Io`: durability is unknown from here on; never retried.
+    fn drain(&self, site: Site) -> Result<()>;
+    /// Reads without the mapping (`pread` on files), so that an unreadable sector is an error and not a signal.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<()>;
+    /// Allocates up to `len_bytes` (a multiple of the page size), zeroed and durable as to metadata, and maps it. The new
+    /// bytes may be named by a header only after this returned. On files they are written, so that a later `drain`
+    /// writes no metadata.
+    ///
+    /// # Errors
+    /// `NoSpace` when the device is full, `Io`; the length is then unchanged.
+    fn grow(&self, len_bytes: u64) -> Result<()>;
+    /// Touches the pages of `range` so that the next append does not fault. A hint: free bytes only, errors are ignored.
+    fn prefault(&self, range: MediaRange);
+    /// Makes a pool that [`open`] created under no name visible under its path, durably. No-op for an existing one.
+    ///
+    /// # Errors
+    /// `Io`; `Locked` if somebody else created the path meanwhile.
+    fn publish(&self) -> Result<()>;
+}
+
+/// What to open and how.
+pub struct OpenRequest<'a> {
+    /// The pool file, or a device-dax device.
+    pub path: &'a Path,
+    /// Which medium.
+    pub media: MediaChoice,
+    /// Create the pool if the path does not exist or is an empty file.
+    pub create: bool,
+    /// Shared lock, nothing is changed by callers (an unclean pool is still made durable).
+    pub read_only: bool,
+    /// Permissions of a created file.
+    pub file_mode: u32,
+    /// How long to wait for another holder of the lock.
+    pub lock_wait_ms: u64,
+    /// Pool offset of the holder record.
+    pub holder_offset: u64,
+    /// Written as holder record once the lock is held (not when read-only).
+    pub holder_record: [u8; HOLDER_RECORD_BYTES],
+    /// Turns the record of whoever holds the lock into words for the `Locked` error.
+    pub describe_holder: fn(&[u8; HOLDER_RECORD_BYTES]) -> String,
+}
+
+/// A medium, locked, and whether it holds a pool already.
+pub struct Opened {
+    /// The medium.
+    pub media: Arc<dyn Media>,
+    /// True if it has no bytes yet: the caller formats it and then calls [`Media::publish`].
+    pub is_new: bool,
+}
+
+/// Opens and locks a medium: the registry of kinds.
+///
+/// # Errors
+/// `Io`, `Locked` (naming the holder), `Unsupported` (the kind asked for is not what the path is), `InvalidArgument`
+/// (a directory, not a regular file).
+pub fn open(request: &OpenRequest<'_>) -> Result<Opened> {
+    pool_file::open(request)
+}

@@ -1,0 +1,102 @@
+//! The vocabulary of places and order: which slot, which segment, which byte, which write came first.
+//!
+//! Invariants:
+//!   - a `SegmentSlot` is a place in the pool and is reused; a `SegmentId` is an identity and never is
+//!   - an `Addr` is a pool offset in units of `ENTRY_ALIGN_BYTES`, so 41 bits reach 16 TiB
+//!   - `Seq` is one order for log, index and recovery; its low bits name the log that gave it, so two logs
+//!     never give the same one
+
+use crate::constants::{ADDR_BITS, ENTRY_ALIGN_BYTES, LOG_ID_BITS};
+
+/// A place for one segment in the pool. Reused after the segment in it was freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentSlot(pub u32);
+
+/// The identity of one segment. Increases, is never reused, and seeds every checksum inside the segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId(pub u64);
+
+/// The number of an operation log. One per core on persistent memory, one on files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId(pub u8);
+
+/// Where a log entry lies: the pool offset of its first byte divided by [`ENTRY_ALIGN_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Addr(u64);
+
+impl Addr {
+    /// The address of the entry at pool offset `offset_bytes`.
+    #[inline]
+    pub fn from_offset(offset_bytes: u64) -> Self {
+        debug_assert_eq!(offset_bytes % ENTRY_ALIGN_BYTES, 0, "entries are aligned");
+        debug_assert!(offset_bytes / ENTRY_ALIGN_BYTES < 1 << ADDR_BITS, "beyond the 16 TiB an address reaches");
+        Addr(offset_bytes / ENTRY_ALIGN_BYTES)
+    }
+
+    /// The pool offset in bytes.
+    #[inline]
+    pub fn offset(self) -> u64 {
+        self.0 * ENTRY_ALIGN_BYTES
+    }
+
+    /// The address as it is packed into an index slot (41 bits).
+    #[inline]
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The inverse of [`Addr::to_bits`].
+    #[inline]
+    pub fn from_bits(bits: u64) -> Self {
+        debug_assert!(bits < 1 << ADDR_BITS, "an address has 41 bits");
+        Addr(bits)
+    }
+}
+
+/// The order of writes: of two entries with one key the higher `Seq` is the newer.
+///
+/// A Lamport stamp: `units << 6 | log`, where a log's units exceed its own last ones, the store-wide floor and those
+/// of the entry replaced. So stamps of one log increase, stamps of one key increase in every order that a caller could
+/// observe, and no counter is shared between cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// Below every stamp that was ever given.
+    pub const ZERO: Seq = Seq(0);
+
+    /// The first stamp of `log` that lies above every stamp, of any log, up to `self`.
+    #[inline]
+    pub fn next_in(self, log: LogId) -> Seq {
+        Seq((((self.0 >> LOG_ID_BITS) + 1) << LOG_ID_BITS) | u64::from(log.0))
+    }
+
+    /// The stamp `steps` units later in the same log.
+    #[inline]
+    pub fn step(self, steps: u64) -> Seq {
+        Seq(self.0 + (steps << LOG_ID_BITS))
+    }
+}
+
+/// A range of bytes on the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MediaRange {
+    /// First byte, from the start of the pool.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+}
+
+impl MediaRange {
+    /// The range of `len` bytes at `offset`.
+    #[inline]
+    pub fn new(offset: u64, len: u64) -> Self {
+        MediaRange { offset, len }
+    }
+
+    /// One past the last byte.
+    #[inline]
+    pub fn end(self) -> u64 {
+        self.offset + self.len
+    }
+}

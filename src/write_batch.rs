@@ -1,0 +1,113 @@
+//! A set of puts and deletes that is applied wholly or not at all.
+
+use crate::constants::{KEY_BYTES_MAX, KEY_BYTES_MIN, VALUE_BYTES_MAX};
+use crate::error::{Error, Result};
+
+/// One operation of a batch, as ranges of the batch's own buffer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchOp {
+    pub(crate) key_start: usize,
+    pub(crate) key_len: u32,
+    pub(crate) value_len: u32,
+    pub(crate) is_delete: bool,
+}
+
+/// Puts and deletes to be applied atomically by [`Store::write`](crate::Store::write). Keys and values are copied in.
+///
+/// Of several operations on one key the last counts. Not shared between threads while it is being filled; may be
+/// written several times. Its size is bounded by memory and by the free space of the store that it is written to.
+#[derive(Clone, Debug, Default)]
+pub struct WriteBatch {
+    bytes: Vec<u8>,
+    ops: Vec<BatchOp>,
+}
+
+impl WriteBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a put.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (empty key), `TooLarge` (key above 64 KiB, value of 4 GiB or more); the batch is unchanged.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        check_key(key)?;
+        check_value_len(value.len())?;
+        self.push(key, value, false);
+        Ok(())
+    }
+
+    /// Adds a delete. Deleting a key that is not there is no error.
+    ///
+    /// # Errors
+    /// As [`WriteBatch::put`].
+    pub fn delete(&mut self, key: &[u8]) -> Result<()> {
+        check_key(key)?;
+        self.push(key, &[], true);
+        Ok(())
+    }
+
+    /// Forgets all operations and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ops.clear();
+    }
+
+    /// Operations added so far, repeated keys included.
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// True if nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    pub(crate) fn ops(&self) -> &[BatchOp] {
+        &self.ops
+    }
+
+    pub(crate) fn key(&self, op: &BatchOp) -> &[u8] {
+        &self.bytes[op.key_start..op.key_start + op.key_len as usize]
+    }
+
+    pub(crate) fn value(&self, op: &BatchOp) -> &[u8] {
+        let start = op.key_start + op.key_len as usize;
+        &self.bytes[start..start + op.value_len as usize]
+    }
+
+    fn push(&mut self, key: &[u8], value: &[u8], is_delete: bool) {
+        let key_start = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        self.ops.push(BatchOp {
+            key_start,
+            key_len: key.len() as u32,
+            value_len: value.len() as u32,
+            is_delete,
+        });
+    }
+}
+
+/// Refuses keys outside 1..=64 KiB.
+#[inline]
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    if key.len() < KEY_BYTES_MIN {
+        return Err(Error::InvalidArgument("key of 0 bytes: a key has 1 to 65536 bytes".into()));
+    }
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Error::TooLarge { what: "key", len: key.len() as u64, max: KEY_BYTES_MAX as u64 });
+    }
+    Ok(())
+}
+
+/// Refuses values of 4 GiB or more.
+#[inline]
+pub(crate) fn check_value_len(len: usize) -> Result<()> {
+    if len as u64 > VALUE_BYTES_MAX {
+        return Err(Error::TooLarge { what: "value", len: len as u64, max: VALUE_BYTES_MAX });
+    }
+    Ok(())
+}
