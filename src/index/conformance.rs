@@ -1,0 +1,619 @@
+//! One suite that every index kind runs: add a line to `every_kind!` at the end.
+//!
+//! The log is faked: entry `n` of it lies at address `n`, its key is a number, and its `Seq` is its own number unless a
+//! test says otherwise. What the tests demand is what `Index` says; sizes are chosen so that a table grows, splits
+//! and reads hashes again many times.
+
+use super::hash::HashIndex;
+use super::{Candidate, Index, Key, KeyHashes, Upsert};
+use crate::epoch;
+use crate::media::durable::{Durable, Publishable};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
+use crate::types::Addr;
+use std::collections::HashMap;
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// SplitMix64: a good hash of a number, and a generator when called on a counter.
+fn mix(key: u64) -> u64 {
+    let mut z = key.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// A pseudo-random sequence; a failure names its seed.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 += 1;
+        mix(self.0) % bound
+    }
+}
+
+/// How many threads race. More than the two cores of a small machine, so that holders of a claim are preempted.
+const THREADS: u64 = 4;
+
+/// A log without bytes: its entries are a key and a `Seq` each, by address.
+struct FakeLog {
+    keys: Vec<AtomicU64>,
+    seqs: Vec<AtomicU64>,
+    next: AtomicU64,
+    hash: fn(u64) -> u64,
+    /// Hashes of entries at multiples of this cannot be read; 0 for none.
+    unreadable: AtomicU64,
+    hashes_read: AtomicU64,
+}
+
+impl FakeLog {
+    fn new(entries: u64, hash: fn(u64) -> u64) -> Arc<FakeLog> {
+        let zeroes = || (0..=entries).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(FakeLog {
+            keys: zeroes(),
+            seqs: zeroes(),
+            next: AtomicU64::new(1),
+            hash,
+            unreadable: AtomicU64::new(0),
+            hashes_read: AtomicU64::new(0),
+        })
+    }
+
+    fn append(&self, key: u64, seq: u64) -> Addr {
+        let at = self.next.fetch_add(1, Ordering::Relaxed);
+        self.keys[at as usize].store(key, Ordering::Relaxed);
+        self.seqs[at as usize].store(seq, Ordering::Relaxed);
+        Addr::from_bits(at)
+    }
+
+    fn entry(&self, at: Addr) -> (u64, u64) {
+        let at = at.to_bits() as usize;
+        (self.keys[at].load(Ordering::Relaxed), self.seqs[at].load(Ordering::Relaxed))
+    }
+}
+
+impl KeyHashes for FakeLog {
+    fn key_hash(&self, at: Addr) -> Option<u64> {
+        self.hashes_read.fetch_add(1, Ordering::Relaxed);
+        let unreadable = self.unreadable.load(Ordering::Relaxed);
+        (unreadable == 0 || at.to_bits() % unreadable != 0).then(|| (self.hash)(self.entry(at).0))
+    }
+
+    fn prefetch(&self, _at: Addr) {}
+}
+
+/// An index over a fake log, called as the engine would.
+struct Subject<I> {
+    index: I,
+    log: Arc<FakeLog>,
+}
+
+impl<I: Index> Subject<I> {
+    fn key<'a>(&self, key: u64, bytes: &'a [u8; 8]) -> Key<'a> {
+        Key { bytes, hash: (self.log.hash)(key) }
+    }
+
+    fn put(&self, key: u64, seq: u64) -> Upsert {
+        self.publish(key, seq, self.log.append(key, seq))
+    }
+
+    fn publish(&self, key: u64, seq: u64, at: Addr) -> Upsert {
+        let _guard = epoch::pin();
+        self.index.upsert_if_newer(
+            self.key(key, &key.to_le_bytes()),
+            Durable::recovered(at).into(),
+            |candidate| match self.log.entry(candidate) {
+                (other, _) if other != key => Candidate::OtherKey,
+                (_, older) if older < seq => Candidate::Older,
+                _ => Candidate::Newer,
+            },
+        )
+    }
+
+    fn get(&self, key: u64) -> Option<Addr> {
+        let _guard = epoch::pin();
+        self.index.get(self.key(key, &key.to_le_bytes()), |at| (self.log.entry(at).0 == key).then_some(at))
+    }
+
+    fn seq(&self, key: u64) -> Option<u64> {
+        self.get(key).map(|at| self.log.entry(at).1)
+    }
+
+    fn relocate(&self, key: u64, from: Addr) -> bool {
+        let _guard = epoch::pin();
+        let to = Durable::recovered(self.log.append(key, self.log.entry(from).1));
+        self.index.relocate(self.key(key, &key.to_le_bytes()), from, to)
+    }
+
+    fn remove(&self, key: u64, at: Addr) -> bool {
+        let _guard = epoch::pin();
+        self.index.remove(self.key(key, &key.to_le_bytes()), at)
+    }
+
+    /// Every entry by key. Panics if a key is there twice.
+    fn entries(&self) -> HashMap<u64, u64> {
+        let _guard = epoch::pin();
+        let mut entries = HashMap::new();
+        self.index.for_each(|at| {
+            let (key, seq) = self.log.entry(at);
+            assert_eq!(entries.insert(key, seq), None, "key {key} is there twice");
+        });
+        entries
+    }
+}
+
+/// Keys parted by nothing: every probe meets all of them.
+fn no_bits(_key: u64) -> u64 {
+    0x0123_4567_89AB_CDEF
+}
+
+/// Equal low bits up to where directories end: keys that no split can part.
+fn high_bits_only(key: u64) -> u64 {
+    mix(key) & !0xFFFF_FFFF
+}
+
+/// One position: all keys of a cell share their home bucket and are told apart by growth bits at most.
+fn low_bits_only(key: u64) -> u64 {
+    mix(key) & 0xFFFF_FFFF
+}
+
+/// The directory gets deep at once: the low bits count up in a few cells only.
+fn lopsided(key: u64) -> u64 {
+    let hash = mix(key);
+    if key % 8 == 0 { hash } else { hash & !0xFFF | 0xABC }
+}
+
+fn behaves_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I, hash: fn(u64) -> u64, keys: u64, steps: u64) {
+    let log = FakeLog::new(2 * steps, hash);
+    let subject = Subject { index: make(log.clone()), log };
+    let mut model: HashMap<u64, (Addr, u64)> = HashMap::new();
+    let mut rng = Rng(keys ^ steps);
+    for step in 1..=steps {
+        let key = rng.below(keys);
+        let known = model.get(&key).copied();
+        match (rng.below(10), known) {
+            (0, Some((at, _))) => {
+                assert!(subject.remove(key, at), "step {step}: remove {key}");
+                assert!(!subject.remove(key, at), "step {step}: remove {key} again");
+                model.remove(&key);
+            }
+            (1, Some((at, seq))) => {
+                assert!(subject.relocate(key, at), "step {step}: relocate {key}");
+                assert!(!subject.relocate(key, at), "step {step}: relocate {key} from where it was");
+                let moved = subject.get(key).expect("a relocated key is there");
+                assert_eq!(subject.log.entry(moved), (key, seq));
+                model.insert(key, (moved, seq));
+            }
+            (2, Some((at, seq))) => {
+                assert_eq!(subject.put(key, seq - 1), Upsert::Lost(at), "step {step}: older {key}");
+            }
+            (3 | 4, _) => {}
+            (_, known) => {
+                let at = subject.log.append(key, step + 1);
+                let expected = known.map_or(Upsert::Inserted, |(old, _)| Upsert::Replaced(old));
+                assert_eq!(subject.publish(key, step + 1, at), expected, "step {step}: put {key}");
+                model.insert(key, (at, step + 1));
+            }
+        }
+        assert_eq!(subject.get(key), model.get(&key).map(|&(at, _)| at), "step {step}: get {key}");
+        assert_eq!(subject.index.len(), model.len() as u64, "step {step}");
+    }
+    let expected: HashMap<u64, u64> = model.iter().map(|(&key, &(_, seq))| (key, seq)).collect();
+    assert_eq!(subject.entries(), expected);
+    for key in keys..keys + 1_000 {
+        assert_eq!(subject.get(key), None, "key {key} was never put");
+    }
+}
+
+fn an_empty_index_finds_nothing<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    let log = FakeLog::new(1, mix);
+    let subject = Subject { index: make(log.clone()), log };
+    assert!(subject.index.is_empty());
+    assert_eq!(subject.get(7), None);
+    assert!(!subject.remove(7, Addr::from_bits(1)));
+    assert_eq!(subject.entries(), HashMap::new());
+}
+
+fn random_calls_behave_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    behaves_like_a_map(make, mix, 20_000, 200_000);
+    behaves_like_a_map(make, mix, 50, 20_000);
+}
+
+fn equal_hashes_behave_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    behaves_like_a_map(make, no_bits, 900, 20_000);
+}
+
+fn keys_that_no_split_parts_behave_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    behaves_like_a_map(make, high_bits_only, 20_000, 100_000);
+}
+
+fn keys_with_one_position_behave_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    behaves_like_a_map(make, low_bits_only, 6_000, 40_000);
+}
+
+fn a_lopsided_directory_behaves_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    behaves_like_a_map(make, lopsided, 60_000, 200_000);
+}
+
+fn more_equal_hashes_than_a_cell_holds_are_all_found<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const KEYS: u64 = 6_000;
+    let log = FakeLog::new(KEYS, no_bits);
+    let subject = Subject { index: make(log.clone()), log };
+    (0..KEYS).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
+    (0..KEYS).step_by(17).for_each(|key| assert_eq!(subject.seq(key), Some(1)));
+    assert_eq!(subject.entries().len() as u64, KEYS);
+    assert!(subject.index.memory_bytes() < 64 * KEYS, "{} bytes", subject.index.memory_bytes());
+}
+
+fn a_key_rewritten_and_removed_for_ever_takes_no_more_memory<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const ROUNDS: u64 = 200_000;
+    let log = FakeLog::new(ROUNDS, mix);
+    let subject = Subject { index: make(log.clone()), log };
+    for round in 0..ROUNDS {
+        assert_eq!(subject.put(round, 1), Upsert::Inserted);
+        let at = subject.get(round).expect("just put");
+        assert!(subject.remove(round, at));
+    }
+    assert!(subject.index.is_empty());
+    assert!(subject.index.memory_bytes() < 1 << 20, "{} bytes", subject.index.memory_bytes());
+}
+
+fn entries_that_cannot_be_read_stay_findable<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const KEYS: u64 = 300_000;
+    let log = FakeLog::new(2 * KEYS, mix);
+    log.unreadable.store(1_000, Ordering::Relaxed);
+    let subject = Subject { index: make(log.clone()), log };
+    (0..KEYS).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
+    assert!(subject.log.hashes_read.load(Ordering::Relaxed) > KEYS / 4, "growth needed hashes");
+    (0..KEYS).for_each(|key| assert_eq!(subject.seq(key), Some(1), "key {key}"));
+    assert_eq!(subject.index.len(), KEYS, "copies are not keys");
+    // They can be replaced, moved and forgotten like others.
+    for key in (0..KEYS).filter(|key| (key + 1) % 1_000 == 0) {
+        let at = subject.get(key).expect("checked above");
+        match key % 3 {
+            0 => assert_eq!(subject.put(key, 2), Upsert::Replaced(at)),
+            1 => assert!(subject.relocate(key, at)),
+            _ => assert!(subject.remove(key, at)),
+        }
+        assert_eq!(subject.seq(key), [Some(2), Some(1), None][key as usize % 3]);
+    }
+}
+
+/// Every thread publishes every `Seq` that it drew for keys that all share; whatever the order, the newest stays.
+fn racing_puts_of_one_key_leave_the_newest<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const KEYS: u64 = 3_000;
+    const ROUNDS: u64 = 20;
+    let log = FakeLog::new(THREADS * KEYS * ROUNDS, mix);
+    let subject = &Subject { index: make(log.clone()), log };
+    let inserted = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let inserted = &inserted;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    for key in 0..KEYS {
+                        // Every second thread runs downwards: its Seqs come in the wrong order.
+                        let turn = if thread % 2 == 0 { round } else { ROUNDS - 1 - round };
+                        if subject.put(key, 1 + turn * THREADS + thread) == Upsert::Inserted {
+                            inserted.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(inserted.into_inner(), KEYS, "each key was inserted once");
+    assert_eq!(subject.entries(), (0..KEYS).map(|key| (key, ROUNDS * THREADS)).collect());
+    assert_eq!(subject.index.len(), KEYS);
+}
+
+/// Each address that was published is dead exactly once or live at the end: nothing is counted twice or lost.
+fn every_displaced_address_is_reported_once<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const KEYS: u64 = 200;
+    const PUTS: u64 = 60_000;
+    let log = FakeLog::new(THREADS * PUTS, mix);
+    let subject = &Subject { index: make(log.clone()), log };
+    let dead: Vec<AtomicU64> = (0..=THREADS * PUTS).map(|_| AtomicU64::new(0)).collect();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let dead = &dead;
+            scope.spawn(move || {
+                let mut rng = Rng(thread << 32);
+                for seq in 1..=PUTS {
+                    let (key, seq) = (rng.below(KEYS), seq * THREADS + thread);
+                    let at = subject.log.append(key, seq);
+                    let displaced = match subject.publish(key, seq, at) {
+                        Upsert::Inserted => continue,
+                        Upsert::Replaced(old) => old,
+                        Upsert::Lost(_) => at,
+                    };
+                    dead[displaced.to_bits() as usize].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let _guard = epoch::pin();
+    subject.index.for_each(|at| assert_eq!(dead[at.to_bits() as usize].swap(1, Ordering::Relaxed), 0));
+    assert!(dead[1..].iter().all(|dead| dead.load(Ordering::Relaxed) == 1));
+}
+
+/// Writers own keys and know their state; readers and a cleaner share all of them, and the table grows all the time.
+fn no_key_is_lost_while_the_table_grows<I: Index>(
+    make: fn(Arc<FakeLog>) -> I,
+    hash: fn(u64) -> u64,
+    keys: u64,
+) {
+    let log = FakeLog::new(24 * keys, hash);
+    let subject = &Subject { index: make(log.clone()), log };
+    let settled: &Vec<AtomicU64> = &(0..THREADS).map(|_| AtomicU64::new(0)).collect();
+    let is_over = &AtomicBool::new(false);
+    let room = move || subject.log.next.load(Ordering::Relaxed) < 23 * keys;
+    thread::scope(|scope| {
+        for reader in 0..2 {
+            scope.spawn(move || {
+                let mut rng = Rng(reader << 32);
+                while !is_over.load(Ordering::Relaxed) {
+                    let writer = rng.below(THREADS);
+                    let known = settled[writer as usize].load(Ordering::Acquire);
+                    if known > 0 {
+                        let key = rng.below(known) * THREADS + writer;
+                        let at = subject.get(key).unwrap_or_else(|| panic!("key {key} was lost"));
+                        if reader == 0 && room() {
+                            subject.relocate(key, at);
+                        }
+                    }
+                }
+            });
+        }
+        let writers: Vec<_> = (0..THREADS)
+            .map(|writer| {
+                scope.spawn(move || {
+                    let mut rng = Rng(writer << 40);
+                    for turn in 0..keys / THREADS {
+                        let key = turn * THREADS + writer;
+                        assert_eq!(subject.put(key, 1), Upsert::Inserted, "key {key} is new");
+                        settled[writer as usize].store(turn + 1, Ordering::Release);
+                        let old = rng.below(turn + 1) * THREADS + writer;
+                        let seq = subject.seq(old).expect("own keys are not lost");
+                        assert!(
+                            matches!(subject.put(old, seq + 1), Upsert::Replaced(_)),
+                            "key {old} is known"
+                        );
+                        // A key of nobody else comes and goes, so that probe orders hold removed slots.
+                        let passing = (1 << 40) + key;
+                        assert_eq!(subject.put(passing, 1), Upsert::Inserted);
+                        let at = subject.get(passing).expect("just put");
+                        assert!(subject.remove(passing, at));
+                        assert_eq!(subject.get(passing), None);
+                    }
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().expect("a writer failed"));
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let mut found: Vec<u64> = subject.entries().into_keys().collect();
+    found.sort_unstable();
+    assert!(found.into_iter().eq(0..keys / THREADS * THREADS));
+    assert_eq!(subject.index.len(), keys / THREADS * THREADS);
+}
+
+fn no_key_is_lost_under_concurrent_growth<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    no_key_is_lost_while_the_table_grows(make, mix, 200_000);
+    no_key_is_lost_while_the_table_grows(make, lopsided, 100_000);
+}
+
+fn no_key_is_lost_among_equal_hashes<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    no_key_is_lost_while_the_table_grows(make, no_bits, 600);
+    no_key_is_lost_while_the_table_grows(make, high_bits_only, 20_000);
+}
+
+fn for_each_shows_what_nobody_touches_while_the_table_grows<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const OLD: u64 = 5_000;
+    const NEW: u64 = 100_000;
+    let log = FakeLog::new(OLD + NEW, mix);
+    let subject = &Subject { index: make(log.clone()), log };
+    (0..OLD).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
+    thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            (OLD..OLD + NEW).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
+        });
+        while !writer.is_finished() {
+            let mut shown = vec![false; OLD as usize];
+            let _guard = epoch::pin();
+            subject.index.for_each(|at| {
+                if let Some(shown) = shown.get_mut(subject.log.entry(at).0 as usize) {
+                    *shown = true;
+                }
+            });
+            assert!(shown.into_iter().all(|shown| shown));
+        }
+    });
+}
+
+/// What the index itself says it holds. What the kernel says is measured by `figures`, in a process of its own.
+fn memory_per_key_stays_within_bounds<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const KEYS: u64 = 1_000_000;
+    let log = FakeLog::new(KEYS, mix);
+    let subject = Subject { index: make(log.clone()), log };
+    let (mut sum, mut samples) = (0.0, 0.0);
+    for key in 0..KEYS {
+        subject.put(key, 1);
+        if key >= KEYS / 4 && key % 1_000 == 0 {
+            let per_key = subject.index.memory_bytes() as f64 / (key + 1) as f64;
+            assert!(per_key < 16.0, "{per_key:.1} bytes per key at {key}");
+            (sum, samples) = (sum + per_key, samples + 1.0);
+        }
+    }
+    assert!(sum / samples < 12.0, "{:.1} bytes per key on average", sum / samples);
+}
+
+fn a_new_index_is_cheap<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    let log = FakeLog::new(1, mix);
+    let began = Instant::now();
+    for _ in 0..1_000 {
+        assert!(make(log.clone()).memory_bytes() < 32 << 10);
+    }
+    // A bound that a busy machine keeps, too; `figures` prints the figure.
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?} for a thousand", began.elapsed());
+}
+
+/// A log for figures: the entry of `key` lies at `key + 1`, so that comparing keys touches no memory.
+struct NumberLog;
+
+impl KeyHashes for NumberLog {
+    fn key_hash(&self, at: Addr) -> Option<u64> {
+        Some(mix(at.to_bits() - 1))
+    }
+
+    fn prefetch(&self, _at: Addr) {}
+}
+
+fn insert_numbers(index: &impl Index, keys: impl Iterator<Item = u64>) {
+    const GROUP: usize = 32;
+    let mut group = Vec::with_capacity(GROUP);
+    let mut keys = keys.fuse();
+    loop {
+        group.clear();
+        group.extend(keys.by_ref().take(GROUP).map(|key| (key, mix(key))));
+        if group.is_empty() {
+            return;
+        }
+        let _guard = epoch::pin();
+        group.iter().for_each(|&(_, hash)| index.prefetch(hash));
+        for &(key, hash) in &group {
+            let new: Publishable<Addr> = Durable::recovered(Addr::from_bits(key + 1)).into();
+            let done = index.upsert_if_newer(Key { bytes: &[], hash }, new, |at| {
+                if at.to_bits() == key + 1 { Candidate::Older } else { Candidate::OtherKey }
+            });
+            assert_eq!(done, Upsert::Inserted);
+        }
+    }
+}
+
+fn get_numbers(index: &impl Index, keys: impl Iterator<Item = u64>, group: usize) {
+    let keys: Vec<u64> = keys.collect();
+    for group in keys.chunks(group) {
+        let _guard = epoch::pin();
+        if group.len() > 1 {
+            group.iter().for_each(|&key| index.prefetch(mix(key)));
+        }
+        for &key in group {
+            let found =
+                index.get(Key { bytes: &[], hash: mix(key) }, |at| (at.to_bits() == key + 1).then_some(()));
+            assert!(found.is_some());
+        }
+    }
+}
+
+fn rss_anon_bytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux 4.5");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).expect("a number of KiB") * 1024.0
+}
+
+/// Nanoseconds per call when each of `threads` runs its share of `calls`.
+fn ns_per_call(threads: u64, calls: u64, work: impl Fn(u64) + Sync) -> f64 {
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            let work = &work;
+            scope.spawn(move || work(thread));
+        }
+    });
+    began.elapsed().as_nanos() as f64 * threads as f64 / calls as f64
+}
+
+fn print_speed<I: Index>(make: fn(Arc<dyn KeyHashes>) -> I, out: &mut impl Write) -> std::io::Result<()> {
+    const KEYS: u64 = 2_000_000;
+    for threads in [1, 2] {
+        let index = make(Arc::new(NumberLog));
+        let share = KEYS / threads;
+        let insert =
+            ns_per_call(threads, KEYS, |thread| insert_numbers(&index, thread * share..(thread + 1) * share));
+        write!(out, "{KEYS} keys, {threads} threads: insert {insert:.0} ns")?;
+        for group in [1, 8, 32] {
+            let numbers = |thread: u64| (0..share).map(move |call| mix(call ^ thread << 40) % KEYS);
+            let get = ns_per_call(threads, KEYS, |thread| get_numbers(&index, numbers(thread), group));
+            write!(out, ", get in groups of {group} {get:.0} ns")?;
+        }
+        writeln!(out)?;
+    }
+    let began = Instant::now();
+    (0..10_000).for_each(|_| drop(make(Arc::new(NumberLog))));
+    writeln!(out, "create and drop {} ns", began.elapsed().as_nanos() / 10_000)
+}
+
+fn print_memory<I: Index>(make: fn(Arc<dyn KeyHashes>) -> I, out: &mut impl Write) -> std::io::Result<()> {
+    const KEYS: u64 = 16_000_000;
+    let before = rss_anon_bytes();
+    let index = make(Arc::new(NumberLog));
+    let (mut next, mut key) = (1_000_000.0, 0);
+    let (mut sum, mut samples, mut most, mut longest) = (0.0, 0.0, 0.0_f64, Duration::ZERO);
+    while key < KEYS {
+        let began = Instant::now();
+        insert_numbers(&index, key..key + 1);
+        longest = longest.max(began.elapsed());
+        key += 1;
+        if key >= 1_000_000 && key % 10_000 == 0 {
+            let per_key = (rss_anon_bytes() - before) / key as f64;
+            most = most.max(per_key);
+            if key as f64 >= next {
+                let says = index.memory_bytes() as f64 / key as f64;
+                writeln!(out, "{key} keys: {per_key:.2} bytes per key, by its own count {says:.2}")?;
+                (sum, samples, next) = (sum + per_key, samples + 1.0, next * 1.1);
+            }
+        }
+    }
+    let average = sum / samples;
+    writeln!(out, "bytes per key: average {average:.2}, most {most:.2}; longest insert {longest:?}")
+}
+
+#[test]
+#[ignore = "prints figures: run alone, in release"]
+fn figures_of_the_hash_index() {
+    let mut out = std::io::stderr().lock();
+    let make = |hashes| HashIndex::new(hashes).expect("address space");
+    print_memory(make, &mut out).expect("stderr");
+    print_speed(make, &mut out).expect("stderr");
+}
+
+macro_rules! every_kind {
+    ($($kind:ident: $make:expr => $tests:tt)*) => {
+        $(mod $kind {
+            use super::*;
+            every_kind!(@tests $make, $tests);
+        })*
+    };
+    (@tests $make:expr, [$($test:ident)*]) => {
+        $(#[test]
+        fn $test() {
+            super::$test($make);
+        })*
+    };
+    ($($kind:ident = $make:expr;)*) => {
+        every_kind! { $($kind: $make => [
+            an_empty_index_finds_nothing
+            random_calls_behave_like_a_map
+            equal_hashes_behave_like_a_map
+            keys_that_no_split_parts_behave_like_a_map
+            keys_with_one_position_behave_like_a_map
+            a_lopsided_directory_behaves_like_a_map
+            more_equal_hashes_than_a_cell_holds_are_all_found
+            a_key_rewritten_and_removed_for_ever_takes_no_more_memory
+            entries_that_cannot_be_read_stay_findable
+            racing_puts_of_one_key_leave_the_newest
+            every_displaced_address_is_reported_once
+            no_key_is_lost_under_concurrent_growth
+            no_key_is_lost_among_equal_hashes
+            for_each_shows_what_nobody_touches_while_the_table_grows
+            memory_per_key_stays_within_bounds
+            a_new_index_is_cheap
+        ])* }
+    };
+}
+
+every_kind! {
+    hash = |log| HashIndex::new(log).expect("address space");
+}
