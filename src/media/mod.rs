@@ -3,10 +3,14 @@
 //!
 //! A new kind is one file, one arm in [`open`] and one line in `conformance.rs`. Callers above use the tokens of
 //! [`durable`], never `flush` and `drain` directly, so that "durable" is a type and not a habit.
+//!
+//! Unsafe is allowed in `region.rs` (slices of a mapping), `persist.rs` (cache-line instructions) and `sys.rs` (system
+//! calls); `dax.rs`, `file.rs`, `descriptor.rs` and `pool_file.rs` are safe code on top of those three.
 
 #[cfg(test)]
 mod conformance;
 mod dax;
+mod descriptor;
 pub mod durable;
 mod file;
 mod persist;
@@ -15,9 +19,13 @@ mod region;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod site;
+mod sys;
 
+pub use descriptor::fork_generation;
 pub use region::Region;
 pub use site::Site;
+#[cfg(feature = "sim")]
+pub use sys::{CallSite, set_call_fault_hook};
 
 use crate::error::Result;
 use crate::sync::Arc;
@@ -107,7 +115,8 @@ pub trait Media: Send + Sync {
     /// `Io` from the file system; bytes may then be partly written.
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()>;
     /// `write` and `flush` in one: on persistent memory by non-temporal stores, which cost half of store and write-back.
-    /// `at` and the length are multiples of the cache line.
+    /// `at` and the length are multiples of the cache line. Other threads may be shown the bytes only after this thread's
+    /// `drain`: such stores are not ordered with the ones behind them.
     ///
     /// # Errors
     /// As `write`.
@@ -173,6 +182,11 @@ pub struct Opened {
     pub media: Arc<dyn Media>,
     /// True if it has no bytes yet: the caller formats it and then calls [`Media::publish`].
     pub is_new: bool,
+}
+
+/// The instruction that writes a cache line back on this CPU, for statistics.
+pub fn write_back_instruction() -> &'static str {
+    persist::write_back().name()
 }
 
 /// Opens and locks a medium: the registry of kinds.

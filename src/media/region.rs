@@ -1,0 +1,434 @@
+//! A region: the mapping that reads go through. One base for the life of the store, a length that only rises.
+//!
+//! **Why handing out slices is sound: published bytes are write-once.** Invariants:
+//!   - a range of address space is reserved at the start and kept to the end, so growth never moves the base and a
+//!     slice stays where it is
+//!   - `len` is raised only after the bytes below it were mapped, and never falls; `[base, base + len)` is readable
+//!     from then on, until the region is dropped, which borrows of it forbid
+//!   - the writers here store only into bytes that nobody reads: bytes behind the published end of a segment, or
+//!     segments that were freed, after the grace period of everyone who could still hold a slice. Once published, a
+//!     byte does not change until its segment is freed. The floors above keep this (append behind the tail, epoch)
+//!   - what does change in place (segment state words) is read with [`Region::load_word`] and written with
+//!     `store_word`, both atomic, and is part of no slice that outlives the change
+//!   - superblock copies and the holder record are rewritten in place; they are read before the store is shared, or
+//!     through [`Media::read`](super::Media::read), never as a slice
+//!
+//! What lies outside the proof: another program that writes into or truncates the pool in spite of the lock. The first
+//! is caught by checksums, the second is a SIGBUS, as for every mapped file.
+#![allow(unsafe_code, reason = "turns a mapping into slices; the head of the file is the proof")]
+
+use super::sys::{self, CallSite};
+use crate::constants::{PAGE_BYTES, POOL_BYTES_MAX};
+use crate::error::{Error, Result};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::types::MediaRange;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+
+/// Files map with large pages if base and offset agree modulo this.
+pub(super) const LARGE_PAGE_BYTES: u64 = 2 << 20;
+/// Device-dax devices may ask for mappings aligned to this.
+pub(super) const HUGE_PAGE_BYTES: u64 = 1 << 30;
+/// Reservations are tried from `POOL_BYTES_MAX` downwards by this factor, to `RESERVE_BYTES_MIN`.
+const RESERVE_STEP: u64 = 4;
+const RESERVE_BYTES_MIN: u64 = 16 << 20;
+/// Address space that all pools of the process share: half of the 128 TiB that user space has. A reservation takes at
+/// most a quarter of what is left of it, so that many pools do not starve the allocator.
+const RESERVE_BUDGET_BYTES: u64 = 64 << 40;
+const RESERVE_BUDGET_SHARE: u64 = 4;
+
+const _: () = assert!(
+    RESERVE_BUDGET_BYTES / RESERVE_BUDGET_SHARE >= POOL_BYTES_MAX,
+    "the first pool gets all it can use"
+);
+const _: () = assert!(
+    RESERVE_BYTES_MIN.is_multiple_of(LARGE_PAGE_BYTES) && LARGE_PAGE_BYTES.is_multiple_of(PAGE_BYTES)
+);
+
+/// Bytes that the regions of this process reserve now.
+static RESERVED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// A stretch of address space with the bytes of a pool in it.
+pub struct Region {
+    base: NonNull<u8>,
+    /// Readable bytes.
+    len: AtomicU64,
+    /// Address space that is ours; falls only when a failed `mmap` leaves a part in doubt.
+    reserved: AtomicU64,
+    /// What was added to `RESERVED_BYTES`.
+    accounted: u64,
+    /// Mapped for writing.
+    writable: bool,
+    /// One growth at a time.
+    growth: Mutex<()>,
+}
+
+// SAFETY: the pointer is to a mapping that belongs to this region alone and may be used from any thread.
+unsafe impl Send for Region {}
+// SAFETY: shared access only reads, or writes under the write-once rule at the head of the file; `len` is atomic.
+unsafe impl Sync for Region {}
+
+/// What lies behind a part of a region.
+enum Backing {
+    Anonymous,
+    File { fd: RawFd, flags: i32 },
+}
+
+impl Region {
+    /// Reserves address space for a pool that has `needed_bytes` now: as much as can be had up to `POOL_BYTES_MAX`.
+    pub(super) fn reserve(needed_bytes: u64, align_bytes: u64, writable: bool) -> Result<Region> {
+        if needed_bytes > POOL_BYTES_MAX {
+            let message =
+                format!("a pool of {needed_bytes} bytes: {POOL_BYTES_MAX} is the most an address reaches");
+            return Err(Error::Unsupported(message));
+        }
+        let left = RESERVE_BUDGET_BYTES.saturating_sub(RESERVED_BYTES.load(Ordering::Relaxed));
+        let mut bytes = POOL_BYTES_MAX;
+        while bytes >= RESERVE_BYTES_MIN.max(needed_bytes) {
+            if bytes <= left / RESERVE_BUDGET_SHARE
+                && let Ok(region) = Region::reserve_exactly(bytes, align_bytes, writable)
+            {
+                return Ok(region);
+            }
+            bytes /= RESERVE_STEP;
+        }
+        // Address space is short (RLIMIT_AS, or many pools): what the file has now. It then cannot grow while open.
+        let bytes = needed_bytes.max(PAGE_BYTES).next_multiple_of(LARGE_PAGE_BYTES);
+        Region::reserve_exactly(bytes, align_bytes, writable)
+    }
+
+    fn reserve_exactly(bytes: u64, align_bytes: u64, writable: bool) -> Result<Region> {
+        let padded = bytes + align_bytes;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: not `MAP_FIXED`, so no mapping is replaced.
+        let start = unsafe {
+            sys::map(CallSite::Reserve, std::ptr::null_mut(), padded, libc::PROT_NONE, flags, None)
+        }
+        .map_err(|errno| {
+            Error::from_errno(format!("mmap that reserves {padded} bytes of address space"), errno)
+        })?;
+        let before = (start as u64).next_multiple_of(align_bytes) - start as u64;
+        let after = align_bytes - before;
+        let base = start.wrapping_add(before as usize);
+        if before > 0 {
+            // SAFETY: the first `before` bytes of the range mapped above, which nobody else knows.
+            unsafe { sys::unmap(start, before) };
+        }
+        if after > 0 {
+            // SAFETY: the last `after` bytes of the same range: before + bytes + after = padded.
+            unsafe { sys::unmap(base.wrapping_add(bytes as usize), after) };
+        }
+        RESERVED_BYTES.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Region {
+            base: NonNull::new(base).expect("mmap returned neither an error nor page 0"),
+            len: AtomicU64::new(0),
+            reserved: AtomicU64::new(bytes),
+            accounted: bytes,
+            writable,
+            growth: Mutex::new(()),
+        })
+    }
+
+    /// A region over `len_bytes` of zeroed memory (a multiple of the page size), for a simulated medium.
+    #[cfg_attr(
+        not(any(test, feature = "sim")),
+        expect(dead_code, reason = "only the simulated medium has no file")
+    )]
+    pub(super) fn anonymous(len_bytes: u64) -> Result<Region> {
+        let region = Region::reserve_exactly(
+            len_bytes.max(1 << 30).next_multiple_of(LARGE_PAGE_BYTES),
+            LARGE_PAGE_BYTES,
+            true,
+        )?;
+        region.grow_anonymous(len_bytes)?;
+        Ok(region)
+    }
+
+    /// Raises the length of an anonymous region; the new bytes are zero.
+    #[cfg_attr(
+        not(any(test, feature = "sim")),
+        expect(dead_code, reason = "only the simulated medium has no file")
+    )]
+    pub(super) fn grow_anonymous(&self, to_bytes: u64) -> Result<()> {
+        self.map_up_to(to_bytes, &Backing::Anonymous)
+    }
+
+    /// Maps the file's bytes from the present length up to `to_bytes`, and raises the length. `flags` are `MAP_SHARED`
+    /// or `MAP_SHARED_VALIDATE | MAP_SYNC`.
+    pub(super) fn map_file(&self, fd: RawFd, to_bytes: u64, flags: i32) -> Result<()> {
+        self.map_up_to(to_bytes, &Backing::File { fd, flags })
+    }
+
+    fn map_up_to(&self, to_bytes: u64, backing: &Backing) -> Result<()> {
+        let _one_at_a_time = self.growth.lock();
+        assert!(to_bytes.is_multiple_of(PAGE_BYTES), "a region grows by pages, not to {to_bytes} bytes");
+        let from = self.len();
+        if to_bytes <= from {
+            return Ok(());
+        }
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        if to_bytes > reserved {
+            let limit =
+                format!("address space reserved at open ({reserved} bytes); close and reopen to get more");
+            return Err(Error::NoSpace { needed_bytes: to_bytes - from, free_bytes: reserved - from, limit });
+        }
+        let (flags, source) = match *backing {
+            Backing::Anonymous => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, None),
+            Backing::File { fd, flags } => (flags, Some((fd, from))),
+        };
+        let prot = if self.writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        let at = self.base.as_ptr().wrapping_add(from as usize);
+        // SAFETY: `[from, to_bytes)` is reserved by this region (checked above) and lies at or behind `len`, so nobody
+        // holds a reference into it; `growth` keeps a second growth out.
+        let mapped = unsafe {
+            sys::map(CallSite::MapPart, at, to_bytes - from, prot, flags | libc::MAP_FIXED, source)
+        };
+        if let Err(errno) = mapped {
+            // A failed MAP_FIXED may have unmapped the part, and another thread may have been given it: no longer ours.
+            self.reserved.store(from, Ordering::Relaxed);
+            let what = format!("mmap of {} bytes at pool offset {from}", to_bytes - from);
+            return Err(Error::from_errno(what, errno));
+        }
+        self.len.store(to_bytes, Ordering::Release);
+        Ok(())
+    }
+
+    /// Readable bytes, from offset 0.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// True if there are none yet.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of `range`, or `None` if it does not lie within the region. Only for bytes that are write-once: see the
+    /// head of `region.rs`.
+    #[inline]
+    pub fn bytes(&self, range: MediaRange) -> Option<&[u8]> {
+        let end = range.offset.checked_add(range.len)?;
+        if end > self.len() {
+            return None;
+        }
+        // SAFETY: `[offset, end)` is below `len`, hence mapped and readable while `self` is borrowed. The caller names
+        // published bytes, which do not change while its guard keeps the segment from being freed.
+        Some(unsafe {
+            std::slice::from_raw_parts(self.base.as_ptr().add(range.offset as usize), range.len as usize)
+        })
+    }
+
+    /// Reads one aligned word atomically.
+    ///
+    /// # Panics
+    /// If it is not aligned or not within the region.
+    #[inline]
+    pub fn load_word(&self, offset: u64) -> u64 {
+        self.word(offset).load(Ordering::Acquire)
+    }
+
+    /// Asks for the cache line at `offset` before it is needed. Any offset is allowed.
+    #[inline]
+    pub fn prefetch(&self, offset: u64) {
+        prefetch_line(self.base.as_ptr().wrapping_add(offset as usize));
+    }
+
+    #[inline]
+    fn word(&self, offset: u64) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8), "the word at pool offset {offset} is not aligned to 8 bytes");
+        self.assert_inside(offset, 8);
+        // SAFETY: inside the mapping and aligned (asserts above). State words are accessed only atomically, here.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset as usize).cast()) }
+    }
+
+    /// Stores one aligned word atomically.
+    pub(super) fn store_word(&self, offset: u64, word: u64) {
+        assert!(self.writable, "a store at pool offset {offset} of a region mapped for reading");
+        self.word(offset).store(word, Ordering::Release);
+    }
+
+    /// Stores `bytes` at `offset`: bytes that nobody reads yet, by the write-once rule.
+    pub(super) fn copy_in(&self, offset: u64, bytes: &[u8]) {
+        let to = self.writable_at(offset, bytes.len() as u64);
+        // SAFETY: `to` is valid for writing `bytes.len()` bytes; `copy` allows that `bytes` lies in this same mapping.
+        unsafe { std::ptr::copy(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// Copies out without making a slice, for bytes that are not write-once (superblocks, the holder record).
+    pub(super) fn copy_out(&self, offset: u64, into: &mut [u8]) {
+        self.assert_inside(offset, into.len() as u64);
+        // SAFETY: inside the mapping (assert above); `into` is exclusive, so it cannot lie in the mapping.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.base.as_ptr().add(offset as usize),
+                into.as_mut_ptr(),
+                into.len(),
+            )
+        };
+    }
+
+    /// Where `persist.rs` stores to: valid for writing `len` bytes.
+    #[inline]
+    pub(super) fn writable_at(&self, offset: u64, len: u64) -> *mut u8 {
+        assert!(self.writable, "a store at pool offset {offset} of a region mapped for reading");
+        self.address(offset, len)
+    }
+
+    /// The address of `len` mapped bytes.
+    #[inline]
+    pub(super) fn address(&self, offset: u64, len: u64) -> *mut u8 {
+        self.assert_inside(offset, len);
+        self.base.as_ptr().wrapping_add(offset as usize)
+    }
+
+    /// Whether `len` bytes at `offset` lie within the region.
+    #[inline]
+    pub(super) fn contains(&self, offset: u64, len: u64) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len())
+    }
+
+    #[inline]
+    fn assert_inside(&self, offset: u64, len: u64) {
+        assert!(
+            self.contains(offset, len),
+            "{len} bytes at pool offset {offset}: the region has {}",
+            self.len()
+        );
+    }
+
+    /// Makes the pages that `range` touches present; `for_writing` also makes them writable without a fault. The part
+    /// behind the length is left out. Content is unchanged. A hint, so errors are ignored.
+    pub(super) fn populate(&self, range: MediaRange, for_writing: bool) {
+        let start = range.offset - range.offset % PAGE_BYTES;
+        let end = range.offset.saturating_add(range.len).min(self.len()).next_multiple_of(PAGE_BYTES);
+        if range.len == 0 || start >= end || (for_writing && !self.writable) {
+            return;
+        }
+        let advice = if for_writing { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
+        let at = self.address(start, end - start);
+        // SAFETY: `[start, end)` is mapped (`address` asserts it); populating changes no content.
+        let answer = unsafe { sys::advise(CallSite::Prefault, at, end - start, advice) };
+        // EINVAL: a kernel before 5.14. Any other failure would be a signal if the pages were touched instead.
+        if answer == Err(libc::EINVAL) && for_writing {
+            self.touch(range.offset, end.min(range.offset + range.len));
+        }
+    }
+
+    /// Writes one byte per page as it is. Only bytes of `[from, to)` are touched: free ones, which nobody else writes.
+    fn touch(&self, from: u64, to: u64) {
+        let mut offset = from;
+        while offset < to {
+            let at = self.writable_at(offset, 1);
+            // SAFETY: valid for writing one byte (`writable_at`), and accessed atomically, so that a racing atomic or
+            // kernel access is no data race; the caller names free bytes, which nobody else stores to.
+            let byte = unsafe { crate::sync::AtomicU8::from_ptr(at) };
+            let value = byte.load(Ordering::Relaxed);
+            // Not fetch_or(0), which compilers turn into a load; a compare-exchange faults the page in for writing.
+            let _ = byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+            offset = (offset / PAGE_BYTES + 1) * PAGE_BYTES;
+        }
+    }
+
+    /// Asks for large pages in `range`. A hint.
+    pub(super) fn hint_large_pages(&self, range: MediaRange) {
+        if range.len == 0 {
+            return;
+        }
+        let at = self.address(range.offset, range.len);
+        // SAFETY: mapped (`address` asserts it); the advice changes no content.
+        let _ = unsafe { sys::advise(CallSite::HugePageHint, at, range.len, libc::MADV_HUGEPAGE) };
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: `reserved` bytes from `base` belong to this region, and `&mut self` proves that no slice is left.
+        unsafe { sys::unmap(self.base.as_ptr(), self.reserved.load(Ordering::Relaxed)) };
+        RESERVED_BYTES.fetch_sub(self.accounted, Ordering::Relaxed);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn prefetch_line(at: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a prefetch never faults and reads nothing, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn prefetch_line(_at: *const u8) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_keeps_base_and_content_and_adds_zeros() {
+        let region = Region::anonymous(PAGE_BYTES).unwrap();
+        region.copy_in(100, b"kept");
+        let before = region.bytes(MediaRange::new(0, PAGE_BYTES)).unwrap();
+        region.grow_anonymous(8 * PAGE_BYTES).unwrap();
+        let after = region.bytes(MediaRange::new(0, 8 * PAGE_BYTES)).unwrap();
+        assert_eq!(before.as_ptr(), after.as_ptr());
+        assert_eq!(&after[100..104], b"kept");
+        assert!(after[104..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn ranges_outside_the_region_are_refused() {
+        let region = Region::anonymous(PAGE_BYTES).unwrap();
+        for (offset, len) in
+            [(0, PAGE_BYTES + 1), (PAGE_BYTES, 1), (u64::MAX, 1), (1, u64::MAX), (u64::MAX, u64::MAX)]
+        {
+            assert!(region.bytes(MediaRange { offset, len }).is_none(), "{len} bytes at {offset}");
+        }
+        assert_eq!(region.bytes(MediaRange::new(PAGE_BYTES, 0)).unwrap(), b"");
+        region.prefetch(u64::MAX);
+    }
+
+    #[test]
+    #[should_panic(expected = "not aligned to 8 bytes")]
+    fn an_unaligned_word_is_refused() {
+        Region::anonymous(PAGE_BYTES).unwrap().load_word(4);
+    }
+
+    #[test]
+    #[should_panic(expected = "the region has 4096")]
+    fn a_word_behind_the_end_is_refused() {
+        Region::anonymous(PAGE_BYTES).unwrap().load_word(PAGE_BYTES);
+    }
+
+    #[test]
+    fn touching_pages_changes_no_byte() {
+        let region = Region::anonymous(4 * PAGE_BYTES).unwrap();
+        let content: Vec<u8> = (0..4 * PAGE_BYTES).map(|i| i as u8).collect();
+        region.copy_in(0, &content);
+        region.touch(10, 3 * PAGE_BYTES + 1);
+        region.populate(MediaRange::new(10, 100 * PAGE_BYTES), true);
+        region.populate(MediaRange::new(0, u64::MAX), true);
+        let mut found = vec![0; content.len()];
+        region.copy_out(0, &mut found);
+        assert_eq!(found, content);
+    }
+
+    #[test]
+    fn a_hundred_regions_leave_room_for_a_large_one() {
+        let regions: Vec<Region> =
+            (0..100).map(|_| Region::reserve(0, LARGE_PAGE_BYTES, true).unwrap()).collect();
+        assert!(regions.iter().all(|region| region.base.as_ptr() as u64 % LARGE_PAGE_BYTES == 0));
+        let large = Region::reserve(1 << 40, LARGE_PAGE_BYTES, true).unwrap();
+        assert!(large.reserved.load(Ordering::Relaxed) >= 1 << 40);
+    }
+
+    #[test]
+    fn growth_beyond_the_reservation_names_the_limit() {
+        let region = Region::reserve_exactly(LARGE_PAGE_BYTES, LARGE_PAGE_BYTES, true).unwrap();
+        let error = region.grow_anonymous(2 * LARGE_PAGE_BYTES).unwrap_err();
+        assert!(matches!(&error, Error::NoSpace { limit, .. } if limit.contains("reopen")), "{error}");
+        region.grow_anonymous(LARGE_PAGE_BYTES).unwrap();
+    }
+}

@@ -1,0 +1,489 @@
+//! Every system call of the media, each with a number, so that a fault suite can fail them one by one.
+//!
+//! Unsafe is allowed here because a system call takes raw pointers and descriptors; the other files get safe functions
+//! that take slices. Memory mapping stays `unsafe fn`: only `region.rs` can prove that a range is its own.
+//!
+//!   - a call is retried on `EINTR`, except `fsync` and `fdatasync`: what an interrupted sync wrote is unknown
+//!   - a call that failed reports its `errno`; words for it are the caller's, who knows path and offset
+//!   - `close` is not retried either: Linux has released the descriptor whatever it answers
+#![allow(unsafe_code, reason = "system calls take raw pointers; see the head of the file")]
+
+use crate::constants::PAGE_BYTES;
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// What a failed system call left in `errno`.
+pub type Errno = i32;
+/// The answer of a system call.
+pub type Sys<T> = std::result::Result<T, Errno>;
+
+/// One place in the code that calls the system. Numbers are not reused: fault suites name them in replay lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
+#[allow(missing_docs, reason = "each name says which call it is")]
+pub enum CallSite {
+    OpenPool = 1,
+    OpenDirectory = 2,
+    CreateUnnamed = 3,
+    CreateNamed = 4,
+    SetMode = 5,
+    Stat = 6,
+    FileSystemStat = 7,
+    Lock = 8,
+    LockOwner = 9,
+    ReadHolder = 10,
+    WriteHolder = 11,
+    SyncProbe = 12,
+    Reserve = 13,
+    MapPart = 14,
+    HugePageHint = 15,
+    Prefault = 16,
+    Write = 17,
+    WriteWord = 18,
+    Read = 19,
+    Drain = 20,
+    GrowAllocate = 21,
+    GrowZero = 22,
+    GrowSync = 23,
+    GrowUndo = 24,
+    PublishSync = 25,
+    PublishLink = 26,
+    PublishRename = 27,
+    PublishUnlink = 28,
+    PublishSyncDirectory = 29,
+    OpenLock = 30,
+}
+
+#[cfg(feature = "sim")]
+mod fault {
+    use super::{CallSite, Errno};
+    use crate::sync::RwLock;
+
+    /// Answers the `errno` that the call at a site shall fail with.
+    pub type Hook = fn(CallSite) -> Option<Errno>;
+
+    static HOOK: RwLock<Option<Hook>> = RwLock::new(None);
+
+    /// Installs or removes the process-wide fault hook.
+    pub fn set_call_fault_hook(hook: Option<Hook>) {
+        *HOOK.write() = hook;
+    }
+
+    pub(super) fn before(site: CallSite) -> Option<Errno> {
+        let hook = *HOOK.read();
+        hook.and_then(|hook| hook(site))
+    }
+}
+
+#[cfg(not(feature = "sim"))]
+mod fault {
+    use super::{CallSite, Errno};
+
+    #[inline(always)]
+    pub(super) fn before(_site: CallSite) -> Option<Errno> {
+        None
+    }
+}
+
+#[cfg(feature = "sim")]
+pub use fault::set_call_fault_hook;
+
+fn last_errno() -> Errno {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+fn once(site: CallSite, call: impl FnOnce() -> i64) -> Sys<i64> {
+    if let Some(errno) = fault::before(site) {
+        return Err(errno);
+    }
+    match call() {
+        -1 => Err(last_errno()),
+        answer => Ok(answer),
+    }
+}
+
+fn retried(site: CallSite, mut call: impl FnMut() -> i64) -> Sys<i64> {
+    loop {
+        match once(site, &mut call) {
+            Err(libc::EINTR) => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// The name of an `errno` that users meet here, else its number.
+pub fn errno_name(errno: Errno) -> String {
+    let name = match errno {
+        libc::EOPNOTSUPP => "EOPNOTSUPP",
+        libc::EINVAL => "EINVAL",
+        libc::ENODEV => "ENODEV",
+        libc::EACCES => "EACCES",
+        libc::EPERM => "EPERM",
+        libc::ENOMEM => "ENOMEM",
+        libc::ENOSYS => "ENOSYS",
+        libc::EIO => "EIO",
+        _ => return format!("errno {errno}"),
+    };
+    name.to_string()
+}
+
+/// True if `errno` says that the device or a quota is full.
+pub fn is_full(errno: Errno) -> bool {
+    errno == libc::ENOSPC || errno == libc::EDQUOT
+}
+
+/// Opens `name` below `directory` (`None`: the working directory) and returns a bare descriptor, which the caller
+/// registers for forks and closes.
+pub fn open_at(
+    site: CallSite,
+    directory: Option<&OwnedFd>,
+    name: &CStr,
+    flags: i32,
+    mode: u32,
+) -> Sys<RawFd> {
+    let directory = directory.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
+    let flags = flags | libc::O_CLOEXEC;
+    // SAFETY: `name` is a NUL-terminated string that lives through the call.
+    let fd = retried(site, || i64::from(unsafe { libc::openat(directory, name.as_ptr(), flags, mode) }))?;
+    Ok(fd as RawFd)
+}
+
+/// Opens the file behind `fd` once more: another open file, so a lock on it is apart from `fd`, its copies and mappings.
+pub fn open_again(fd: RawFd, access: i32) -> Sys<RawFd> {
+    let by_number = std::ffi::CString::new(format!("/proc/self/fd/{fd}")).map_err(|_| libc::EINVAL)?;
+    open_at(CallSite::OpenLock, None, &by_number, access | libc::O_NONBLOCK | libc::O_NOCTTY, 0)
+}
+
+/// Opens a directory, to name files in it and to make their names durable.
+pub fn open_directory(path: &CStr) -> Sys<OwnedFd> {
+    let fd = open_at(CallSite::OpenDirectory, None, path, libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+    // SAFETY: `open_at` just returned this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Closes a descriptor. No fault site: also called in a forked child, where only this system call is safe.
+pub fn close(fd: RawFd) {
+    // SAFETY: `close` touches no memory; that the number is the caller's own is the registry's invariant (pool_file.rs).
+    unsafe { libc::close(fd) };
+}
+
+/// The facts of a file that the media need.
+pub struct Stat {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Length in bytes.
+    pub len: u64,
+    /// Names the file has.
+    pub links: u64,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+}
+
+/// `fstat`.
+pub fn stat(fd: RawFd) -> Sys<Stat> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the pointer is valid for writing one `stat`.
+    retried(CallSite::Stat, || i64::from(unsafe { libc::fstat(fd, stat.as_mut_ptr()) }))?;
+    // SAFETY: `fstat` succeeded, so it filled the structure.
+    let stat = unsafe { stat.assume_init() };
+    Ok(Stat {
+        mode: stat.st_mode,
+        len: stat.st_size.max(0) as u64,
+        links: stat.st_nlink as u64,
+        device: (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)),
+    })
+}
+
+/// Bytes that an unprivileged writer may still take on the file system of `fd`.
+pub fn free_bytes(fd: RawFd) -> Sys<u64> {
+    let mut stat = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the pointer is valid for writing one `statvfs`.
+    retried(CallSite::FileSystemStat, || i64::from(unsafe { libc::fstatvfs(fd, stat.as_mut_ptr()) }))?;
+    // SAFETY: `fstatvfs` succeeded, so it filled the structure.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// `fchmod`: permissions exactly as asked, whatever the umask.
+pub fn set_mode(fd: RawFd, mode: u32) -> Sys<()> {
+    // SAFETY: no memory is passed.
+    retried(CallSite::SetMode, || i64::from(unsafe { libc::fchmod(fd, mode) })).map(drop)
+}
+
+fn whole_file(kind: libc::c_int) -> libc::flock {
+    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
+}
+
+fn lock_kind(exclusive: bool) -> libc::c_int {
+    if exclusive { libc::F_WRLCK } else { libc::F_RDLCK }
+}
+
+/// Tries to take the OFD lock on the whole file; false if somebody else holds it.
+pub fn try_lock(fd: RawFd, exclusive: bool) -> Sys<bool> {
+    let lock = whole_file(lock_kind(exclusive));
+    // SAFETY: `lock` is a filled structure that lives through the call.
+    match retried(CallSite::Lock, || i64::from(unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &lock) })) {
+        Ok(_) => Ok(true),
+        Err(libc::EAGAIN | libc::EACCES) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// True if what stands in the way of our lock is a shared one: readers leave no holder record.
+pub fn is_held_by_readers(fd: RawFd, exclusive: bool) -> Sys<bool> {
+    let mut lock = whole_file(lock_kind(exclusive));
+    // SAFETY: `lock` is a filled structure, writable through the call.
+    retried(CallSite::LockOwner, || i64::from(unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &mut lock) }))?;
+    Ok(i32::from(lock.l_type) == libc::F_RDLCK)
+}
+
+/// Writes all of `bytes` at `at`, going on after interrupts and short writes.
+pub fn write_all_at(site: CallSite, fd: RawFd, mut bytes: &[u8], mut at: u64) -> Sys<()> {
+    while !bytes.is_empty() {
+        let offset = i64::try_from(at).map_err(|_| libc::EFBIG)?;
+        // SAFETY: `bytes` is readable for its length.
+        let call = || unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), offset) } as i64;
+        let written = retried(site, call)? as usize;
+        if written == 0 {
+            return Err(libc::EIO);
+        }
+        bytes = &bytes[written..];
+        at += written as u64;
+    }
+    Ok(())
+}
+
+/// Reads at `at` until `into` is full or the file ends; answers how many bytes came.
+pub fn read_at(site: CallSite, fd: RawFd, into: &mut [u8], at: u64) -> Sys<usize> {
+    let mut done = 0;
+    while done < into.len() {
+        let rest = &mut into[done..];
+        let offset = i64::try_from(at + done as u64).map_err(|_| libc::EINVAL)?;
+        // SAFETY: `rest` is writable for its length.
+        let call = || unsafe { libc::pread(fd, rest.as_mut_ptr().cast(), rest.len(), offset) } as i64;
+        let read = retried(site, call)? as usize;
+        if read == 0 {
+            break;
+        }
+        done += read;
+    }
+    Ok(done)
+}
+
+/// `fdatasync`. For `persist.rs` only. An interrupt is a failure.
+pub fn fdatasync(site: CallSite, fd: RawFd) -> Sys<()> {
+    // SAFETY: no memory is passed.
+    once(site, || i64::from(unsafe { libc::fdatasync(fd) })).map(drop)
+}
+
+/// `fsync`. For `persist.rs` only. An interrupt is a failure.
+pub fn fsync(site: CallSite, fd: RawFd) -> Sys<()> {
+    // SAFETY: no memory is passed.
+    once(site, || i64::from(unsafe { libc::fsync(fd) })).map(drop)
+}
+
+/// `fallocate` of `[from, to)`, which raises the length of the file.
+pub fn allocate(fd: RawFd, from: u64, to: u64) -> Sys<()> {
+    let offset = i64::try_from(from).map_err(|_| libc::EFBIG)?;
+    let len = i64::try_from(to - from).map_err(|_| libc::EFBIG)?;
+    // SAFETY: no memory is passed.
+    retried(CallSite::GrowAllocate, || i64::from(unsafe { libc::fallocate(fd, 0, offset, len) })).map(drop)
+}
+
+/// `ftruncate`.
+pub fn truncate(fd: RawFd, len: u64) -> Sys<()> {
+    let len = i64::try_from(len).map_err(|_| libc::EFBIG)?;
+    // SAFETY: no memory is passed.
+    retried(CallSite::GrowUndo, || i64::from(unsafe { libc::ftruncate(fd, len) })).map(drop)
+}
+
+/// Names the unnamed file `fd` below `directory`; never replaces a file.
+pub fn link_unnamed(fd: RawFd, directory: &OwnedFd, name: &CStr) -> Sys<()> {
+    let by_number = std::ffi::CString::new(format!("/proc/self/fd/{fd}")).map_err(|_| libc::EINVAL)?;
+    let to = directory.as_raw_fd();
+    let follow = libc::AT_SYMLINK_FOLLOW;
+    let site = CallSite::PublishLink;
+    // SAFETY: both names are NUL-terminated strings that live through the call.
+    let through_proc =
+        || unsafe { libc::linkat(libc::AT_FDCWD, by_number.as_ptr(), to, name.as_ptr(), follow) };
+    match retried(site, || i64::from(through_proc())) {
+        // No /proc in this mount namespace: by descriptor, which older kernels grant to privileged callers only.
+        Err(libc::ENOENT) => {}
+        answer => return answer.map(drop),
+    }
+    // SAFETY: as above.
+    let by_fd = || unsafe { libc::linkat(fd, c"".as_ptr(), to, name.as_ptr(), libc::AT_EMPTY_PATH) };
+    retried(site, || i64::from(by_fd())).map(drop)
+}
+
+/// Gives the file `from` the name `to` as well, both below `directory`; never replaces a file.
+pub fn link_named(directory: &OwnedFd, from: &CStr, to: &CStr) -> Sys<()> {
+    let fd = directory.as_raw_fd();
+    // SAFETY: both names are NUL-terminated strings that live through the call.
+    let call = || unsafe { libc::linkat(fd, from.as_ptr(), fd, to.as_ptr(), 0) };
+    retried(CallSite::PublishLink, || i64::from(call())).map(drop)
+}
+
+/// Renames `from` to `to` below `directory`; never replaces a file.
+pub fn rename_new(directory: &OwnedFd, from: &CStr, to: &CStr) -> Sys<()> {
+    let fd = directory.as_raw_fd();
+    // SAFETY: both names are NUL-terminated strings that live through the call.
+    let call = || unsafe { libc::renameat2(fd, from.as_ptr(), fd, to.as_ptr(), libc::RENAME_NOREPLACE) };
+    retried(CallSite::PublishRename, || i64::from(call())).map(drop)
+}
+
+/// Removes the name `name` below `directory`.
+pub fn unlink(directory: &OwnedFd, name: &CStr) -> Sys<()> {
+    // SAFETY: `name` is a NUL-terminated string that lives through the call.
+    let call = || unsafe { libc::unlinkat(directory.as_raw_fd(), name.as_ptr(), 0) };
+    retried(CallSite::PublishUnlink, || i64::from(call())).map(drop)
+}
+
+/// `mmap`.
+///
+/// # Safety
+/// With `MAP_FIXED` the range at `at` must belong to the caller, and nobody may hold a reference into it.
+pub unsafe fn map(
+    site: CallSite,
+    at: *mut u8,
+    len: u64,
+    prot: i32,
+    flags: i32,
+    from: Option<(RawFd, u64)>,
+) -> Sys<*mut u8> {
+    let (fd, offset) = from.unwrap_or((-1, 0));
+    let offset = i64::try_from(offset).map_err(|_| libc::EOVERFLOW)?;
+    // SAFETY: the caller owns the range that is replaced; without `MAP_FIXED` nothing is.
+    let answer =
+        once(site, || unsafe { libc::mmap(at.cast(), len as usize, prot, flags, fd, offset) } as i64)?;
+    Ok(answer as usize as *mut u8)
+}
+
+/// `munmap`.
+///
+/// # Safety
+/// The range must belong to the caller, and nobody may hold a reference into it.
+pub unsafe fn unmap(at: *mut u8, len: u64) {
+    // SAFETY: the caller's promise. A failure leaves the range mapped, which only costs address space.
+    unsafe { libc::munmap(at.cast(), len as usize) };
+}
+
+/// `madvise`, for advice that changes no content.
+///
+/// # Safety
+/// The range must be mapped, and `advice` must be one that keeps its content.
+pub unsafe fn advise(site: CallSite, at: *mut u8, len: u64, advice: i32) -> Sys<()> {
+    // SAFETY: the caller's promise.
+    once(site, || i64::from(unsafe { libc::madvise(at.cast(), len as usize, advice) })).map(drop)
+}
+
+/// True if one page of the file can be mapped with `MAP_SYNC`, else why not. Nothing is touched.
+pub fn probe_map_sync(fd: RawFd, len: u64) -> Sys<()> {
+    let flags = libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC;
+    // SAFETY: not `MAP_FIXED`, so no mapping is replaced.
+    let at = unsafe {
+        map(CallSite::SyncProbe, std::ptr::null_mut(), len, libc::PROT_READ, flags, Some((fd, 0)))
+    }?;
+    // SAFETY: mapped in the line above and handed to nobody.
+    unsafe { unmap(at, len) };
+    Ok(())
+}
+
+/// Registers the three fork handlers of the process.
+pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> Sys<()> {
+    // SAFETY: the handlers are functions of this library; the C library drops them if it is unloaded.
+    match unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } {
+        0 => Ok(()),
+        errno => Err(errno),
+    }
+}
+
+const _: () = assert!(size_of::<usize>() == 8, "lengths and offsets are cast between u64 and usize");
+const _: () =
+    assert!(PAGE_BYTES == 4096, "the unit of mappings; systems with larger pages are refused at open");
+
+/// The page size of the system.
+pub fn page_bytes() -> u64 {
+    // SAFETY: no memory is passed.
+    let answer = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(answer).unwrap_or(PAGE_BYTES)
+}
+
+/// What only tests need.
+#[cfg(test)]
+pub mod testing {
+    use super::{Sys, c_int_answer};
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    /// Mounts a tmpfs of `bytes` on `directory`, seen by the calling thread only and gone with it.
+    pub fn mount_private_tmpfs(directory: &Path, bytes: u64) -> Sys<()> {
+        let directory = CString::new(directory.as_os_str().as_bytes()).map_err(|_| libc::EINVAL)?;
+        let size = CString::new(format!("size={bytes}")).map_err(|_| libc::EINVAL)?;
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        let none = std::ptr::null();
+        // SAFETY: no memory is passed.
+        c_int_answer(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+        // SAFETY: strings are NUL-terminated and live through the call; null where nothing is needed.
+        c_int_answer(unsafe { libc::mount(none, c"/".as_ptr(), none, private, std::ptr::null()) })?;
+        let kind = c"tmpfs".as_ptr();
+        // SAFETY: as above.
+        c_int_answer(unsafe { libc::mount(kind, directory.as_ptr(), kind, 0, size.as_ptr().cast()) })
+    }
+
+    /// Runs `child` in a forked child, which ends when it returns, and answers its process id. `child` may call only
+    /// what is allowed after a fork: no allocation, no locks.
+    pub fn fork(child: impl FnOnce()) -> Sys<i32> {
+        // SAFETY: the child runs `child`, bound as above, and leaves by `_exit`, so no destructor of this thread runs.
+        match unsafe { libc::fork() } {
+            -1 => Err(super::last_errno()),
+            0 => {
+                child();
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(0) }
+            }
+            pid => Ok(pid),
+        }
+    }
+
+    /// Waits for a child and answers whether it exited with 0.
+    pub fn exited_cleanly(pid: i32) -> bool {
+        let mut status = 0;
+        // SAFETY: `status` is writable.
+        let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+        waited == pid && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+    }
+
+    /// Ends a forked child with `code`.
+    pub fn exit(code: i32) -> ! {
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(code) }
+    }
+
+    /// Waits until the other end of the pipe `fd` is closed.
+    pub fn wait_for_end(fd: i32) {
+        let mut byte = [0_u8; 1];
+        // SAFETY: `byte` is writable for its length.
+        while unsafe { libc::read(fd, byte.as_mut_ptr().cast(), 1) } > 0 {}
+    }
+
+    /// Sets the process's umask and answers the old one.
+    pub fn set_umask(mask: u32) -> u32 {
+        // SAFETY: no memory is passed.
+        unsafe { libc::umask(mask) }
+    }
+
+    /// Makes a FIFO.
+    pub fn make_fifo(path: &Path) -> Sys<()> {
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| libc::EINVAL)?;
+        // SAFETY: `path` is a NUL-terminated string that lives through the call.
+        c_int_answer(unsafe { libc::mkfifo(path.as_ptr(), 0o600) })
+    }
+}
+
+#[cfg(test)]
+fn c_int_answer(answer: libc::c_int) -> Sys<()> {
+    if answer == -1 { Err(last_errno()) } else { Ok(()) }
+}
