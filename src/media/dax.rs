@@ -1,0 +1,186 @@
+//! Persistent memory: stores through a shared mapping, made durable by cache-line write-back and a fence.
+//!
+//! Two kinds share the code. `dax` is mapped with `MAP_SYNC` (a file on a DAX file system, or a device-dax device), so
+//! that a fault makes the metadata durable and a fence makes the data durable. `emulated-pm` is any shared mapping, e.g.
+//! on tmpfs: the same instructions, so the same code and about the same cost, but nothing survives a power cut.
+//!
+//!   - a regular file is allocated and its metadata synced before it is mapped: a store never meets a hole, where a full
+//!     device would be a SIGBUS
+//!   - a read-only medium is mapped for reading; write-back works on such a mapping, so an unclean pool can be adopted
+//!   - a device-dax device has all its bytes from the start: it does not grow, and its free bytes are not zero but
+//!     whatever was there, which no checksum of this pool verifies
+
+use super::pool_file::PoolFile;
+use super::region::{HUGE_PAGE_BYTES, LARGE_PAGE_BYTES};
+use super::sys::{self, CallSite};
+use super::{FlushGranularity, Media, MediaKind, Region, Site, persist};
+use crate::error::{Error, Result};
+use crate::sync::Mutex;
+use crate::types::MediaRange;
+
+/// A pool on persistent memory, or on memory that plays it.
+pub(super) struct DaxMedium {
+    /// Before `pool`: unmapped before the lock goes.
+    region: Region,
+    pool: PoolFile,
+    kind: MediaKind,
+    why: String,
+    write_back: persist::WriteBack,
+    growth: Mutex<()>,
+}
+
+impl DaxMedium {
+    /// Maps a locked pool of `len_bytes`.
+    pub(super) fn new(pool: PoolFile, kind: MediaKind, why: String, len_bytes: u64) -> Result<DaxMedium> {
+        let align_bytes = if pool.is_device() { HUGE_PAGE_BYTES } else { LARGE_PAGE_BYTES };
+        let region = Region::reserve(len_bytes, align_bytes, !pool.is_read_only())?;
+        let write_back = persist::write_back();
+        let why = format!("{why}; lines are written back with {}", write_back.name());
+        let medium = DaxMedium { region, pool, kind, why, write_back, growth: Mutex::new(()) };
+        medium.map(len_bytes)?;
+        medium.introduce_holder(len_bytes)?;
+        Ok(medium)
+    }
+
+    fn map(&self, len_bytes: u64) -> Result<()> {
+        let from = self.region.len();
+        self.region.map_file(self.pool.fd()?, len_bytes, map_flags(self.kind))?;
+        self.region.hint_large_pages(MediaRange::new(from, self.region.len() - from));
+        Ok(())
+    }
+
+    fn introduce_holder(&self, len_bytes: u64) -> Result<()> {
+        if !self.pool.is_device() {
+            return self.pool.write_holder(len_bytes);
+        }
+        if let Some((offset, record)) = self.pool.take_holder(len_bytes) {
+            self.region.copy_in(offset, &record);
+        }
+        Ok(())
+    }
+
+    /// Refuses a store from a forked child, where the mapping is still the parent's pool, and on a read-only medium.
+    fn check_write(&self, at: u64, len: usize) -> Result<()> {
+        self.pool.fd()?;
+        if self.pool.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
+        self.pool.check_range("write", at, len, self.region.len())
+    }
+
+    fn allocate(&self, from: u64, to: u64) -> Result<()> {
+        let fd = self.pool.fd()?;
+        self.pool.allocate(from, to)?;
+        self.pool.write_holder(to)?;
+        persist::sync_all(CallSite::GrowSync, fd)
+            .map_err(|errno| self.pool.error(format_args!("fsync after growth to {to} bytes"), errno))?;
+        self.map(to)
+    }
+}
+
+fn map_flags(kind: MediaKind) -> i32 {
+    match kind {
+        MediaKind::Dax => libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC,
+        MediaKind::EmulatedPm | MediaKind::File | MediaKind::Sim => libc::MAP_SHARED,
+    }
+}
+
+/// Copies bytes of a device that only a mapping can read, before the medium exists.
+pub(super) fn read_device(pool: &PoolFile, len_bytes: u64, at: u64, into: &mut [u8]) -> Result<()> {
+    let region = Region::reserve(len_bytes, HUGE_PAGE_BYTES, false)?;
+    region.map_file(pool.fd()?, len_bytes, libc::MAP_SHARED)?;
+    pool.check_range("read", at, into.len(), region.len())?;
+    region.copy_out(at, into);
+    Ok(())
+}
+
+impl Media for DaxMedium {
+    fn kind(&self) -> MediaKind {
+        self.kind
+    }
+
+    fn why(&self) -> &str {
+        &self.why
+    }
+
+    #[inline]
+    fn region(&self) -> &Region {
+        &self.region
+    }
+
+    fn granularity(&self) -> FlushGranularity {
+        FlushGranularity::CacheLine
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.region.len()
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.check_write(at, bytes.len())?;
+        self.region.copy_in(at, bytes);
+        Ok(())
+    }
+
+    fn write_through(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.check_write(at, bytes.len())?;
+        persist::copy_non_temporal(&self.region, at, bytes);
+        Ok(())
+    }
+
+    fn write_word(&self, at: u64, word: u64) -> Result<()> {
+        self.check_write(at, size_of::<u64>())?;
+        self.region.store_word(at, word);
+        Ok(())
+    }
+
+    fn flush(&self, _site: Site, range: MediaRange) {
+        self.write_back.flush(&self.region, range);
+    }
+
+    fn drain(&self, _site: Site) -> Result<()> {
+        persist::fence();
+        Ok(())
+    }
+
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
+        self.pool.check_range("read", at, into.len(), self.region.len())?;
+        if !self.pool.is_device() {
+            return self.pool.read_exact(at, into);
+        }
+        self.region.copy_out(at, into);
+        Ok(())
+    }
+
+    fn grow(&self, len_bytes: u64) -> Result<()> {
+        let _one_at_a_time = self.growth.lock();
+        let from = self.region.len();
+        if len_bytes <= from {
+            return Ok(());
+        }
+        self.pool.check_growth(from, len_bytes)?;
+        self.allocate(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))?;
+        self.pool.forget_holder(len_bytes);
+        Ok(())
+    }
+
+    fn prefault(&self, range: MediaRange) {
+        // Not in a forked child: it would fault pages of the parent's pool for nothing.
+        if self.pool.fd().is_ok() {
+            self.region.populate(range, true);
+        }
+    }
+
+    fn publish(&self) -> Result<()> {
+        self.pool.publish(|fd| persist::sync_all(CallSite::PublishSync, fd))
+    }
+}
+
+/// Asks the system whether the file can be mapped with `MAP_SYNC`; else the name of the refusal.
+pub(super) fn probe(pool: &PoolFile, len_bytes: u64) -> Result<std::result::Result<(), String>> {
+    if !persist::write_back().reaches_memory() {
+        return Ok(Err("this CPU has no cache-line write-back that FlatKV knows".to_string()));
+    }
+    let answer = sys::probe_map_sync(pool.fd()?, len_bytes);
+    Ok(answer.map_err(|errno| format!("MAP_SYNC refused with {}", sys::errno_name(errno))))
+}
