@@ -475,10 +475,14 @@ impl PoolFile {
 
 impl Drop for PoolFile {
     fn drop(&mut self) {
-        // In a forked child the temporary name is still the parent's.
-        if let (Ok(_), Name::Temporary { directory, temporary, .. }) = (self.fd(), self.name.get_mut()) {
+        // In a forked child the temporary name and the lock are still the parent's.
+        let Ok(lock) = self.lock.get() else { return };
+        if let Name::Temporary { directory, temporary, .. } = self.name.get_mut() {
             let _ = sys::unlink(directory, temporary);
         }
+        // Closing is not enough: a process that another thread is forking or spawning now has a copy of the descriptor
+        // until its handler, or exec, closes it, and an open right after this close would find the pool locked.
+        let _ = sys::unlock(lock);
     }
 }
 

@@ -1,5 +1,4 @@
 //! Opening, locking, creating, publishing and forking, with real files and processes.
-#![allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
 
 use super::super::conformance::{HOLDER_MARK, HOLDER_OFFSET, request};
 use super::super::{Media, Region, fork_generation, sys::testing};
@@ -113,6 +112,26 @@ fn a_second_open_is_refused_and_names_the_holder_and_the_lock_stays() {
     assert!(is_locked(&path));
     drop(first);
     assert!(!is_locked(&path));
+}
+
+#[test]
+fn a_closed_pool_opens_at_once_while_other_threads_spawn_processes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pool.fkv");
+    drop(created(&path));
+    let is_done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while is_done.load(Ordering::Relaxed) == 0 {
+                assert!(testing::exited_cleanly(testing::fork(|| {}).unwrap()));
+                assert!(Command::new("true").status().unwrap().success());
+            }
+        });
+        let opens = (0..200).map(|_| super::open(&request(&path, MediaChoice::File)).map(drop));
+        let failed = opens.filter_map(Result::err).next();
+        is_done.store(1, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }
 
 #[test]
@@ -336,8 +355,11 @@ fn fork_helper() {
     let Some(path) = std::env::var_os(HELPER_ENV) else { return };
     let _media = super::open(&request(Path::new(&path), MediaChoice::File)).unwrap().media;
     // The child lives until the test closes the pipe that is everybody's standard input.
-    testing::fork(|| testing::wait_for_end(0)).unwrap();
-    eprintln!("forked");
+    testing::fork(|| {
+        testing::say(2, b"forked\n");
+        testing::wait_for_end(0);
+    })
+    .unwrap();
     testing::wait_for_end(0);
 }
 

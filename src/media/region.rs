@@ -83,12 +83,17 @@ impl Region {
             return Err(Error::Unsupported(message));
         }
         let left = RESERVE_BUDGET_BYTES.saturating_sub(RESERVED_BYTES.load(Ordering::Relaxed));
+        let least = RESERVE_BYTES_MIN.max(needed_bytes);
         let mut bytes = POOL_BYTES_MAX;
-        while bytes >= RESERVE_BYTES_MIN.max(needed_bytes) {
-            if bytes <= left / RESERVE_BUDGET_SHARE
-                && let Ok(region) = Region::reserve_exactly(bytes, align_bytes, writable)
-            {
-                return Ok(region);
+        let mut is_scarce = false;
+        while bytes >= least {
+            if bytes <= left / RESERVE_BUDGET_SHARE {
+                match Region::reserve_exactly(bytes, align_bytes, writable) {
+                    // The system has less than the budget: a quarter of what there is, as of the budget.
+                    Ok(_) if is_scarce && bytes / RESERVE_STEP >= least => is_scarce = false,
+                    Ok(region) => return Ok(region),
+                    Err(_) => is_scarce = true,
+                }
             }
             bytes /= RESERVE_STEP;
         }
@@ -144,11 +149,7 @@ impl Region {
         Ok(region)
     }
 
-    /// Raises the length of an anonymous region; the new bytes are zero.
-    #[cfg_attr(
-        not(any(test, feature = "sim")),
-        expect(dead_code, reason = "only the simulated medium has no file")
-    )]
+    /// Raises the length of an anonymous region, to 1 GiB or what it began with; the new bytes are zero.
     pub(super) fn grow_anonymous(&self, to_bytes: u64) -> Result<()> {
         self.map_up_to(to_bytes, &Backing::Anonymous)
     }
@@ -419,9 +420,9 @@ mod tests {
     fn a_hundred_regions_leave_room_for_a_large_one() {
         let regions: Vec<Region> =
             (0..100).map(|_| Region::reserve(0, LARGE_PAGE_BYTES, true).unwrap()).collect();
-        assert!(regions.iter().all(|region| region.base.as_ptr() as u64 % LARGE_PAGE_BYTES == 0));
-        let large = Region::reserve(1 << 40, LARGE_PAGE_BYTES, true).unwrap();
-        assert!(large.reserved.load(Ordering::Relaxed) >= 1 << 40);
+        assert!(regions.iter().all(|region| (region.base.as_ptr() as u64).is_multiple_of(LARGE_PAGE_BYTES)));
+        let large = Region::reserve(1 << 30, LARGE_PAGE_BYTES, true).unwrap();
+        assert!(large.reserved.load(Ordering::Relaxed) >= 1 << 30);
     }
 
     #[test]

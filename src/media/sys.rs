@@ -53,6 +53,7 @@ pub enum CallSite {
     PublishUnlink = 28,
     PublishSyncDirectory = 29,
     OpenLock = 30,
+    Unlock = 31,
 }
 
 #[cfg(feature = "sim")]
@@ -181,6 +182,7 @@ pub struct Stat {
 }
 
 /// `fstat`.
+#[allow(clippy::unnecessary_cast, reason = "the count of links has 32 bits on aarch64")]
 pub fn stat(fd: RawFd) -> Sys<Stat> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the pointer is valid for writing one `stat`.
@@ -228,6 +230,13 @@ pub fn try_lock(fd: RawFd, exclusive: bool) -> Sys<bool> {
         Err(libc::EAGAIN | libc::EACCES) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+/// Gives the OFD lock of `fd` up, also for copies of `fd` that other processes may still have.
+pub fn unlock(fd: RawFd) -> Sys<()> {
+    let lock = whole_file(libc::F_UNLCK);
+    // SAFETY: `lock` is a filled structure that lives through the call.
+    retried(CallSite::Unlock, || i64::from(unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &lock) })).map(drop)
 }
 
 /// True if what stands in the way of our lock is a shared one: readers leave no holder record.
@@ -410,6 +419,11 @@ pub fn page_bytes() -> u64 {
     u64::try_from(answer).unwrap_or(PAGE_BYTES)
 }
 
+#[cfg(test)]
+fn c_int_answer(answer: libc::c_int) -> Sys<()> {
+    if answer == -1 { Err(last_errno()) } else { Ok(()) }
+}
+
 /// What only tests need.
 #[cfg(test)]
 pub mod testing {
@@ -423,10 +437,10 @@ pub mod testing {
         let directory = CString::new(directory.as_os_str().as_bytes()).map_err(|_| libc::EINVAL)?;
         let size = CString::new(format!("size={bytes}")).map_err(|_| libc::EINVAL)?;
         let private = libc::MS_REC | libc::MS_PRIVATE;
-        let none = std::ptr::null();
+        let none = c"none".as_ptr();
         // SAFETY: no memory is passed.
         c_int_answer(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
-        // SAFETY: strings are NUL-terminated and live through the call; null where nothing is needed.
+        // SAFETY: strings are NUL-terminated and live through the call; no data is needed.
         c_int_answer(unsafe { libc::mount(none, c"/".as_ptr(), none, private, std::ptr::null()) })?;
         let kind = c"tmpfs".as_ptr();
         // SAFETY: as above.
@@ -462,6 +476,12 @@ pub mod testing {
         unsafe { libc::_exit(code) }
     }
 
+    /// Writes `text` to the descriptor `fd`, without a buffer or a lock.
+    pub fn say(fd: i32, text: &[u8]) {
+        // SAFETY: `text` is readable for its length.
+        unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
+    }
+
     /// Waits until the other end of the pipe `fd` is closed.
     pub fn wait_for_end(fd: i32) {
         let mut byte = [0_u8; 1];
@@ -481,9 +501,4 @@ pub mod testing {
         // SAFETY: `path` is a NUL-terminated string that lives through the call.
         c_int_answer(unsafe { libc::mkfifo(path.as_ptr(), 0o600) })
     }
-}
-
-#[cfg(test)]
-fn c_int_answer(answer: libc::c_int) -> Sys<()> {
-    if answer == -1 { Err(last_errno()) } else { Ok(()) }
 }
