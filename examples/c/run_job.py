@@ -429,6 +429,8 @@ def parse_arguments():
     options = parser.parse_intermixed_args()
     if options.max_mib < 1 or not 1 <= options.threads <= 64:
         parser.error("--max-mib takes 1 or more, --threads 1 to 64")
+    if not os.access(options.program, os.X_OK):
+        parser.error(f"{options.program} is not a program: `make run` builds it")
     return options
 
 
