@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# make check, make test: every step with its name and duration. Usage: scripts/test.sh check|all
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/steps.sh
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features sim; }
+
+licences() { cargo deny --offline check licenses bans sources; }
+
+scripts_parse() {
+    local script
+    for script in scripts/*.sh .ci/run; do bash -n "$script"; done
+    find scripts examples tests -name '*.py' -exec python3 -c '
+import ast, sys
+for path in sys.argv[1:]:
+    ast.parse(open(path, encoding="utf-8").read(), path)' {} +
+}
+
+check() {
+    step "format" cargo fmt --all --check
+    step "clippy, warnings denied" cargo clippy --all-targets --features sim -- -D warnings
+    step "documentation, warnings denied" docs
+    if [ -e tests/tidy.rs ]; then
+        step "floors and house rules" cargo test --quiet --features sim --test tidy
+    else
+        not_run "floors and house rules" "there is no tests/tidy.rs"
+    fi
+    if [ -e mk/lib.mk ]; then
+        step "header is what the source says" make --no-print-directory header-check
+        step "exported symbols are the listed ones" make --no-print-directory symbols-check
+    else
+        not_run "header and symbols" "there is no mk/lib.mk"
+    fi
+    step "README matches the repository" python3 scripts/check_readme.py
+    step "scripts parse" scripts_parse
+    if cargo deny --version >/dev/null 2>&1; then
+        step "licences of dependencies" licences
+    else
+        not_run "licences of dependencies" "cargo-deny is not installed"
+    fi
+}
+
+rust_tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --features sim --no-tests pass
+        cargo test --quiet --features sim --doc
+    else
+        cargo test --quiet --features sim
+    fi
+}
+
+tests() {
+    step "Rust tests, debug, with the simulated medium" rust_tests
+    step "library and C examples build" make --no-print-directory build
+    if [ -x scripts/test_capi.sh ]; then
+        step "C tests" scripts/test_capi.sh
+    else
+        not_run "C tests" "there is no scripts/test_capi.sh"
+    fi
+    step "examples run" scripts/run_examples.sh
+    step "installed library is found by pkg-config" scripts/test_install.sh
+    step "the main job on a small tree" scripts/test_job.sh
+}
+
+case ${1-} in
+check) check ;;
+all) check && tests ;;
+*)
+    echo "usage: scripts/test.sh check|all" >&2
+    exit 2
+    ;;
+esac
+steps_summary
