@@ -4,12 +4,19 @@
 steps_started=$SECONDS
 steps_lines=()
 
-# step NAME COMMAND...: runs the command; its failure ends the script.
+# step NAME COMMAND...: runs the command; its failure ends the script. Not to be called in a condition (`step ... &&`):
+# bash would then ignore every failure inside a function but the last one.
 step() {
-    local name=$1 started=$SECONDS took status=0
+    local name=$1 started=$SECONDS took status
     shift
     printf '\n== %s\n' "$name"
-    "$@" || status=$?
+    set +e
+    (
+        set -e
+        "$@"
+    )
+    status=$?
+    set -e
     took=$((SECONDS - started))
     if [ "$status" -ne 0 ]; then
         steps_lines+=("FAILED   $name, status $status after $took s")
