@@ -2,6 +2,8 @@
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "capi")]
+mod capi;
 pub mod checksum;
 pub mod constants;
 pub mod epoch;

@@ -1,0 +1,230 @@
+//! The only place that stops panics, and the only one that turns results into statuses.
+//!
+//! A panic inside a call would otherwise unwind into C. It becomes `FLATKV_E_PANIC`, its message and place go to
+//! `flatkv_last_error`, and the store in use is poisoned: what the bug left half done must not be made durable.
+//! The panic hook stays silent for such panics, because a library does not write to its host's stderr; panics of the
+//! host (when it is a Rust program) still reach the hook that was installed before.
+
+use super::handle;
+use super::last_error;
+use super::types::{flatkv_status_t, flatkv_t};
+use crate::error::{Error, Result, status};
+use crate::store::Store;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::Once;
+use std::thread;
+
+thread_local! {
+    /// True while this thread is inside a guarded call.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+    /// What the hook was told about the last panic inside a guarded call.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// What a successful call answers.
+pub(super) trait Answer {
+    fn status(self) -> flatkv_status_t;
+}
+
+impl Answer for () {
+    fn status(self) -> flatkv_status_t {
+        status::OK
+    }
+}
+
+/// Whether the key of a read or delete was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Found,
+    Missing,
+}
+
+impl From<bool> for Presence {
+    fn from(found: bool) -> Self {
+        if found { Presence::Found } else { Presence::Missing }
+    }
+}
+
+impl Answer for Presence {
+    fn status(self) -> flatkv_status_t {
+        match self {
+            Presence::Found => status::OK,
+            Presence::Missing => status::NOT_FOUND,
+        }
+    }
+}
+
+/// Runs a call on a store: the store stays open until `body` has returned, and is poisoned if `body` panics.
+#[inline]
+pub(super) fn with_store<A: Answer>(
+    function: &'static str,
+    store: *const flatkv_t,
+    body: impl FnOnce(&Store) -> Result<A>,
+) -> flatkv_status_t {
+    answer(function, on_store(store, body))
+}
+
+/// As [`with_store`], for a function that has no status to return: `default` stands for every failure.
+#[inline]
+pub(super) fn value_of_store<T>(
+    function: &'static str,
+    store: *const flatkv_t,
+    default: T,
+    body: impl FnOnce(&Store) -> Result<T>,
+) -> T {
+    value_or(function, default, on_store(store, body))
+}
+
+/// Runs a call that uses no store.
+#[inline]
+pub(super) fn status_of<A: Answer>(
+    function: &'static str,
+    body: impl FnOnce() -> Result<A>,
+) -> flatkv_status_t {
+    answer(function, stop_panics(body))
+}
+
+/// Runs a call that uses no store and has no status to return: `default` stands for every failure.
+#[inline]
+pub(super) fn value_of<T>(function: &'static str, default: T, body: impl FnOnce() -> Result<T>) -> T {
+    value_or(function, default, stop_panics(body))
+}
+
+#[inline]
+fn on_store<T>(store: *const flatkv_t, body: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
+    let store = handle::store(store)?;
+    let result = stop_panics(|| body(&store));
+    if let Err(Error::Panic(why)) = &result {
+        poison(&store, why);
+    }
+    result
+}
+
+/// A store that panics may panic again while it is poisoned; there is nobody left to tell.
+#[cold]
+fn poison(store: &Store, why: &str) {
+    let _ = stop_panics(|| {
+        store.poison(why);
+        Ok(())
+    });
+}
+
+#[inline]
+fn answer<A: Answer>(function: &'static str, result: Result<A>) -> flatkv_status_t {
+    match result {
+        Ok(answer) => answer.status(),
+        Err(error) => failure(function, &error),
+    }
+}
+
+#[inline]
+fn value_or<T>(function: &'static str, default: T, result: Result<T>) -> T {
+    result.unwrap_or_else(|error| {
+        failure(function, &error);
+        default
+    })
+}
+
+/// Records a failure for `flatkv_last_error` and gives its status.
+#[cold]
+fn failure(function: &'static str, error: &Error) -> flatkv_status_t {
+    last_error::set(function, error);
+    error.status()
+}
+
+/// The state that a panic leaves behind is looked at by nobody (`AssertUnwindSafe`): a store is poisoned, and the
+/// other objects are plain memory whose methods keep them consistent at every step.
+#[inline]
+fn stop_panics<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    static HOOK: Once = Once::new();
+    // A thread that is unwinding already (a Rust host's destructor) may not change hooks; the next call will.
+    if !HOOK.is_completed() && !thread::panicking() {
+        HOOK.call_once(install_hook);
+    }
+    // Guards do not nest (nothing below the C interface calls it), so leaving may simply set false.
+    let _ = GUARDED.try_with(|guarded| guarded.set(true));
+    let result = panic::catch_unwind(AssertUnwindSafe(body));
+    let _ = GUARDED.try_with(|guarded| guarded.set(false));
+    result.unwrap_or_else(|payload| Err(panic_error(payload)))
+}
+
+#[cold]
+fn panic_error(payload: Box<dyn Any + Send>) -> Error {
+    let told = PANIC.try_with(|told| told.borrow_mut().take()).ok().flatten();
+    // Dropping a payload can panic again, and nothing would stop that one. Ours are texts: a few bytes, once per bug.
+    std::mem::forget(payload);
+    Error::Panic(told.unwrap_or_else(|| "no message".into()))
+}
+
+fn install_hook() {
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if GUARDED.try_with(Cell::get).unwrap_or(false) {
+            let _ = PANIC.try_with(|told| *told.borrow_mut() = Some(describe(info)));
+        } else {
+            previous(info);
+        }
+    }));
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let payload = info.payload();
+    let text =
+        payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("no message");
+    match info.location() {
+        Some(place) => format!("{message} at {place}"),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last_message() -> &'static str {
+        handle::text(last_error::as_ptr(), "message").expect("a message is text")
+    }
+
+    #[test]
+    fn a_panic_becomes_a_status_and_tells_its_message_and_place() {
+        let status = status_of("flatkv_test", || -> Result<()> { panic!("slot {} is gone", 7) });
+        assert_eq!(status, status::E_PANIC);
+        let message = last_message();
+        assert!(
+            message.starts_with("flatkv_test: internal panic: slot 7 is gone at src/capi/guard.rs:"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_panic_payload_that_panics_when_dropped_does_not_unwind() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        let status = status_of("flatkv_test", || -> Result<()> { panic::panic_any(Bomb) });
+        assert_eq!(status, status::E_PANIC);
+    }
+
+    #[test]
+    fn a_message_is_cut_and_has_no_nul_inside() {
+        let why = format!("a\0b{}", "\u{e4}".repeat(10_000));
+        assert_eq!(failure("f", &Error::InvalidArgument(why)), status::E_INVALID_ARGUMENT);
+        let message = last_message();
+        assert!(message.starts_with("f: invalid argument: a?b\u{e4}"), "{message}");
+        assert!(message.len() <= 8 * 1024);
+    }
+
+    #[test]
+    fn success_and_not_found_leave_the_last_failure_alone() {
+        failure("f", &Error::ReadOnly);
+        assert_eq!(status_of("g", || Ok(())), status::OK);
+        assert_eq!(status_of("g", || Ok(Presence::Missing)), status::NOT_FOUND);
+        assert_eq!(last_message(), "f: the store was opened read-only");
+    }
+}

@@ -1,0 +1,162 @@
+//! Reads of many keys at once.
+
+use super::guard;
+use super::handle::{self, Keys, NO_BUFFER, Out, OutArray};
+use super::last_error;
+use super::types::{flatkv_buffer_t, flatkv_slice_t, flatkv_status_t, flatkv_t};
+use crate::error::{Error, Result, status};
+use crate::store::Store;
+use std::ffi::c_void;
+use std::ptr;
+
+const NO_SLICE: flatkv_slice_t = flatkv_slice_t { data: ptr::null(), len: 0 };
+
+/// Reads `n` keys, each value into a buffer of its own.
+///
+/// `store` must not be NULL; `keys`, `out_values` and `out_statuses` have `n` elements each, do not overlap, and may be
+/// NULL only if `n` is 0. Element i of the outputs is about key i: FLATKV_OK and a buffer that the caller frees with
+/// flatkv_buffer_free; or FLATKV_NOT_FOUND, or an error code of flatkv_get, and {NULL, 0}.
+/// Returns FLATKV_OK whatever the single keys got, and flatkv_last_error is about the last key with an error; else
+/// FLATKV_E_INVALID_ARGUMENT (NULL, n that no array can have, bad handle), FLATKV_E_CLOSED or FLATKV_E_PANIC: every
+/// element is then {NULL, 0} and that code. Safe from any thread. The values are not a snapshot: writes may come between
+/// two of them. Cost: less than n calls of flatkv_get, because memory is fetched ahead; an allocation and a copy each.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_multi_get(
+    store: *mut flatkv_t,
+    n: usize,
+    keys: *const flatkv_slice_t,
+    out_values: *mut flatkv_buffer_t,
+    out_statuses: *mut flatkv_status_t,
+) -> flatkv_status_t {
+    let values = handle::out_array(out_values, n, NO_BUFFER, "out_values");
+    let statuses = handle::out_array(out_statuses, n, status::OK, "out_statuses");
+    let status = guard::with_store(EACH, store, |store| {
+        read_each(store, handle::keys(keys, n)?, n, values.clone()?, statuses.clone()?)
+    });
+    refuse_all(status, values, NO_BUFFER, statuses)
+}
+
+/// Reads `n` keys into one buffer of the caller: the fast form.
+///
+/// As flatkv_multi_get, but values are packed into `buf` (which may be NULL if `cap` is 0) in the order of their keys, and
+/// out_values[i] points into it. *out_needed is the sum of the lengths of all values that were found; `out_needed` must
+/// not be NULL, and neither the arrays nor the keys may lie inside `buf`.
+/// Returns FLATKV_E_BUFFER_TOO_SMALL if `cap` is less than *out_needed. Every value that still fitted when its turn came
+/// is there with FLATKV_OK; the others have the status FLATKV_E_BUFFER_TOO_SMALL and {NULL, their length}, so they can be
+/// read again with a larger buffer. The `data` of an empty value is not NULL. Other codes, threads and consistency as flatkv_multi_get. Cost: a lookup and a copy per
+/// key, no allocation.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_multi_get_into(
+    store: *mut flatkv_t,
+    n: usize,
+    keys: *const flatkv_slice_t,
+    buf: *mut c_void,
+    cap: usize,
+    out_values: *mut flatkv_slice_t,
+    out_statuses: *mut flatkv_status_t,
+    out_needed: *mut usize,
+) -> flatkv_status_t {
+    let values = handle::out_array(out_values, n, NO_SLICE, "out_values");
+    let statuses = handle::out_array(out_statuses, n, status::OK, "out_statuses");
+    let needed = handle::out(out_needed, 0, "out_needed");
+    let status = guard::with_store(INTO, store, |store| {
+        let outputs = Packed { values: values.clone()?, statuses: statuses.clone()?, needed: needed? };
+        read_packed(store, handle::keys(keys, n)?, n, handle::buffer(buf, cap)?, outputs)
+    });
+    if status == status::E_BUFFER_TOO_SMALL { status } else { refuse_all(status, values, NO_SLICE, statuses) }
+}
+
+const INTO: &str = "flatkv_multi_get_into";
+const EACH: &str = "flatkv_multi_get";
+
+fn key_of(keys: &Keys, i: usize) -> Result<&[u8]> {
+    let key = keys.get(i);
+    handle::key(key.data.cast(), key.len)
+}
+
+fn read_each(
+    store: &Store,
+    keys: Keys,
+    n: usize,
+    values: OutArray<flatkv_buffer_t>,
+    statuses: OutArray<flatkv_status_t>,
+) -> Result<()> {
+    let mut asked = Vec::with_capacity(n);
+    let mut bytes = Vec::with_capacity(n);
+    for i in 0..n {
+        match key_of(&keys, i) {
+            Ok(key) => {
+                asked.push(i);
+                bytes.push(key);
+            }
+            Err(error) => statuses.set(i, failed_key(EACH, i, &error)),
+        }
+    }
+    let results = store.multi_get(&bytes);
+    assert_eq!(results.len(), asked.len(), "one result per key");
+    for (i, result) in asked.into_iter().zip(results) {
+        let status = match result {
+            Ok(Some(value)) => {
+                values.set(i, handle::new_buffer(value));
+                status::OK
+            }
+            Ok(None) => status::NOT_FOUND,
+            Err(error) => failed_key(EACH, i, &error),
+        };
+        statuses.set(i, status);
+    }
+    Ok(())
+}
+
+/// The outputs of the packed form.
+struct Packed {
+    values: OutArray<flatkv_slice_t>,
+    statuses: OutArray<flatkv_status_t>,
+    needed: Out<usize>,
+}
+
+fn read_packed(store: &Store, keys: Keys, n: usize, buf: &mut [u8], outputs: Packed) -> Result<()> {
+    for i in 0..n {
+        let key = keys.get(i);
+        handle::check_apart(key.data.cast(), key.len, buf.as_ptr().cast(), buf.len())?;
+    }
+    let (mut used, mut needed) = (0_usize, 0_usize);
+    for i in 0..n {
+        let room = &mut buf[used..];
+        let (status, value, len) = match key_of(&keys, i).and_then(|key| store.get_into(key, room)) {
+            Ok(Some(len)) => (status::OK, handle::borrowed(&room[..len]), len),
+            Ok(None) => (status::NOT_FOUND, NO_SLICE, 0),
+            Err(Error::BufferTooSmall { needed: len, .. }) => {
+                (status::E_BUFFER_TOO_SMALL, flatkv_slice_t { len, ..NO_SLICE }, len)
+            }
+            Err(error) => (failed_key(INTO, i, &error), NO_SLICE, 0),
+        };
+        outputs.statuses.set(i, status);
+        outputs.values.set(i, value);
+        needed = needed.saturating_add(len);
+        used += if status == status::OK { len } else { 0 };
+    }
+    outputs.needed.set(needed);
+    if needed > used { Err(Error::BufferTooSmall { needed, capacity: buf.len() }) } else { Ok(()) }
+}
+
+/// Records what was wrong with one key, which does not make the call fail.
+#[cold]
+fn failed_key(function: &'static str, i: usize, error: &Error) -> flatkv_status_t {
+    last_error::set(function, &format_args!("key {i}: {error}"));
+    error.status()
+}
+
+/// Makes every element say what the call says if the call failed, for callers that look at the elements only.
+fn refuse_all<T: Copy>(
+    status: flatkv_status_t,
+    values: Result<OutArray<T>>,
+    empty: T,
+    statuses: Result<OutArray<flatkv_status_t>>,
+) -> flatkv_status_t {
+    if status != status::OK {
+        let _ = values.map(|values| values.fill(empty));
+        let _ = statuses.map(|statuses| statuses.fill(status));
+    }
+    status
+}
