@@ -1,0 +1,37 @@
+#!/bin/sh
+# Compiles the C tests against include/ and a built library, and runs them: run.sh LIBRARY_DIR [TEST...]
+# The header must compile alone as C99, C11 and C++17; the tests are C99. CC and CXX name the compilers.
+set -eu
+cd "$(dirname "$0")/../.."
+library=$1
+shift
+warnings='-Wall -Wextra -Werror -pedantic'
+out=$(mktemp -d "${TMPDIR:-/tmp}/flatkv-capi.XXXXXX")
+trap 'rm -rf "$out"' EXIT
+export LD_LIBRARY_PATH="$library${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+
+echo '#include "flatkv.h"' >"$out/header.c"
+for standard in c99 c11; do
+    ${CC:-cc} -std=$standard $warnings -Iinclude -fsyntax-only "$out/header.c"
+done
+${CXX:-c++} -x c++ -std=c++17 $warnings -Iinclude -fsyntax-only "$out/header.c"
+echo "header: C99, C11, C++17"
+
+[ $# -gt 0 ] || set -- happy_paths abuse bad_input threads fork
+for test in "$@"; do
+    ${CC:-cc} -std=c99 $warnings -O1 -g -Iinclude -pthread "tests/capi/$test.c" -o "$out/$test" -L"$library" -lflatkv
+    mkdir "$out/$test.d"
+    echo "$test:"
+    # The library must write nothing of its own to stderr: whatever appears there is a test's report of its failure.
+    if ! "$out/$test" "$out/$test.d" 2>"$out/stderr" || [ -s "$out/stderr" ]; then
+        cat "$out/stderr" >&2
+        echo "tests/capi/$test.c failed" >&2
+        exit 1
+    fi
+done
+
+${CC:-cc} tests/capi/newcomer.c -Iinclude -L"$library" -lflatkv -o "$out/newcomer"
+[ "$("$out/newcomer" "$out/shared.fkv")" = "apple is red" ]
+${CC:-cc} tests/capi/newcomer.c -Iinclude "$library/libflatkv.a" -lpthread -ldl -lm -o "$out/newcomer-static"
+[ "$("$out/newcomer-static" "$out/static.fkv")" = "apple is red" ]
+echo "newcomer: shared and static"
