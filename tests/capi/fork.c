@@ -1,0 +1,111 @@
+/* A child of fork is told that the handles are its parent's; the parent goes on. */
+#include "check.h"
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Runs `body` in a child; it must end there with exit code 0. */
+static void in_child(void (*body)(void))
+{
+    int status;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(20); /* a child that hangs must not hang the test */
+        body();
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        FAIL("the child ended with status %#x", (unsigned)status);
+}
+
+static flatkv_t *store;
+static flatkv_batch_t *batch;
+static int stop;
+
+static void use_the_parents_store(void)
+{
+    flatkv_buffer_t value;
+    GIVES(FLATKV_E_FORKED, flatkv_put(store, "k", 1, "child", 5));
+    GIVES(FLATKV_E_FORKED, flatkv_delete(store, "k", 1));
+    GIVES(FLATKV_E_FORKED, flatkv_get(store, "k", 1, &value));
+    CHECK(value.data == NULL);
+    GIVES(FLATKV_E_FORKED, flatkv_write(store, batch));
+    GIVES(FLATKV_E_FORKED, flatkv_sync(store));
+    GIVES(FLATKV_E_FORKED, flatkv_health(store));
+    GIVES(FLATKV_E_FORKED, flatkv_close(store));
+    SAYS("flatkv_close: the handle belongs to the parent of this forked process");
+    OK(flatkv_batch_put(batch, "x", 1, "y", 1));
+    flatkv_batch_free(batch);
+}
+
+static void a_child_is_refused_and_the_parent_goes_on(void)
+{
+    store = open_store("forked");
+    batch = flatkv_batch_new();
+    put_text(store, "k", "parent");
+    in_child(use_the_parents_store);
+    CHECK(flatkv_batch_count(batch) == 0);
+    put_text(store, "l", "parent");
+    expect_text(store, "k", "parent");
+    OK(flatkv_close(store));
+    flatkv_batch_free(batch);
+}
+
+static void open_a_store_of_its_own(void)
+{
+    flatkv_t *mine = open_store("childs-own");
+    put_text(mine, "k", "child");
+    OK(flatkv_close(mine));
+}
+
+static void *keep_calling(void *mine)
+{
+    while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
+        flatkv_batch_free(flatkv_batch_new());
+        OK(flatkv_put(store, &mine, sizeof mine, "v", 1));
+    }
+    return NULL;
+}
+
+static void close_only(void)
+{
+    GIVES(FLATKV_E_FORKED, flatkv_close(store));
+    for (int i = 0; i < 1000; i++)
+        flatkv_batch_free(flatkv_batch_new());
+}
+
+/* The child inherits the counts of calls by threads that it does not have: close must not wait for them. */
+static void a_child_forked_during_calls_does_not_hang_in_close(void)
+{
+    pthread_t threads[4];
+    store = open_store("forked-in-calls");
+    for (intptr_t i = 0; i < 4; i++)
+        CHECK(pthread_create(&threads[i], NULL, keep_calling, (void *)i) == 0);
+    for (int i = 0; i < 50; i++)
+        in_child(close_only);
+    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    OK(flatkv_close(store));
+}
+
+static void a_child_may_open_a_store_of_its_own(void)
+{
+    store = open_store("parents-own");
+    in_child(open_a_store_of_its_own);
+    OK(flatkv_close(store));
+    store = open_store("childs-own");
+    expect_text(store, "k", "child");
+    OK(flatkv_close(store));
+}
+
+int main(int argc, char **argv)
+{
+    test_dir = argc > 1 ? argv[1] : ".";
+    RUN(a_child_is_refused_and_the_parent_goes_on);
+    RUN(a_child_forked_during_calls_does_not_hang_in_close);
+    RUN(a_child_may_open_a_store_of_its_own);
+    return 0;
+}
