@@ -55,6 +55,8 @@ pub const EXTENT_BLOCK_BYTES_MAX: u64 = 4 * 1024;
 
 /// Most bytes of asynchronous writes in flight unless `async_bytes_max` says otherwise.
 pub const ASYNC_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// Bytes of the holder record, the one sector outside all checksums that names who has the pool open.
+pub const HOLDER_RECORD_BYTES: usize = 512;
 /// Longest time an asynchronous write waits for company unless `commit_wait_us_max` says otherwise.
 pub const COMMIT_WAIT_US_MAX_DEFAULT: u64 = 1_000;
 /// Longest time a write waits for space unless `write_stall_ms_max` says otherwise.
@@ -65,7 +67,9 @@ pub const IDLE_MARK_MS: u64 = 100;
 pub const TARGET_UTILIZATION_DEFAULT: f64 = 0.80;
 
 const _: () = assert!(HEAD_SIZE_BYTES_MIN >= 2 * PAGE_BYTES, "two superblock copies on pages of their own");
-const _: () = assert!(SEGMENT_SIZE_BYTES_MIN.is_multiple_of(PAGE_BYTES), "segments are mapped and punched by page");
+const _: () =
+    assert!(SEGMENT_SIZE_BYTES_MIN.is_multiple_of(PAGE_BYTES), "segments are mapped and punched by page");
 const _: () = assert!(SEGMENT_SIZE_BYTES_MAX <= 1 << 30, "offsets in a segment are u32 on the medium");
-const _: () = assert!(PAGE_BYTES.is_multiple_of(SECTOR_BYTES) && SECTOR_BYTES.is_multiple_of(CACHE_LINE_BYTES));
+const _: () =
+    assert!(PAGE_BYTES.is_multiple_of(SECTOR_BYTES) && SECTOR_BYTES.is_multiple_of(CACHE_LINE_BYTES));
 const _: () = assert!(KEY_BYTES_MAX < BLOB_CHUNK_BYTES_MAX as usize);

@@ -1,0 +1,238 @@
+//! Operations, the log's entries.
+//!
+//! `kind+flags u8 | [distance varint] | [original Seq u64] | key length varint | value length varint | crc32c u32 | key |
+//! value`. The distance, in units of 8 bytes, leads back to the frame header; it is left out (flag `FIRST`) where the
+//! header lies directly before. The crc covers the whole operation but itself.
+
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use super::{push_varint, put, u32_at, u64_at, varint_at};
+use crate::checksum::{self, CheckSite, SegmentSeed};
+use crate::constants::{ENTRY_ALIGN_BYTES, KEY_BYTES_MAX};
+use crate::types::Seq;
+
+const KIND_MASK: u8 = 0x0F;
+/// The frame header lies directly before: no distance.
+const FLAG_FIRST: u8 = 0x10;
+/// A cleaner's copy: the original Seq follows.
+const FLAG_MOVED: u8 = 0x20;
+/// Reserved for a byte of further flags (expiry, keyspace, codec, key id); must be zero in this version.
+const FLAG_EXTENDED: u8 = 0x40;
+/// Reserved; must be zero.
+const FLAG_RESERVED: u8 = 0x80;
+
+/// What an operation does. Numbers 4 to 8 are reserved for RANGE_DELETE, MERGE, the keyspace catalogue, TRUNCATE and PAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OpKind {
+    /// The value follows the key.
+    Put = 1,
+    /// A [`BlobDescriptor`](super::BlobDescriptor) follows the key; the value lies in extents.
+    PutBlob = 2,
+    /// A tombstone.
+    Delete = 3,
+}
+
+impl OpKind {
+    #[inline]
+    fn from_u8(value: u8) -> Option<OpKind> {
+        match value {
+            1 => Some(OpKind::Put),
+            2 => Some(OpKind::PutBlob),
+            3 => Some(OpKind::Delete),
+            _ => None,
+        }
+    }
+}
+
+/// An operation to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct OpSpec<'a> {
+    /// What it does.
+    pub kind: OpKind,
+    /// Its key.
+    pub key: &'a [u8],
+    /// Its value or descriptor; empty for a tombstone.
+    pub value: &'a [u8],
+    /// A move's original stamp.
+    pub moved: Option<Seq>,
+}
+
+/// Upper bound of the bytes that an operation takes in a frame, alignment included.
+#[inline]
+pub fn encoded_len_max(key_len: usize, value_len: usize) -> u64 {
+    const FIXED_MAX: usize = 1 + 5 + 8 + 3 + 5 + 4 + ENTRY_ALIGN_BYTES as usize;
+    (FIXED_MAX + key_len + value_len) as u64
+}
+
+/// Appends the operation at `start`, the end of `frame`; returns where its (still unbound) crc lies.
+#[inline]
+pub(super) fn encode(frame: &mut Vec<u8>, start: usize, spec: &OpSpec<'_>) -> usize {
+    debug_assert!(!spec.key.is_empty() && spec.key.len() <= KEY_BYTES_MAX, "checked at the interface");
+    let first = start == FRAME_HEADER_BYTES;
+    let mut flags = spec.kind as u8;
+    if first {
+        flags |= FLAG_FIRST;
+    }
+    if spec.moved.is_some() {
+        flags |= FLAG_MOVED;
+    }
+    frame.push(flags);
+    if !first {
+        push_varint(frame, start as u64 / ENTRY_ALIGN_BYTES);
+    }
+    if let Some(seq) = spec.moved {
+        frame.extend_from_slice(&seq.0.to_le_bytes());
+    }
+    push_varint(frame, spec.key.len() as u64);
+    push_varint(frame, spec.value.len() as u64);
+    let crc_at = frame.len();
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(spec.key);
+    frame.extend_from_slice(spec.value);
+    let crc = crc_around(&frame[start..], crc_at - start);
+    put(frame, crc_at, &crc.to_le_bytes());
+    crc_at
+}
+
+#[inline]
+fn crc_around(op: &[u8], crc_at: usize) -> u32 {
+    checksum::crc32c_append(checksum::crc32c(&op[..crc_at]), &op[crc_at + 4..])
+}
+
+/// An operation as it lies on the medium: lengths checked, bytes not yet verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Op<'a> {
+    bytes: &'a [u8],
+    kind: OpKind,
+    /// Bytes back to the frame header.
+    distance: u32,
+    key_at: u32,
+    key_len: u32,
+    moved: Option<Seq>,
+}
+
+impl<'a> Op<'a> {
+    /// Reads the operation at the start of `bytes`; `None` if its fields are impossible or it does not fit.
+    #[inline]
+    pub fn decode(bytes: &'a [u8]) -> Option<Op<'a>> {
+        let flags = *bytes.first()?;
+        if flags & (FLAG_EXTENDED | FLAG_RESERVED) != 0 {
+            return None;
+        }
+        let kind = OpKind::from_u8(flags & KIND_MASK)?;
+        let mut at = 1;
+        let mut distance = FRAME_HEADER_BYTES as u64;
+        if flags & FLAG_FIRST == 0 {
+            let (units, next) = varint_at(bytes, at)?;
+            distance = units * ENTRY_ALIGN_BYTES;
+            at = next;
+            if distance <= FRAME_HEADER_BYTES as u64 || distance > u64::from(u32::MAX) {
+                return None;
+            }
+        }
+        let mut moved = None;
+        if flags & FLAG_MOVED != 0 {
+            moved = Some(Seq(u64_at(bytes.get(..at + 8)?, at)));
+            at += 8;
+        }
+        let (key_len, at) = varint_at(bytes, at)?;
+        let (value_len, at) = varint_at(bytes, at)?;
+        let key_at = at + 4;
+        let end = key_at as u64 + key_len + value_len;
+        if key_len == 0 || key_len > KEY_BYTES_MAX as u64 || end > bytes.len() as u64 {
+            return None;
+        }
+        Some(Op {
+            bytes: &bytes[..end as usize],
+            kind,
+            distance: distance as u32,
+            key_at: key_at as u32,
+            key_len: key_len as u32,
+            moved,
+        })
+    }
+
+    /// True if the bytes are what was written at pool offset `offset`.
+    #[inline]
+    pub fn verify(&self, site: CheckSite, seed: SegmentSeed, offset: u64) -> bool {
+        let crc_at = self.key_at as usize - 4;
+        let computed = crc_around(self.bytes, crc_at) ^ seed.mask32(offset);
+        checksum::verify(site, u32_at(self.bytes, crc_at), computed)
+    }
+
+    /// What it does.
+    #[inline]
+    pub fn kind(&self) -> OpKind {
+        self.kind
+    }
+
+    /// The key.
+    #[inline]
+    pub fn key(&self) -> &'a [u8] {
+        &self.bytes[self.key_at as usize..(self.key_at + self.key_len) as usize]
+    }
+
+    /// The inline value, or the descriptor.
+    #[inline]
+    pub fn value(&self) -> &'a [u8] {
+        &self.bytes[(self.key_at + self.key_len) as usize..]
+    }
+
+    /// Bytes from the start of the operation to its value.
+    #[inline]
+    pub fn footprint_before_value(&self) -> u64 {
+        u64::from(self.key_at + self.key_len)
+    }
+
+    /// Bytes from the frame header to this operation.
+    #[inline]
+    pub fn distance_bytes(&self) -> u64 {
+        u64::from(self.distance)
+    }
+
+    /// Its stamp, given its frame's header.
+    #[inline]
+    pub fn seq(&self, header: &FrameHeader) -> Seq {
+        self.moved.unwrap_or_else(|| header.seq_at(self.distance_bytes()))
+    }
+
+    /// Bytes it takes in the log, alignment included: what becomes dead with it.
+    #[inline]
+    pub fn footprint_bytes(&self) -> u64 {
+        super::align_up(self.bytes.len() as u64, ENTRY_ALIGN_BYTES)
+    }
+}
+
+/// Walks the operations of a whole frame; stops early at one that cannot be decoded.
+pub struct Ops<'a> {
+    frame: &'a [u8],
+    next: usize,
+    left: u16,
+}
+
+impl<'a> Ops<'a> {
+    /// The operations of `frame`, which has this header.
+    pub fn new(frame: &'a [u8], header: &FrameHeader) -> Self {
+        Ops { frame, next: FRAME_HEADER_BYTES, left: header.op_count }
+    }
+}
+
+impl<'a> Iterator for Ops<'a> {
+    /// Offset in the frame, and the operation.
+    type Item = (u32, Op<'a>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let start = self.next;
+        let op = Op::decode(self.frame.get(start..)?)?;
+        if op.distance_bytes() != start as u64 {
+            return None;
+        }
+        self.left -= 1;
+        self.next = start + op.footprint_bytes() as usize;
+        Some((start as u32, op))
+    }
+}

@@ -1,0 +1,191 @@
+//! The root of the pool: two copies that are written in turn; the newer one that verifies counts.
+
+use super::{FORMAT_VERSION, SUPERBLOCK_BYTES, put, u32_at, u64_at};
+use crate::checksum::{self, CheckSite};
+use crate::constants::*;
+use crate::error::{Error, Result};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"FlatKV\x01\n");
+/// Two constants that differ in half of their bits: no few flips turn one into the other.
+const CLEAN: u64 = 0x5AC3_9D0F_66A5_3C71;
+const UNCLEAN: u64 = 0xA53C_9DF0_995A_3C8E;
+const CHECKSUM_SEED: u64 = 0x666C_6174_6B76_7362;
+/// What a newer library may set that this one can ignore, read only, or not open at all.
+const INCOMPATIBLE_KNOWN: u64 = 0;
+const READ_ONLY_COMPATIBLE_KNOWN: u64 = 0;
+
+mod at {
+    pub const MAGIC: usize = 0;
+    pub const VERSION: usize = 8;
+    pub const LENGTH: usize = 12;
+    pub const COMPATIBLE: usize = 16;
+    pub const READ_ONLY_COMPATIBLE: usize = 24;
+    pub const INCOMPATIBLE: usize = 32;
+    pub const UUID: usize = 40;
+    pub const HASH_SEED: usize = 56;
+    pub const SEQUENCE: usize = 64;
+    pub const HEAD_SIZE: usize = 72;
+    pub const SEGMENT_SIZE: usize = 80;
+    pub const LOG_COUNT: usize = 88;
+    pub const SEGMENT_ID_HIGH_WATER: usize = 96;
+    // 104..152: two checkpoint references of 24 bytes, zero in this version
+    pub const UNSAFE_SHUTDOWNS: usize = 152;
+    pub const CLEAN_MARK: usize = 160;
+    // 168..504: reserved, zero
+    pub const CHECKSUM: usize = 504;
+}
+const _: () = assert!(at::CHECKSUM + 8 == SUPERBLOCK_BYTES);
+
+/// What the superblock says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Identity of the pool; part of every checksum seed.
+    pub uuid: [u8; 16],
+    /// Seeds the hash of keys, so that nobody can prepare colliding ones.
+    pub hash_seed: u64,
+    /// Increases with every write of a copy.
+    pub sequence: u64,
+    /// Bytes before slot 0.
+    pub head_size_bytes: u64,
+    /// Bytes of a slot, a power of two.
+    pub segment_size_bytes: u64,
+    /// Logs that the creator meant to use; heads of more may exist.
+    pub log_count: u32,
+    /// No segment id at or above this was given when the copy was written.
+    pub segment_id_high_water: u64,
+    /// Opens that found no clean mark.
+    pub unsafe_shutdowns: u64,
+    /// Set by close, after everything else is durable.
+    pub clean: bool,
+}
+
+impl Superblock {
+    /// The bytes of one copy.
+    pub fn encode(&self) -> [u8; SUPERBLOCK_BYTES] {
+        let mut bytes = [0; SUPERBLOCK_BYTES];
+        put(&mut bytes, at::MAGIC, &MAGIC.to_le_bytes());
+        put(&mut bytes, at::VERSION, &FORMAT_VERSION.to_le_bytes());
+        put(&mut bytes, at::LENGTH, &(SUPERBLOCK_BYTES as u32).to_le_bytes());
+        put(&mut bytes, at::UUID, &self.uuid);
+        put(&mut bytes, at::HASH_SEED, &self.hash_seed.to_le_bytes());
+        put(&mut bytes, at::SEQUENCE, &self.sequence.to_le_bytes());
+        put(&mut bytes, at::HEAD_SIZE, &self.head_size_bytes.to_le_bytes());
+        put(&mut bytes, at::SEGMENT_SIZE, &self.segment_size_bytes.to_le_bytes());
+        put(&mut bytes, at::LOG_COUNT, &self.log_count.to_le_bytes());
+        put(&mut bytes, at::SEGMENT_ID_HIGH_WATER, &self.segment_id_high_water.to_le_bytes());
+        put(&mut bytes, at::UNSAFE_SHUTDOWNS, &self.unsafe_shutdowns.to_le_bytes());
+        put(&mut bytes, at::CLEAN_MARK, &(if self.clean { CLEAN } else { UNCLEAN }).to_le_bytes());
+        let sum = checksum::hash64(CHECKSUM_SEED, &bytes[..at::CHECKSUM]);
+        put(&mut bytes, at::CHECKSUM, &sum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the copy that lies at pool offset `offset`.
+    ///
+    /// # Errors
+    /// `Corrupted` (magic, checksum, a field out of range), `Unsupported` (a future version or feature).
+    pub fn decode(bytes: &[u8; SUPERBLOCK_BYTES], offset: u64) -> Result<Superblock> {
+        let corrupted = |what, expected, found| Error::Corrupted { what, offset, expected, found };
+        let magic = u64_at(bytes, at::MAGIC);
+        if magic != MAGIC {
+            return Err(corrupted("superblock magic", MAGIC, magic));
+        }
+        let stored = u64_at(bytes, at::CHECKSUM);
+        let computed = checksum::hash64(CHECKSUM_SEED, &bytes[..at::CHECKSUM]);
+        if !checksum::verify(CheckSite::Superblock, stored, computed) {
+            return Err(corrupted("superblock checksum", computed, stored));
+        }
+        let version = u32_at(bytes, at::VERSION);
+        if version != FORMAT_VERSION {
+            return Err(Error::Unsupported(format!(
+                "pool format version {version}: this library reads version {FORMAT_VERSION}"
+            )));
+        }
+        let incompatible = u64_at(bytes, at::INCOMPATIBLE) & !INCOMPATIBLE_KNOWN;
+        if incompatible != 0 {
+            return Err(Error::Unsupported(format!(
+                "pool feature bits {incompatible:#x} are unknown to this library"
+            )));
+        }
+        let mark = u64_at(bytes, at::CLEAN_MARK);
+        if mark != CLEAN && mark != UNCLEAN {
+            return Err(corrupted("superblock clean mark", UNCLEAN, mark));
+        }
+        let superblock = Superblock {
+            uuid: bytes[at::UUID..at::UUID + 16].try_into().expect("sixteen bytes"),
+            hash_seed: u64_at(bytes, at::HASH_SEED),
+            sequence: u64_at(bytes, at::SEQUENCE),
+            head_size_bytes: u64_at(bytes, at::HEAD_SIZE),
+            segment_size_bytes: u64_at(bytes, at::SEGMENT_SIZE),
+            log_count: u32_at(bytes, at::LOG_COUNT),
+            segment_id_high_water: u64_at(bytes, at::SEGMENT_ID_HIGH_WATER),
+            unsafe_shutdowns: u64_at(bytes, at::UNSAFE_SHUTDOWNS),
+            clean: mark == CLEAN,
+        };
+        superblock.check_geometry().map_err(|(what, expected, found)| corrupted(what, expected, found))?;
+        Ok(superblock)
+    }
+
+    /// True if the pool has features that forbid this library to write.
+    pub fn must_stay_read_only(bytes: &[u8; SUPERBLOCK_BYTES]) -> bool {
+        u64_at(bytes, at::READ_ONLY_COMPATIBLE) & !READ_ONLY_COMPATIBLE_KNOWN != 0
+    }
+
+    /// Feature bits that any library may ignore.
+    pub fn compatible_features(bytes: &[u8; SUPERBLOCK_BYTES]) -> u64 {
+        u64_at(bytes, at::COMPATIBLE)
+    }
+
+    fn check_geometry(&self) -> Result<(), (&'static str, u64, u64)> {
+        let size = self.segment_size_bytes;
+        if !size.is_power_of_two() || !(SEGMENT_SIZE_BYTES_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size) {
+            return Err(("superblock segment size", SEGMENT_SIZE_BYTES_MIN, size));
+        }
+        let head = self.head_size_bytes;
+        if !head.is_multiple_of(PAGE_BYTES) || !(HEAD_SIZE_BYTES_MIN..=1 << 30).contains(&head) {
+            return Err(("superblock head size", HEAD_SIZE_BYTES_MIN, head));
+        }
+        if self.log_count == 0 || self.log_count as usize > LOGS_MAX {
+            return Err(("superblock log count", LOGS_MAX as u64, u64::from(self.log_count)));
+        }
+        Ok(())
+    }
+}
+
+/// Who has the pool open: written without a checksum and never relied on, it only names the holder in an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HolderRecord {
+    /// Process id.
+    pub pid: u32,
+    /// Start time of the process in clock ticks since boot (`/proc/<pid>/stat` field 22).
+    pub start_ticks: u64,
+    /// Start of the open, seconds since 1970.
+    pub opened_unix_s: u64,
+    /// Identity of the boot.
+    pub boot_id: [u8; 16],
+}
+
+const HOLDER_MAGIC: u64 = u64::from_le_bytes(*b"FkvHoldr");
+
+impl HolderRecord {
+    /// The bytes of the record's sector.
+    pub fn encode(&self) -> [u8; HOLDER_RECORD_BYTES] {
+        let mut bytes = [0; HOLDER_RECORD_BYTES];
+        put(&mut bytes, 0, &HOLDER_MAGIC.to_le_bytes());
+        put(&mut bytes, 8, &self.pid.to_le_bytes());
+        put(&mut bytes, 16, &self.start_ticks.to_le_bytes());
+        put(&mut bytes, 24, &self.opened_unix_s.to_le_bytes());
+        put(&mut bytes, 32, &self.boot_id);
+        bytes
+    }
+
+    /// Reads the record, if there is one.
+    pub fn decode(bytes: &[u8; HOLDER_RECORD_BYTES]) -> Option<HolderRecord> {
+        (u64_at(bytes, 0) == HOLDER_MAGIC).then(|| HolderRecord {
+            pid: u32_at(bytes, 8),
+            start_ticks: u64_at(bytes, 16),
+            opened_unix_s: u64_at(bytes, 24),
+            boot_id: bytes[32..48].try_into().expect("sixteen bytes"),
+        })
+    }
+}
