@@ -1,0 +1,371 @@
+//! Who owns which bytes: the superblock, the table of segments, free slots and growth, extents of blobs.
+
+pub mod extent;
+pub mod superblock;
+pub mod table;
+
+use crate::checksum::SegmentSeed;
+use crate::constants::*;
+use crate::error::{Error, Result};
+use crate::format::{
+    SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET, SegmentClass, SegmentHeader, SegmentState, StateWord,
+};
+use crate::media::durable::{Dirty, Durable, InFlight};
+use crate::media::{Media, Site};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
+use std::collections::BTreeSet;
+use table::{SegmentTable, SlotState};
+
+/// Where slots lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Bytes before slot 0.
+    pub head_size_bytes: u64,
+    /// Bytes of a slot, a power of two.
+    pub segment_size_bytes: u64,
+    shift: u32,
+}
+
+impl Geometry {
+    /// The geometry of a pool.
+    pub fn new(head_size_bytes: u64, segment_size_bytes: u64) -> Self {
+        assert!(segment_size_bytes.is_power_of_two(), "checked when the superblock was read or made");
+        Geometry { head_size_bytes, segment_size_bytes, shift: segment_size_bytes.trailing_zeros() }
+    }
+
+    /// Pool offset of a slot.
+    #[inline]
+    pub fn offset_of(&self, slot: SegmentSlot) -> u64 {
+        self.head_size_bytes + (u64::from(slot.0) << self.shift)
+    }
+
+    /// The slot that holds pool offset `offset`, which must not lie in the pool head.
+    #[inline]
+    pub fn slot_of(&self, offset: u64) -> SegmentSlot {
+        debug_assert!(offset >= self.head_size_bytes);
+        SegmentSlot(((offset - self.head_size_bytes) >> self.shift) as u32)
+    }
+
+    /// The slot of an address.
+    #[inline]
+    pub fn slot_of_addr(&self, addr: Addr) -> SegmentSlot {
+        self.slot_of(addr.offset())
+    }
+
+    /// Pool offset one past the slot that holds `offset`.
+    #[inline]
+    pub fn segment_end(&self, offset: u64) -> u64 {
+        self.offset_of(self.slot_of(offset)) + self.segment_size_bytes
+    }
+
+    /// The bytes of a slot.
+    pub fn range_of(&self, slot: SegmentSlot) -> MediaRange {
+        MediaRange::new(self.offset_of(slot), self.segment_size_bytes)
+    }
+
+    /// Whole slots in a pool of `len` bytes.
+    pub fn slots_in(&self, len: u64) -> u32 {
+        (len.saturating_sub(self.head_size_bytes) >> self.shift).min(u64::from(u32::MAX)) as u32
+    }
+
+    /// Length of a pool with `slots` slots.
+    pub fn pool_len(&self, slots: u32) -> u64 {
+        self.head_size_bytes + (u64::from(slots) << self.shift)
+    }
+}
+
+/// Who asks for a slot, and so how deep into the reserve it may reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// New data: leaves the whole reserve.
+    Put,
+    /// Tombstones and what frees space: may use half of the reserve.
+    Delete,
+    /// Recovery and close: may use all of it.
+    Internal,
+}
+
+/// Numbers given under one lock, so that their order is the order of durability: the roll lock of rule 6. A segment is
+/// given its id, made durable and entered into the table without the lock being dropped, so no digest can miss it.
+#[derive(Debug)]
+pub struct Identities {
+    /// Lowest id never given.
+    pub next_id: SegmentId,
+    /// Number of the newest digest.
+    pub digest_number: u64,
+}
+
+/// Segments, free slots and growth.
+pub struct Space {
+    media: Arc<dyn Media>,
+    uuid: [u8; 16],
+    geometry: Geometry,
+    table: SegmentTable,
+    identities: Mutex<Identities>,
+    free: Mutex<BTreeSet<u32>>,
+    /// Slots in the pool; raised by growth only.
+    slots: AtomicU32,
+    growth: Mutex<()>,
+    slots_max: u32,
+    quota: Option<u64>,
+    /// Free slots kept for deletes, rolls and recovery.
+    reserve: u32,
+    grown_in_foreground: AtomicU64,
+}
+
+impl Space {
+    /// The space of an opened pool; every slot starts as free, recovery then enters what it finds.
+    pub fn new(
+        media: Arc<dyn Media>,
+        uuid: [u8; 16],
+        geometry: Geometry,
+        quota: Option<u64>,
+        identities: Identities,
+    ) -> Self {
+        let slots = geometry.slots_in(media.len_bytes());
+        let limit = quota.unwrap_or(POOL_BYTES_MAX).min(POOL_BYTES_MAX);
+        let slots_max = geometry.slots_in(limit).min(table::SLOTS_MAX).max(slots);
+        Space {
+            media,
+            uuid,
+            geometry,
+            table: SegmentTable::new(),
+            identities: Mutex::new(identities),
+            free: Mutex::new((0..slots).collect()),
+            slots: AtomicU32::new(slots),
+            growth: Mutex::new(()),
+            slots_max,
+            quota,
+            reserve: 2,
+            grown_in_foreground: AtomicU64::new(0),
+        }
+    }
+
+    /// The geometry.
+    #[inline]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The segment table.
+    #[inline]
+    pub fn table(&self) -> &SegmentTable {
+        &self.table
+    }
+
+    /// Identity of the pool.
+    pub fn uuid(&self) -> &[u8; 16] {
+        &self.uuid
+    }
+
+    /// The roll lock and what is given under it.
+    pub fn identities(&self) -> MutexGuard<'_, Identities> {
+        self.identities.lock()
+    }
+
+    /// Slots in the pool.
+    pub fn slot_count(&self) -> u32 {
+        self.slots.load(Ordering::Acquire)
+    }
+
+    /// Slots that are free and allocated.
+    pub fn free_slots(&self) -> u32 {
+        self.free.lock().len() as u32
+    }
+
+    /// Times a writer had to grow the pool itself.
+    pub fn foreground_growths(&self) -> u64 {
+        self.grown_in_foreground.load(Ordering::Relaxed)
+    }
+
+    /// Takes a free slot, growing the pool if need be.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing was changed. `Io` from growth.
+    pub fn take_slot(&self, purpose: Purpose) -> Result<SegmentSlot> {
+        let keep = match purpose {
+            Purpose::Put => self.reserve,
+            Purpose::Delete => self.reserve / 2,
+            Purpose::Internal => 0,
+        };
+        loop {
+            if let Some(slot) = self.take_ready(keep) {
+                return Ok(slot);
+            }
+            let before = self.slot_count();
+            self.grown_in_foreground.fetch_add(1, Ordering::Relaxed);
+            self.grow_from(before, 1)?;
+        }
+    }
+
+    fn take_ready(&self, keep: u32) -> Option<SegmentSlot> {
+        let mut free = self.free.lock();
+        if free.len() as u32 <= keep {
+            return None;
+        }
+        free.pop_first().map(SegmentSlot)
+    }
+
+    /// Gives a slot back that was taken and not used, or that is free on the medium.
+    pub fn return_slot(&self, slot: SegmentSlot) {
+        self.table.slot(slot).clear();
+        let inserted = self.free.lock().insert(slot.0);
+        assert!(inserted, "slot {} was free already", slot.0);
+    }
+
+    /// Recovery: the slot is in use.
+    pub fn claim_slot(&self, slot: SegmentSlot) {
+        let removed = self.free.lock().remove(&slot.0);
+        assert!(removed, "slot {} is listed twice", slot.0);
+    }
+
+    /// Keeps `ahead` slots beyond the reserve allocated, so that writers need not wait for growth. Called by the
+    /// housekeeper; failure to grow ahead is none, the writer that needs the slot will report it.
+    pub fn prepare(&self, ahead: u32) {
+        let have = self.free_slots();
+        let want = self.reserve + ahead;
+        if have < want {
+            let step = (self.slot_count() / 8).clamp(want - have, self.grow_step_max());
+            let _ = self.grow_from(self.slot_count(), step);
+        }
+        let next: Vec<u32> = self.free.lock().iter().take(ahead as usize).copied().collect();
+        for slot in next.into_iter().map(SegmentSlot) {
+            if self.table.slot(slot).mark_prefaulted() {
+                self.media.prefault(self.geometry.range_of(slot));
+            }
+        }
+    }
+
+    fn grow_step_max(&self) -> u32 {
+        ((64 << 20) / self.geometry.segment_size_bytes).max(1) as u32
+    }
+
+    /// Grows by `step` slots, or by what the quota leaves, unless somebody else grew since there were `before`.
+    fn grow_from(&self, before: u32, step: u32) -> Result<()> {
+        let _growing = self.growth.lock();
+        let slots = self.slot_count();
+        if slots > before {
+            return Ok(());
+        }
+        let target = slots.saturating_add(step).min(self.slots_max);
+        if target <= slots {
+            return Err(self.no_space("the quota max_bytes"));
+        }
+        match self.media.grow(self.geometry.pool_len(target)) {
+            Ok(()) => {}
+            Err(Error::NoSpace { .. }) if target > slots + 1 => {
+                self.media.grow(self.geometry.pool_len(slots + 1)).map_err(|e| self.device_full(e))?;
+            }
+            Err(error) => return Err(self.device_full(error)),
+        }
+        let now = self.geometry.slots_in(self.media.len_bytes());
+        self.free.lock().extend(slots..now);
+        self.slots.store(now, Ordering::Release);
+        Ok(())
+    }
+
+    /// Bytes that puts could still get: free slots beyond the reserve, and growth within the quota.
+    pub fn bytes_obtainable(&self) -> u64 {
+        let growth = if self.quota.is_some() { self.slots_max - self.slot_count() } else { u32::MAX / 2 };
+        let slots = self.free_slots().saturating_sub(self.reserve).saturating_add(growth);
+        u64::from(slots) * self.geometry.segment_size_bytes
+    }
+
+    fn device_full(&self, error: Error) -> Error {
+        match error {
+            Error::NoSpace { .. } => self.no_space("the device"),
+            other => other,
+        }
+    }
+
+    fn no_space(&self, by: &str) -> Error {
+        let free = self.free_slots();
+        let limit = match self.quota {
+            Some(bytes) if by.starts_with("the quota") => format!("{by} = {bytes}"),
+            _ => by.to_string(),
+        };
+        Error::NoSpace {
+            needed_bytes: self.geometry.segment_size_bytes,
+            free_bytes: u64::from(free) * self.geometry.segment_size_bytes,
+            limit: format!("{limit}; {free} free segments are kept for deletes and recovery"),
+        }
+    }
+
+    /// Writes header and body (digest) of a segment that is about to be opened in `slot`. Its state word still says
+    /// free: nothing names the segment until [`Space::activate`].
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn write_header(&self, header: &SegmentHeader, body: &[u8]) -> Result<InFlight<SegmentHeader>> {
+        let base = self.geometry.offset_of(header.slot);
+        let media = &*self.media;
+        let written = InFlight::write_through(media, base, &header.encode(&self.uuid), *header)?;
+        if body.is_empty() {
+            return Ok(written);
+        }
+        let body = InFlight::write_through(media, base + SEGMENT_BODY_OFFSET, body, ())?;
+        Ok(InFlight::and(written, body).map(|(header, ())| header))
+    }
+
+    /// Makes a durable header count: its state word, durable when this returns.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn activate(
+        &self,
+        header: Durable<SegmentHeader>,
+        state: SegmentState,
+        flush: Site,
+        drain: Site,
+    ) -> Result<Durable<SegmentHeader>> {
+        let header = header.into_inner();
+        let word = Dirty::write_word(
+            &*self.media,
+            self.geometry.offset_of(header.slot) + STATE_WORD_OFFSET,
+            StateWord::new(state, header.id).encode(),
+            header,
+        )?;
+        word.flush(&*self.media, flush).drain(&*self.media, drain)
+    }
+
+    /// Changes the state word of a segment; the caller drains.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn set_state(
+        &self,
+        slot: SegmentSlot,
+        id: SegmentId,
+        state: SegmentState,
+        site: Site,
+    ) -> Result<InFlight<()>> {
+        let at = self.geometry.offset_of(slot) + STATE_WORD_OFFSET;
+        let word = Dirty::write_word(&*self.media, at, StateWord::new(state, id).encode(), ())?;
+        Ok(word.flush(&*self.media, site))
+    }
+
+    /// Opens a segment that is no log head: header durable, then state OPEN durable, then listed. Under the roll lock,
+    /// because a digest formed in between would count its id as given and not list it.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing was changed; `Io`.
+    pub fn open_segment(&self, class: SegmentClass, purpose: Purpose) -> Result<SegmentSlot> {
+        let slot = self.take_slot(purpose)?;
+        let mut identities = self.identities.lock();
+        let id = identities.next_id;
+        let header = SegmentHeader { id, slot, log: LogId(0), class, creation_seq: Seq::ZERO };
+        let durable = self.write_header(&header, &[])?.drain(&*self.media, Site::OpenSegmentDrain)?;
+        self.activate(durable, SegmentState::Open, Site::OpenSegmentFlush, Site::OpenSegmentDrain)?
+            .into_inner();
+        identities.next_id = SegmentId(id.0 + 1);
+        self.enter(&header, SlotState::Open);
+        Ok(slot)
+    }
+
+    /// Enters a segment into the table.
+    pub fn enter(&self, header: &SegmentHeader, state: SlotState) {
+        let seed = SegmentSeed::new(&self.uuid, header.id);
+        self.table.slot(header.slot).enter(header, state, seed);
+    }
+}

@@ -1,0 +1,84 @@
+//! The two superblock copies: the newest valid one counts, the other one is overwritten next.
+
+use crate::error::{Error, Result};
+use crate::format::{SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET, SUPERBLOCK_BYTES, Superblock};
+use crate::media::durable::InFlight;
+use crate::media::{Media, Site};
+
+/// The superblock and where its newest copy lies.
+#[derive(Debug)]
+pub struct SuperblockStore {
+    current: Superblock,
+    /// Pool offset of the copy that is written next.
+    next_offset: u64,
+}
+
+impl SuperblockStore {
+    /// A superblock that is not on the medium yet.
+    pub fn create(superblock: Superblock) -> Self {
+        SuperblockStore { current: superblock, next_offset: SUPERBLOCK_A_OFFSET }
+    }
+
+    /// Reads both copies and takes the newest valid one.
+    ///
+    /// # Errors
+    /// `Corrupted` if no copy verifies, `Unsupported` for pools of a later format, `Incomplete` for a file shorter than
+    /// a pool head.
+    pub fn read(media: &dyn Media) -> Result<Self> {
+        let needed = SUPERBLOCK_B_OFFSET + SUPERBLOCK_BYTES as u64;
+        if media.len_bytes() < needed {
+            return Err(Error::Incomplete(format!(
+                "the file has {} bytes, a pool head needs at least {needed}",
+                media.len_bytes()
+            )));
+        }
+        let a = Self::read_copy(media, SUPERBLOCK_A_OFFSET);
+        let b = Self::read_copy(media, SUPERBLOCK_B_OFFSET);
+        let (current, next_offset) = match (a, b) {
+            (Ok(a), Ok(b)) if a.sequence >= b.sequence => (a, SUPERBLOCK_B_OFFSET),
+            (Ok(_), Ok(b)) => (b, SUPERBLOCK_A_OFFSET),
+            (Ok(a), Err(Error::Corrupted { .. })) => (a, SUPERBLOCK_B_OFFSET),
+            (Err(Error::Corrupted { .. }), Ok(b)) => (b, SUPERBLOCK_A_OFFSET),
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        Ok(SuperblockStore { current, next_offset })
+    }
+
+    fn read_copy(media: &dyn Media, offset: u64) -> Result<Superblock> {
+        let mut bytes = [0; SUPERBLOCK_BYTES];
+        media.read(offset, &mut bytes)?;
+        Superblock::decode(&bytes, offset)
+    }
+
+    /// The newest superblock.
+    pub fn current(&self) -> &Superblock {
+        &self.current
+    }
+
+    /// Changes the superblock by writing the older copy; durable when it returns.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn update(&mut self, media: &dyn Media, change: impl FnOnce(&mut Superblock)) -> Result<()> {
+        let mut next = self.current.clone();
+        change(&mut next);
+        next.sequence += 1;
+        let bytes = next.encode();
+        InFlight::write_through(media, self.next_offset, &bytes, ())?
+            .drain(media, Site::SuperblockDrain)?
+            .into_inner();
+        self.current = next;
+        self.next_offset =
+            if self.next_offset == SUPERBLOCK_A_OFFSET { SUPERBLOCK_B_OFFSET } else { SUPERBLOCK_A_OFFSET };
+        Ok(())
+    }
+
+    /// Changes both copies, one after the other.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn update_both(&mut self, media: &dyn Media, change: impl Fn(&mut Superblock)) -> Result<()> {
+        self.update(media, &change)?;
+        self.update(media, |_| ())
+    }
+}

@@ -1,0 +1,211 @@
+//! Segment table: what every slot holds, in DRAM. Rebuilt at open; what changes after sealing (dead bytes) lives only
+//! here. Invariants:
+//!   - the seed of a slot changes only while no reader can hold an address in it (grace period)
+//!   - dead_bytes <= op_bytes, both in whole entries
+//!   - slots are entered once per life: Free -> Open | Active -> Sealed -> Free
+
+use crate::checksum::SegmentSeed;
+use crate::format::{SegmentClass, SegmentHeader};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering};
+use crate::types::{LogId, SegmentId, SegmentSlot};
+
+/// What the table knows of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SlotState {
+    /// Not in use.
+    Free = 0,
+    /// Extents or survivors in use.
+    Open = 1,
+    /// A log head.
+    Active = 2,
+    /// Complete, its seal durable.
+    Sealed = 3,
+}
+
+impl SlotState {
+    fn from_u8(value: u8) -> SlotState {
+        match value {
+            1 => SlotState::Open,
+            2 => SlotState::Active,
+            3 => SlotState::Sealed,
+            _ => SlotState::Free,
+        }
+    }
+}
+
+/// One slot. A cache line of its own: writers of different logs touch different segments.
+#[repr(align(64))]
+pub struct SlotInfo {
+    seed: AtomicU64,
+    id: AtomicU64,
+    op_bytes: AtomicU64,
+    dead_bytes: AtomicU64,
+    entries: AtomicU32,
+    data_end: AtomicU32,
+    pins: AtomicU32,
+    state: AtomicU8,
+    class: AtomicU8,
+    log: AtomicU8,
+    prefaulted: AtomicBool,
+}
+
+const _: () = assert!(size_of::<SlotInfo>() == 64, "one line per slot");
+
+impl SlotInfo {
+    fn new() -> Self {
+        SlotInfo {
+            seed: AtomicU64::new(0),
+            id: AtomicU64::new(0),
+            op_bytes: AtomicU64::new(0),
+            dead_bytes: AtomicU64::new(0),
+            entries: AtomicU32::new(0),
+            data_end: AtomicU32::new(0),
+            pins: AtomicU32::new(0),
+            state: AtomicU8::new(SlotState::Free as u8),
+            class: AtomicU8::new(0),
+            log: AtomicU8::new(0),
+            prefaulted: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn enter(&self, header: &SegmentHeader, state: SlotState, seed: SegmentSeed) {
+        assert_eq!(self.state(), SlotState::Free, "slot {} is entered twice", header.slot.0);
+        self.seed.store(seed.0, Ordering::Relaxed);
+        self.id.store(header.id.0, Ordering::Relaxed);
+        self.class.store(header.class as u8, Ordering::Relaxed);
+        self.log.store(header.log.0, Ordering::Relaxed);
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    pub(super) fn clear(&self) {
+        assert_eq!(self.pins.load(Ordering::Acquire), 0, "a pinned segment is never freed");
+        self.op_bytes.store(0, Ordering::Relaxed);
+        self.dead_bytes.store(0, Ordering::Relaxed);
+        self.entries.store(0, Ordering::Relaxed);
+        self.data_end.store(0, Ordering::Relaxed);
+        self.state.store(SlotState::Free as u8, Ordering::Release);
+    }
+
+    pub(super) fn mark_prefaulted(&self) -> bool {
+        !self.prefaulted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Seed of the checksums in the segment.
+    #[inline]
+    pub fn seed(&self) -> SegmentSeed {
+        SegmentSeed(self.seed.load(Ordering::Relaxed))
+    }
+
+    /// The segment in it.
+    pub fn id(&self) -> SegmentId {
+        SegmentId(self.id.load(Ordering::Relaxed))
+    }
+
+    /// Its state.
+    #[inline]
+    pub fn state(&self) -> SlotState {
+        SlotState::from_u8(self.state.load(Ordering::Acquire))
+    }
+
+    /// The segment's seal is durable.
+    pub fn set_sealed(&self) {
+        self.state.store(SlotState::Sealed as u8, Ordering::Release);
+    }
+
+    /// What the segment is for.
+    pub fn class(&self) -> Option<SegmentClass> {
+        SegmentClass::from_u8(self.class.load(Ordering::Relaxed))
+    }
+
+    /// Its log.
+    pub fn log(&self) -> LogId {
+        LogId(self.log.load(Ordering::Relaxed))
+    }
+
+    /// Records what an append or a scan found: `ops` more entries of `bytes` in all, data now up to `data_end`.
+    #[inline]
+    pub fn add_entries(&self, ops: u32, bytes: u64, data_end: u32) {
+        // Only the holder of the log's lock (or the one recovery worker of this segment) writes these.
+        self.entries.store(self.entries.load(Ordering::Relaxed) + ops, Ordering::Relaxed);
+        self.op_bytes.store(self.op_bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        self.data_end.store(data_end, Ordering::Relaxed);
+    }
+
+    /// An entry of `bytes` in this segment is dead.
+    #[inline]
+    pub fn add_dead(&self, bytes: u64) {
+        self.dead_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of all entries.
+    pub fn op_bytes(&self) -> u64 {
+        self.op_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of dead entries.
+    pub fn dead_bytes(&self) -> u64 {
+        self.dead_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Entries, dead ones included.
+    pub fn entries(&self) -> u32 {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    /// Where the data ends.
+    pub fn data_end(&self) -> u32 {
+        self.data_end.load(Ordering::Relaxed)
+    }
+
+    /// A value in the segment was handed out without a copy.
+    pub fn pin(&self) {
+        self.pins.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Such a value was given back.
+    pub fn unpin(&self) {
+        let before = self.pins.fetch_sub(1, Ordering::AcqRel);
+        assert!(before > 0, "unpinned more often than pinned");
+    }
+
+    /// Values handed out.
+    pub fn pins(&self) -> u32 {
+        self.pins.load(Ordering::Acquire)
+    }
+}
+
+const CHUNK_SLOTS: usize = 1024;
+const CHUNKS_MAX: usize = 4096;
+
+/// All slots, in chunks that are allocated when first touched and never move, so that readers need no lock.
+pub struct SegmentTable {
+    chunks: Box<[OnceLock<Box<[SlotInfo]>>]>,
+    small: Box<[SlotInfo]>,
+}
+
+const SMALL_SLOTS: usize = 64;
+
+impl SegmentTable {
+    pub(super) fn new() -> Self {
+        SegmentTable {
+            chunks: (0..CHUNKS_MAX).map(|_| OnceLock::new()).collect(),
+            small: (0..SMALL_SLOTS).map(|_| SlotInfo::new()).collect(),
+        }
+    }
+
+    /// The slot's entry.
+    #[inline]
+    pub fn slot(&self, slot: SegmentSlot) -> &SlotInfo {
+        let index = slot.0 as usize;
+        if index < SMALL_SLOTS {
+            return &self.small[index];
+        }
+        let chunk = self.chunks[index / CHUNK_SLOTS]
+            .get_or_init(|| (0..CHUNK_SLOTS).map(|_| SlotInfo::new()).collect());
+        &chunk[index % CHUNK_SLOTS]
+    }
+}
+
+/// Most slots a pool can have.
+pub const SLOTS_MAX: u32 = (CHUNK_SLOTS * CHUNKS_MAX) as u32;
