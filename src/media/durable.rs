@@ -83,9 +83,27 @@ impl<T> InFlight<T> {
         Ok(InFlight { value })
     }
 
+    /// No bytes of its own: what the next drain covers was written elsewhere.
+    #[inline]
+    pub fn nothing(value: T) -> InFlight<T> {
+        InFlight { value }
+    }
+
+    /// Gives up the token: bytes of an `os` write, or of a frame whose group is drained as a whole.
+    #[inline]
+    pub(crate) fn left_undrained(self) -> T {
+        self.value
+    }
+
     /// Two things in flight that one drain covers.
     pub fn and<U>(self, other: InFlight<U>) -> InFlight<(T, U)> {
         InFlight { value: (self.value, other.value) }
+    }
+
+    /// A part or a consequence of what is in flight.
+    #[inline]
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> InFlight<U> {
+        InFlight { value: f(self.value) }
     }
 
     /// Waits until the bytes are durable.
@@ -99,6 +117,13 @@ impl<T> InFlight<T> {
     }
 }
 
+impl<T, U> InFlight<(T, U)> {
+    /// The inverse of [`InFlight::and`] for values that are bookkeeping only: the first stays the token of both.
+    pub(crate) fn split(self) -> (InFlight<T>, U) {
+        (InFlight { value: self.value.0 }, self.value.1)
+    }
+}
+
 impl<T> Durable<T> {
     /// Bytes that recovery read, verified and made durable again.
     pub(crate) fn recovered(value: T) -> Durable<T> {
@@ -109,6 +134,12 @@ impl<T> Durable<T> {
     #[inline]
     pub fn get(&self) -> &T {
         &self.value
+    }
+
+    /// The same, borrowed: every follower of a group gets its part of what the leader made durable.
+    #[inline]
+    pub fn as_ref(&self) -> Durable<&T> {
+        Durable { value: &self.value }
     }
 
     /// What is durable, by value.
@@ -125,6 +156,11 @@ impl<T> Durable<T> {
 }
 
 impl<T> Publishable<T> {
+    /// Part of a batch whose frames were written as a whole and committed as its caller asked.
+    pub(crate) fn from_batch(value: T) -> Publishable<T> {
+        Publishable { value }
+    }
+
     /// An `os` write: shown to readers though a power cut may take it back, as its caller asked.
     pub(crate) fn from_os_write(value: T) -> Publishable<T> {
         Publishable { value }
@@ -132,8 +168,20 @@ impl<T> Publishable<T> {
 
     /// What may be shown.
     #[inline]
+    pub fn get(&self) -> &T {
+        &self.value
+    }
+
+    /// What may be shown, by value.
+    #[inline]
     pub fn into_inner(self) -> T {
         self.value
+    }
+
+    /// A part or a consequence of what may be shown.
+    #[inline]
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Publishable<U> {
+        Publishable { value: f(self.value) }
     }
 }
 

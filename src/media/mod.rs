@@ -32,8 +32,8 @@ use crate::sync::Arc;
 use crate::types::MediaRange;
 use std::path::Path;
 
-/// Bytes of the holder record, the one sector outside all checksums that names who has the pool open.
-pub const HOLDER_RECORD_BYTES: usize = 512;
+pub use crate::constants::HOLDER_RECORD_BYTES;
+pub use sys::spawn_without_signals;
 
 /// Which kind of medium a store lies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

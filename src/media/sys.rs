@@ -113,6 +113,26 @@ fn retried(site: CallSite, mut call: impl FnMut() -> i64) -> Sys<i64> {
     }
 }
 
+/// Starts a thread in which no signal is delivered: signals are the application's.
+///
+/// # Errors
+/// What the system says if it cannot start another thread.
+pub fn spawn_without_signals(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    // SAFETY: both sets are local and outlive the calls; the calling thread gets its own mask back.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        let mut before = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        thread
+    }
+}
+
 /// The name of an `errno` that users meet here, else its number.
 pub fn errno_name(errno: Errno) -> String {
     let name = match errno {

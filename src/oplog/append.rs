@@ -1,0 +1,453 @@
+//! Appending. Invariants of a head:
+//!   - durable_end <= tail; everything below durable_end is on the medium
+//!   - the tail is a multiple of 64, and of the append alignment whenever everything is durable, so that no flush
+//!     rewrites a sector that holds acknowledged bytes
+//!   - behind the tail there is always room for a close mark, the filter and the footer
+//!   - stamps of a log increase with its offsets
+
+use super::OpLog;
+use crate::constants::CACHE_LINE_BYTES;
+use crate::error::{Error, Result};
+use crate::format::{FOOTER_BYTES, FrameBuilder, FrameKind, filter_len};
+use crate::media::Site;
+use crate::media::durable::{Dirty, Durable, InFlight};
+use crate::space::Purpose;
+use crate::sync::Ordering;
+use crate::types::{LogId, MediaRange, SegmentId, SegmentSlot, Seq};
+
+/// The segment a log is appended to.
+#[derive(Debug)]
+pub struct Head {
+    slot: SegmentSlot,
+    id: SegmentId,
+    /// Pool offset of the segment.
+    base: u64,
+    tail: u32,
+    durable_end: u32,
+    /// Written past the caches or not at all below here; dirty from here to the tail.
+    dirty_from: Option<u32>,
+    /// Short hashes of the keys of all entries, for the filter.
+    hashes: Vec<u32>,
+    min_seq: Seq,
+    max_seq: Seq,
+    /// The newest frame is a mark: nothing that an idle log would have to prove.
+    marked: bool,
+    damaged: bool,
+}
+
+impl Head {
+    pub(super) fn empty(log: &OpLog, slot: SegmentSlot, id: SegmentId, body_start: u32) -> Head {
+        Head {
+            slot,
+            id,
+            base: log.space.geometry().offset_of(slot),
+            tail: body_start,
+            durable_end: body_start,
+            dirty_from: None,
+            hashes: Vec::new(),
+            min_seq: Seq(u64::MAX),
+            max_seq: Seq::ZERO,
+            marked: true,
+            damaged: false,
+        }
+    }
+
+    /// A head as recovery found it, its bytes up to `tail` durable.
+    #[allow(clippy::too_many_arguments, reason = "what a scan found, in one place")]
+    pub fn recovered(
+        log: &OpLog,
+        slot: SegmentSlot,
+        id: SegmentId,
+        tail: u32,
+        hashes: Vec<u32>,
+        min_seq: Seq,
+        max_seq: Seq,
+        damaged: bool,
+    ) -> Head {
+        let mut head = Head::empty(log, slot, id, tail);
+        head.hashes = hashes;
+        head.min_seq = min_seq;
+        head.max_seq = max_seq;
+        head.damaged = damaged;
+        head
+    }
+
+    /// Its slot.
+    pub fn slot(&self) -> SegmentSlot {
+        self.slot
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> SegmentId {
+        self.id
+    }
+
+    /// Where the next frame goes.
+    pub fn tail(&self) -> u32 {
+        self.tail
+    }
+
+    pub(super) fn hashes(&self) -> &[u32] {
+        &self.hashes
+    }
+
+    pub(super) fn min_seq(&self) -> Seq {
+        self.min_seq
+    }
+
+    pub(super) fn max_seq(&self) -> Seq {
+        self.max_seq
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// True if `bytes` more with `entries` more still leave room for a close mark, filter and footer.
+    #[inline]
+    fn fits(&self, log: &OpLog, bytes: u64, entries: usize) -> bool {
+        let needed = u64::from(self.tail)
+            + bytes
+            + 3 * log.align_bytes
+            + filter_len((self.hashes.len() + entries) as u64)
+            + FOOTER_BYTES;
+        needed <= log.space.geometry().segment_size_bytes
+    }
+}
+
+/// What the lock of a log protects.
+#[derive(Debug)]
+pub struct LogState {
+    id: LogId,
+    head: Option<Head>,
+    last_seq: Seq,
+    /// Bytes appended since open, over all segments.
+    position: u64,
+    closed: bool,
+    /// A slot claimed beforehand for the next roll: what was accepted asynchronously must not meet a full pool.
+    pub(crate) spare: Option<SegmentSlot>,
+    /// Reused by writers that frame alone.
+    pub(crate) scratch: FrameBuilder,
+}
+
+/// Where a frame went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Pool offset of the frame.
+    pub offset: u64,
+    /// Stamp of its first operation.
+    pub base_seq: Seq,
+    /// Segment it lies in.
+    pub segment: SegmentId,
+    /// The frame's 64-bit checksum.
+    pub checksum: u64,
+    /// Its length.
+    pub len: u64,
+}
+
+/// How a frame is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// To be drained before it is acknowledged.
+    Sync,
+    /// Left in caches: an `os` write.
+    Os,
+}
+
+/// What a frame needs besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameTerms<'a> {
+    /// Short hashes of its keys.
+    pub hashes: &'a [u32],
+    /// The newest stamp that it must exceed: of the entries it replaces.
+    pub above: Seq,
+    /// How deep into the reserve a roll may reach.
+    pub purpose: Purpose,
+    /// How it is written.
+    pub mode: WriteMode,
+    /// The last frame before a drain: padded so that the next one starts in a sector of its own.
+    pub last: bool,
+    /// Stamp given beforehand: the parts and the commit of a large batch share it.
+    pub seq: Option<Seq>,
+}
+
+impl LogState {
+    pub(super) fn new(id: LogId) -> Self {
+        LogState {
+            id,
+            head: None,
+            last_seq: Seq::ZERO,
+            position: 0,
+            closed: false,
+            spare: None,
+            scratch: FrameBuilder::new(FrameKind::Ops),
+        }
+    }
+
+    /// The log's id.
+    pub fn id(&self) -> LogId {
+        self.id
+    }
+
+    /// The newest stamp the log gave.
+    pub fn last_seq(&self) -> Seq {
+        self.last_seq
+    }
+
+    /// Bytes appended since open.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(super) fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
+    pub(super) fn replace_head(&mut self, head: Head) {
+        self.head = Some(head);
+    }
+
+    /// Recovery: continue with a head that was closed cleanly.
+    pub fn resume(&mut self, head: Head) {
+        assert!(self.head.is_none(), "a log is resumed once");
+        self.head = Some(head);
+    }
+
+    /// True if bytes were appended that no later mark proves durable.
+    pub fn needs_mark(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| !head.marked)
+    }
+
+    /// True if there are bytes that no drain covered yet.
+    pub fn is_dirty(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.durable_end < head.tail)
+    }
+}
+
+impl OpLog {
+    /// Reserves the next stamp of the log for a batch whose parts share it.
+    pub fn take_seq(&self, state: &mut LogState, above: Seq) -> Seq {
+        let seq = self.next_seq(state, above);
+        state.last_seq = seq;
+        seq
+    }
+
+    #[inline]
+    fn next_seq(&self, state: &LogState, above: Seq) -> Seq {
+        let floor = Seq(self.floor.load(Ordering::Acquire));
+        state.last_seq.max(floor).max(above).next_in(state.id)
+    }
+
+    /// Appends a frame behind everything the log holds, rolling the head if it does not fit. The frame is written, not
+    /// drained: see [`OpLog::commit`].
+    ///
+    /// # Errors
+    /// `NoSpace`, `TooLarge`, `Poisoned`, `Closed`: nothing was changed. `Io` poisons the store.
+    #[inline]
+    pub fn place(
+        &self,
+        state: &mut LogState,
+        frame: &mut FrameBuilder,
+        terms: &FrameTerms<'_>,
+    ) -> Result<InFlight<Placed>> {
+        self.check_poison()?;
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        let align =
+            if terms.last && terms.mode == WriteMode::Sync { self.align_bytes } else { CACHE_LINE_BYTES };
+        let tail = state.head.as_ref().map_or(0, |head| head.tail);
+        let mut pad = self.padding(tail, frame.len_bytes(), align);
+        if !state
+            .head
+            .as_ref()
+            .is_some_and(|head| head.fits(self, frame.len_bytes() + pad, terms.hashes.len()))
+        {
+            self.make_room(state, frame, terms)?;
+            let tail = state.head.as_ref().map_or(0, |head| head.tail);
+            pad = self.padding(tail, frame.len_bytes(), align);
+        }
+        self.write_frame(state, frame, terms, pad).map_err(|error| self.poison_with(error))
+    }
+
+    #[inline]
+    fn padding(&self, tail: u32, len: u64, align: u64) -> u64 {
+        let end = u64::from(tail) + len;
+        crate::format::align_up(end, align) - end
+    }
+
+    #[cold]
+    fn make_room(&self, state: &mut LogState, frame: &FrameBuilder, terms: &FrameTerms<'_>) -> Result<()> {
+        let entries = terms.hashes.len() as u64;
+        let max = self.frame_bytes_max(entries);
+        if frame.len_bytes() > max {
+            return Err(Error::TooLarge { what: "operation", len: frame.len_bytes(), max });
+        }
+        self.roll(state, terms.purpose)
+    }
+
+    #[inline]
+    fn write_frame(
+        &self,
+        state: &mut LogState,
+        frame: &mut FrameBuilder,
+        terms: &FrameTerms<'_>,
+        pad: u64,
+    ) -> Result<InFlight<Placed>> {
+        let base_seq = terms.seq.unwrap_or_else(|| self.next_seq(state, terms.above));
+        let last_seq = frame.last_seq(base_seq);
+        let head = state.head.as_mut().expect("place made room");
+        let info = self.space.table().slot(head.slot);
+        let offset = head.base + u64::from(head.tail);
+        let (ops, op_bytes) = (frame.op_count(), frame.op_bytes());
+        frame.pad(pad);
+        let bytes = frame.finish(info.seed(), offset, base_seq, head.durable_end);
+        let placed = Placed {
+            offset,
+            base_seq,
+            segment: head.id,
+            checksum: crate::format::frame_checksum(bytes),
+            len: bytes.len() as u64,
+        };
+        let written = match terms.mode {
+            WriteMode::Sync => InFlight::write_through(&*self.media, offset, bytes, placed)?,
+            WriteMode::Os => {
+                let (_, placed) = Dirty::write(&*self.media, offset, bytes, placed)?.leave_dirty();
+                head.dirty_from.get_or_insert(head.tail);
+                InFlight::nothing(placed)
+            }
+        };
+        head.tail += placed.len as u32;
+        head.marked = false;
+        head.hashes.extend_from_slice(terms.hashes);
+        if ops > 0 {
+            head.min_seq = head.min_seq.min(base_seq);
+            head.max_seq = head.max_seq.max(last_seq);
+        }
+        info.add_entries(ops as u32, op_bytes, head.tail);
+        state.last_seq = state.last_seq.max(last_seq);
+        state.position += placed.len;
+        self.logs[state.id.0 as usize].appended_position.store(state.position, Ordering::Release);
+        Ok(written)
+    }
+
+    /// Makes everything that the log holds durable, what others left in caches included.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned.
+    #[inline]
+    pub fn commit<T>(&self, state: &mut LogState, written: InFlight<T>, site: Site) -> Result<Durable<T>> {
+        self.close_sector(state)?;
+        self.flush_left_behind(state);
+        let durable = written.drain(&*self.media, site).map_err(|error| self.poison_with(error))?;
+        self.all_durable(state);
+        Ok(durable)
+    }
+
+    #[inline]
+    fn flush_left_behind(&self, state: &mut LogState) {
+        if let Some(head) = &mut state.head
+            && let Some(from) = head.dirty_from.take()
+        {
+            // A fence covers only what its own thread wrote back: so do that for whoever left bytes in the caches.
+            let range = MediaRange::new(head.base + u64::from(from), u64::from(head.tail - from));
+            let _in_flight = Dirty::adopt(range, ()).flush(&*self.media, Site::UndrainedFlush);
+        }
+    }
+
+    #[inline]
+    fn all_durable(&self, state: &mut LogState) {
+        if let Some(head) = &mut state.head {
+            head.durable_end = head.tail;
+        }
+        self.logs[state.id.0 as usize].durable_position.store(state.position, Ordering::Release);
+    }
+
+    /// Makes everything in the log durable; no drain if it is already. Ends a sector that `os` writes left open.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned. `Poisoned`.
+    pub fn drain(&self, state: &mut LogState, site: Site) -> Result<()> {
+        self.check_poison()?;
+        if !state.is_dirty() {
+            return Ok(());
+        }
+        self.commit(state, InFlight::nothing(()), site)?.into_inner();
+        Ok(())
+    }
+
+    #[inline]
+    fn close_sector(&self, state: &mut LogState) -> Result<()> {
+        let Some(head) = &state.head else { return Ok(()) };
+        if u64::from(head.tail).is_multiple_of(self.align_bytes) {
+            return Ok(());
+        }
+        self.append_mark(state, FrameKind::Mark)
+    }
+
+    /// Writes a mark to the end of the sector; there is always room for one.
+    fn append_mark(&self, state: &mut LogState, kind: FrameKind) -> Result<()> {
+        let mut frame = FrameBuilder::new(kind);
+        let tail = state.head.as_ref().expect("only logs with a head are marked").tail;
+        let pad = self.padding(tail, frame.len_bytes(), self.align_bytes);
+        let terms = FrameTerms {
+            hashes: &[],
+            above: Seq::ZERO,
+            purpose: Purpose::Internal,
+            mode: WriteMode::Sync,
+            last: true,
+            seq: Some(state.last_seq),
+        };
+        let written = self.write_frame(state, &mut frame, &terms, pad);
+        written.map(|_in_flight| ()).map_err(|error| self.poison_with(error))
+    }
+
+    /// An idle log proves its newest frames durable, so that damage to them is told from a torn tail. Nothing is
+    /// written if that was done, or if the head has no room to spare.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned.
+    pub fn mark_idle(&self, state: &mut LogState) -> Result<()> {
+        if !state.needs_mark() || state.closed || self.check_poison().is_err() {
+            return Ok(());
+        }
+        self.drain(state, Site::MarkDrain)?;
+        let has_room = state.head.as_ref().is_some_and(|head| head.fits(self, self.align_bytes, 0));
+        if has_room {
+            self.append_mark(state, FrameKind::Mark)?;
+            self.commit(state, InFlight::nothing(()), Site::MarkDrain)?.into_inner();
+        }
+        state.head.as_mut().expect("needs_mark").marked = true;
+        Ok(())
+    }
+
+    /// Ends the log for this open: drains, and closes its head with two marks (of which one may rot). Later appends are
+    /// refused.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned. `Poisoned`.
+    pub fn close_log(&self, state: &mut LogState) -> Result<()> {
+        self.check_poison()?;
+        state.closed = true;
+        if state.head.is_none() {
+            return Ok(());
+        }
+        self.drain(state, Site::MarkDrain)?;
+        for _ in 0..2 {
+            self.append_mark(state, FrameKind::Close)?;
+        }
+        self.commit(state, InFlight::nothing(()), Site::MarkDrain)?.into_inner();
+        Ok(())
+    }
+
+    /// Refuses appends without touching the medium: the store dies as if the process had.
+    pub fn abandon(&self, state: &mut LogState) {
+        state.closed = true;
+    }
+
+    #[cold]
+    pub(super) fn poison_with(&self, error: Error) -> Error {
+        self.poison(&error.to_string());
+        error
+    }
+}

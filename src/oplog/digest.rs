@@ -1,0 +1,187 @@
+//! What a new head says about the store: the digest, and the roll that makes it count.
+
+use super::OpLog;
+use super::append::{Head, LogState};
+use crate::constants::SECTOR_BYTES;
+use crate::error::{Error, Result};
+use crate::format::{
+    Digest, DigestEntry, FOOTER_BYTES, Filter, Footer, SEGMENT_BODY_OFFSET, SegmentClass, SegmentHeader,
+    SegmentState, align_up,
+};
+use crate::media::Site;
+use crate::media::durable::{Durable, InFlight};
+use crate::space::Purpose;
+use crate::space::table::SlotState;
+use crate::sync::Ordering;
+use crate::types::{LogId, SegmentId, SegmentSlot};
+
+impl OpLog {
+    /// Every segment of the store that a digest has to list, but those in `leave_out`.
+    fn listing(&self, leave_out: &[SegmentSlot]) -> Vec<DigestEntry> {
+        let table = self.space.table();
+        (0..self.space.slot_count())
+            .map(SegmentSlot)
+            .filter(|slot| !leave_out.contains(slot))
+            .filter_map(|slot| {
+                let info = table.slot(slot);
+                let state = info.state();
+                (state != SlotState::Free).then(|| DigestEntry {
+                    slot,
+                    id: info.id(),
+                    sealed: state == SlotState::Sealed,
+                    log: info.log(),
+                })
+            })
+            .collect()
+    }
+
+    /// Opens a new head for a log: steps (a) and (b) of rule 6, under the roll lock. The log then has two active heads
+    /// until the caller seals the old one.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing was changed. `Unsupported`: the digest no longer fits. Others leave the medium unknown.
+    pub(super) fn open_head(
+        &self,
+        state: &mut LogState,
+        purpose: Purpose,
+        leave_out: &[SegmentSlot],
+    ) -> Result<Head> {
+        let slot = match state.spare.take() {
+            Some(slot) => slot,
+            None => self.space.take_slot(purpose)?,
+        };
+        let mut identities = self.space.identities();
+        let id = identities.next_id;
+        let log = state.id();
+        let mut entries = self.listing(leave_out);
+        entries.push(DigestEntry { slot, id, sealed: false, log });
+        let digest = Digest { number: identities.digest_number + 1, next_id: SegmentId(id.0 + 1), entries };
+        let segment_size = self.space.geometry().segment_size_bytes;
+        if Digest::encoded_len(digest.entries.len()) > (segment_size / 4).max(SECTOR_BYTES) {
+            drop(identities);
+            self.space.return_slot(slot);
+            return Err(Error::Unsupported(format!(
+                "{} segments of {segment_size} bytes: their list no longer fits a log head; use larger segments",
+                digest.entries.len()
+            )));
+        }
+        let header =
+            SegmentHeader { id, slot, log, class: SegmentClass::LogHead, creation_seq: state.last_seq() };
+        let durable = self.write_head(&header, &digest)?;
+        self.space
+            .activate(durable, SegmentState::Active, Site::ActiveFlush, Site::ActiveDrain)?
+            .into_inner();
+        identities.next_id = digest.next_id;
+        identities.digest_number = digest.number;
+        self.space.enter(&header, SlotState::Active);
+        let body_len = Digest::encoded_len(digest.entries.len());
+        Ok(Head::empty(self, slot, id, align_up(SEGMENT_BODY_OFFSET + body_len, SECTOR_BYTES) as u32))
+    }
+
+    fn write_head(&self, header: &SegmentHeader, digest: &Digest) -> Result<Durable<SegmentHeader>> {
+        let seed = crate::checksum::SegmentSeed::new(self.space.uuid(), header.id);
+        let body_offset = self.space.geometry().offset_of(header.slot) + SEGMENT_BODY_OFFSET;
+        let body = digest.encode(seed, body_offset);
+        self.space.write_header(header, &body)?.drain(self.media(), Site::HeadDrain)
+    }
+
+    /// Seals a head at its tail: filter and footer durable, then state SEALED durable. Its data must be durable.
+    ///
+    /// # Errors
+    /// `Io`: the caller poisons.
+    pub(super) fn seal(&self, head: &Head) -> Result<()> {
+        let (slot, id) = (head.slot(), head.id());
+        let seed = self.space.table().slot(slot).seed();
+        let base = self.space.geometry().offset_of(slot);
+        let segment_size = self.space.geometry().segment_size_bytes;
+        let filter = Filter::build(head.hashes());
+        let filter_at = u64::from(head.tail());
+        let footer_at = segment_size - FOOTER_BYTES;
+        assert!(
+            filter_at + filter.bytes().len() as u64 <= footer_at,
+            "the appender keeps room for the filter"
+        );
+        let footer = Footer {
+            segment: id,
+            entry_count: head.hashes().len() as u64,
+            min_seq: head.min_seq(),
+            max_seq: head.max_seq(),
+            data_end: head.tail(),
+            filter_at: filter_at as u32,
+            filter_len: filter.bytes().len() as u32,
+            filter_checksum: Filter::checksum(filter.bytes(), seed, base + filter_at),
+        };
+        let media = self.media();
+        let footer_bytes = footer.encode(seed, base + footer_at);
+        let mut written = InFlight::write_through(media, base + footer_at, &footer_bytes, ())?;
+        if !filter.bytes().is_empty() {
+            let filter = InFlight::write_through(media, base + filter_at, filter.bytes(), ())?;
+            written = written.and(filter).map(|_| ());
+        }
+        written.drain(media, Site::SealDrain)?.into_inner();
+        self.space
+            .set_state(slot, id, SegmentState::Sealed, Site::SealFlush)?
+            .drain(media, Site::SealDrain)?
+            .into_inner();
+        self.space.table().slot(slot).set_sealed();
+        Ok(())
+    }
+
+    /// Rolls a log: new head active, old head drained and sealed. On return the log has one active head again.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Unsupported`: nothing was changed. Any other error poisons the log.
+    pub(super) fn roll(&self, state: &mut LogState, purpose: Purpose) -> Result<()> {
+        let new = match self.open_head(state, purpose, &[]) {
+            Ok(head) => head,
+            Err(error @ (Error::NoSpace { .. } | Error::Unsupported(_))) => return Err(error),
+            Err(error) => return Err(self.poison_with(error)),
+        };
+        let result = self.drain(state, Site::SealDrain).and_then(|()| match state.head() {
+            Some(old) => self.seal(old),
+            None => Ok(()),
+        });
+        if let Err(error) = result {
+            return Err(self.poison_with(error));
+        }
+        state.replace_head(new);
+        self.rolls.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Recovery: gives log `log` a new head and ends its old one at its cut. An old head without entries is left out of
+    /// the digest and freed, so that opening and dying over and over uses no space.
+    ///
+    /// # Errors
+    /// `NoSpace`: the pool has no slot for the new head. `Io`.
+    pub fn roll_recovered(&self, log: LogId, old: Option<Head>) -> Result<()> {
+        let mut state = self.lock(log.0 as usize);
+        let empty: Vec<SegmentSlot> = old
+            .iter()
+            .filter(|head| head.hashes().is_empty() && !head.is_damaged())
+            .map(Head::slot)
+            .collect();
+        let new = self.open_head(&mut state, Purpose::Internal, &empty)?;
+        if let Some(old) = old {
+            if empty.is_empty() {
+                self.seal(&old)?;
+            } else {
+                self.space
+                    .set_state(old.slot(), old.id(), SegmentState::Free, Site::FreeFlush)?
+                    .drain(self.media(), Site::FreeDrain)?
+                    .into_inner();
+                self.space.return_slot(old.slot());
+            }
+        }
+        state.replace_head(new);
+        Ok(())
+    }
+
+    /// Recovery: ends a head that holds nothing that counts, so that its log has one active head again.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn seal_recovered(&self, head: &Head) -> Result<()> {
+        self.seal(head)
+    }
+}

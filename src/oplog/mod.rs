@@ -1,0 +1,155 @@
+//! The operation log: what was written, in order, in self-checking frames inside segments. One log per core on persistent
+//! memory, one on files; every log has exactly one head that is appended to (two during a roll).
+
+pub mod append;
+mod digest;
+pub mod read;
+pub mod scan;
+
+use crate::constants::{LOGS_MAX, SECTOR_BYTES};
+use crate::error::{Error, Result};
+use crate::format::{FOOTER_BYTES, SEGMENT_BODY_OFFSET};
+use crate::media::Media;
+use crate::space::Space;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::types::{LogId, Seq};
+use append::LogState;
+use crossbeam_utils::CachePadded;
+
+/// One log: its state behind its lock, and how far it is durable.
+pub struct Log {
+    id: LogId,
+    state: Mutex<LogState>,
+    /// Bytes of this log, over all its segments since open, that are durable.
+    durable_position: AtomicU64,
+    /// Bytes appended in all.
+    appended_position: AtomicU64,
+}
+
+/// All logs of a store.
+pub struct OpLog {
+    media: Arc<dyn Media>,
+    space: Arc<Space>,
+    logs: Box<[CachePadded<Log>]>,
+    /// Every later stamp exceeds it. Raised rarely, read by every append.
+    floor: CachePadded<AtomicU64>,
+    poisoned: AtomicBool,
+    poison_reason: Mutex<String>,
+    align_bytes: u64,
+    rolls: AtomicU64,
+}
+
+impl OpLog {
+    /// The logs of a store; none has a head yet.
+    pub fn new(media: Arc<dyn Media>, space: Arc<Space>, logs: usize) -> Self {
+        assert!((1..=LOGS_MAX).contains(&logs), "log ids have 6 bits");
+        let align_bytes = media.granularity().append_align_bytes();
+        let logs = (0..logs)
+            .map(|id| {
+                let id = LogId(id as u8);
+                let state = Mutex::new(LogState::new(id));
+                CachePadded::new(Log {
+                    id,
+                    state,
+                    durable_position: AtomicU64::new(0),
+                    appended_position: AtomicU64::new(0),
+                })
+            })
+            .collect();
+        OpLog {
+            media,
+            space,
+            logs,
+            floor: CachePadded::new(AtomicU64::new(0)),
+            poisoned: AtomicBool::new(false),
+            poison_reason: Mutex::new(String::new()),
+            align_bytes,
+            rolls: AtomicU64::new(0),
+        }
+    }
+
+    /// Number of logs.
+    pub fn log_count(&self) -> usize {
+        self.logs.len()
+    }
+
+    /// The medium.
+    pub fn media(&self) -> &dyn Media {
+        &*self.media
+    }
+
+    /// The space.
+    pub fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    /// Locks a log for appending.
+    pub fn lock(&self, log: usize) -> MutexGuard<'_, LogState> {
+        self.logs[log].state.lock()
+    }
+
+    /// Locks a log if nobody else has.
+    #[inline]
+    pub fn try_lock(&self, log: usize) -> Option<MutexGuard<'_, LogState>> {
+        self.logs[log].state.try_lock()
+    }
+
+    /// Bytes of the log that are durable, counted since open over all its segments.
+    pub fn durable_position(&self, log: usize) -> u64 {
+        self.logs[log].durable_position.load(Ordering::Acquire)
+    }
+
+    /// Bytes appended to the log since open, as of the last time its lock was given back.
+    pub fn appended_position(&self, log: usize) -> u64 {
+        self.logs[log].appended_position.load(Ordering::Acquire)
+    }
+
+    /// Makes every later stamp exceed `seq`.
+    pub fn raise_floor(&self, seq: Seq) {
+        self.floor.fetch_max(seq.0, Ordering::AcqRel);
+    }
+
+    /// A stamp above every one that was given so far.
+    pub fn newest_seq(&self) -> Seq {
+        let floor = Seq(self.floor.load(Ordering::Acquire));
+        let newest = self.logs.iter().map(|log| log.state.lock().last_seq()).max().unwrap_or(Seq::ZERO);
+        Seq(newest.max(floor).0 | ((1 << crate::constants::LOG_ID_BITS) - 1))
+    }
+
+    /// Heads that rolled since open.
+    pub fn rolls(&self) -> u64 {
+        self.rolls.load(Ordering::Relaxed)
+    }
+
+    /// Refuses every later append: a persist failed or a bug was caught, and what is on the medium is unknown.
+    pub fn poison(&self, reason: &str) {
+        let mut stored = self.poison_reason.lock();
+        if !self.poisoned.load(Ordering::Acquire) {
+            *stored = reason.to_string();
+            self.poisoned.store(true, Ordering::Release);
+        }
+    }
+
+    /// `Poisoned` if an earlier persist failed.
+    #[inline]
+    pub fn check_poison(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(self.poison_error());
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn poison_error(&self) -> Error {
+        Error::Poisoned(self.poison_reason.lock().clone())
+    }
+
+    /// Most bytes of one frame, wherever it is put: what an empty head of this pool takes with `entries` entries, with
+    /// a digest that has grown to a quarter of it.
+    pub fn frame_bytes_max(&self, entries: u64) -> u64 {
+        let segment = self.space.geometry().segment_size_bytes;
+        let digest = (segment / 4).max(SECTOR_BYTES);
+        let fixed = SEGMENT_BODY_OFFSET + digest + FOOTER_BYTES + 3 * self.align_bytes;
+        segment.saturating_sub(fixed + crate::format::filter_len(entries)) & !(self.align_bytes - 1)
+    }
+}
