@@ -156,10 +156,15 @@ impl fmt::Display for Error {
             Error::ReadOnly => f.write_str("the store was opened read-only"),
             Error::Conflict => f.write_str("the condition does not hold"),
             Error::Unsupported(what) => write!(f, "unsupported: {what}"),
-            Error::Poisoned(what) => write!(f, "writes are refused after a failed persist ({what}); reads go on, reopen to recover"),
+            Error::Poisoned(what) => write!(
+                f,
+                "writes are refused after a failed persist ({what}); reads go on, reopen to recover"
+            ),
             Error::Closed => f.write_str("the handle is closed"),
             Error::Forked => f.write_str("the handle belongs to the parent of this forked process"),
-            Error::TooLarge { what, len, max } => write!(f, "{what} of {len} bytes exceeds the limit of {max} bytes"),
+            Error::TooLarge { what, len, max } => {
+                write!(f, "{what} of {len} bytes exceeds the limit of {max} bytes")
+            }
             Error::Busy(what) => write!(f, "busy: {what}"),
             Error::BufferTooSmall { needed, capacity } => {
                 write!(f, "the buffer holds {capacity} bytes, the value has {needed}")

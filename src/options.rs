@@ -239,7 +239,9 @@ impl Options {
             }
             "segment_size_bytes" => self.segment_size_bytes = Some(parse_bytes(name, value)?),
             "head_size_bytes" => self.head_size_bytes = Some(parse_bytes(name, value)?),
-            "inline_value_bytes_max" => self.inline_value_bytes_max = Some(parse_bytes(name, value)? as usize),
+            "inline_value_bytes_max" => {
+                self.inline_value_bytes_max = Some(parse_bytes(name, value)? as usize)
+            }
             "commit" => {
                 self.commit = choose(
                     name,

@@ -1,48 +1,237 @@
-//! The public store: argument checks, the poison state, and one erasure of the engine's index type.
+//! The public store: one erasure of the engine's index type, and the documentation of what callers can rely on.
+
+use crate::engine::Engine;
 use crate::error::Result;
+use crate::format::HOLDER_OFFSET;
+use crate::holder;
+use crate::index::hash::HashIndex;
+use crate::media::{self, Media, OpenRequest};
 use crate::options::{Options, WriteOptions};
+use crate::sync::Arc;
 use crate::write_batch::WriteBatch;
 use std::path::Path;
 
-/// An open store. Cheap to clone; `Send` and `Sync`.
-#[derive(Clone)]
-pub struct Store {}
+pub use crate::engine::ValueRef;
 
-/// The number of an asynchronous write; tickets of one store complete in order.
+/// An open store. `Send`, `Sync` and cheap to clone; all clones are the same store, and the pool stays locked until the last
+/// one, and the last [`ValueRef`], is dropped. Dropping without [`Store::close`] is safe: every acknowledged write is on
+/// the medium already, the next open just has to scan the log's tail.
+#[derive(Clone)]
+pub struct Store {
+    engine: Arc<Engine<HashIndex>>,
+}
+
+/// The number of an asynchronous write. Tickets of one store are given, and complete, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// A pinned value, zero copy where it lies in one piece.
-pub struct ValueRef {}
-impl std::ops::Deref for ValueRef { type Target = [u8]; fn deref(&self) -> &[u8] { &[] } }
-
-#[allow(clippy::todo, unused_variables, missing_docs)]
 impl Store {
-    pub fn open(path: impl AsRef<Path>) -> Result<Store> { Options::new().open(path) }
-    pub(crate) fn open_with(path: &Path, options: Options) -> Result<Store> { todo!() }
-    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> { todo!() }
-    pub fn put_with(&self, options: &WriteOptions, key: &[u8], value: &[u8]) -> Result<()> { todo!() }
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> { todo!() }
-    /// Copies the value into `buf` and returns its length; `BufferTooSmall{needed,..}` if it does not fit.
-    pub fn get_into(&self, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> { todo!() }
-    pub fn get_pinned(&self, key: &[u8]) -> Result<Option<ValueRef>> { todo!() }
-    /// True if there was one.
-    pub fn delete(&self, key: &[u8]) -> Result<bool> { todo!() }
-    pub fn exists(&self, key: &[u8]) -> Result<bool> { todo!() }
-    pub fn write(&self, batch: &WriteBatch) -> Result<()> { todo!() }
-    pub fn write_with(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> { todo!() }
-    pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> { todo!() }
-    pub fn put_async(&self, key: &[u8], value: &[u8]) -> Result<Ticket> { todo!() }
-    pub fn write_async(&self, batch: &WriteBatch) -> Result<Ticket> { todo!() }
-    /// Waits for the ticket; reports that write's failure.
-    pub fn wait(&self, ticket: Ticket) -> Result<()> { todo!() }
-    pub fn durable_ticket(&self) -> Ticket { todo!() }
-    pub fn sync(&self) -> Result<()> { todo!() }
-    pub fn stats_json(&self) -> String { todo!() }
-    /// Ok, or the state that refuses writes and why.
-    pub fn health(&self) -> Result<()> { todo!() }
-    /// `Busy` with the number of pinned values while there are any, and closes nothing. Later calls get `Closed`.
-    pub fn close(&self) -> Result<()> { todo!() }
-    /// A bug was caught: refuse writes from now on.
-    pub fn poison(&self, why: &str) { todo!() }
+    /// Opens the store at `path` with default options, creating it if it does not exist.
+    ///
+    /// Takes the time of a scan of the log after an unclean end (see `recovered_entries` and `open_us` in
+    /// [`Store::stats_json`]).
+    ///
+    /// # Errors
+    /// `Locked` (another process, or another handle of this one, has it open), `Corrupted` (not a pool, or its head
+    /// is damaged), `Incomplete` (segments are missing), `Unsupported` (a later format, a medium that is not there),
+    /// `InvalidArgument` (an option, a directory), `NoSpace`, `Io`. Nothing was changed then.
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        Options::new().open(path)
+    }
+
+    pub(crate) fn open_with(path: &Path, options: Options) -> Result<Store> {
+        options.validate()?;
+        let opened = media::open(&OpenRequest {
+            path,
+            media: options.media,
+            create: options.create,
+            read_only: options.read_only,
+            file_mode: options.file_mode,
+            lock_wait_ms: options.lock_wait_ms,
+            holder_offset: HOLDER_OFFSET,
+            holder_record: holder::this_process().encode(),
+            describe_holder: holder::describe,
+        })?;
+        Self::open_on(opened.media, opened.is_new, options)
+    }
+
+    pub(crate) fn open_on(media: Arc<dyn Media>, is_new: bool, options: Options) -> Result<Store> {
+        let engine = Engine::open(media, is_new, options, HashIndex::new)?;
+        Ok(Store { engine })
+    }
+
+    /// Stores `value` under `key`, replacing any older value. Durable when it returns `Ok`, unless the store was opened
+    /// with durability `os`.
+    ///
+    /// Costs one drain, shared when writers meet; two when the value is longer than `inline_value_bytes_max`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (empty key), `TooLarge` (key above 64 KiB, value of 4 GiB or more), `NoSpace`, `ReadOnly`,
+    /// `Closed`, `Forked`, `Poisoned` after an earlier failed drain: the old value stays. `Io` if this drain fails: the
+    /// store is poisoned and recovery decides which value survived.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.engine.put(&WriteOptions::default(), key, value)
+    }
+
+    /// [`Store::put`] with options of its own.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn put_with(&self, options: &WriteOptions, key: &[u8], value: &[u8]) -> Result<()> {
+        self.engine.put(options, key, value)
+    }
+
+    /// Copies the value of `key`; `None` if it has none.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `TooLarge` (key), `Corrupted` (the value, or what would prove its absence, is damaged), `Closed`,
+    /// `Forked`.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.engine.get(key)
+    }
+
+    /// Copies the value of `key` into `buf` and returns its length; allocates nothing for inline values.
+    ///
+    /// # Errors
+    /// As [`Store::get`]; `BufferTooSmall` with the length needed.
+    pub fn get_into(&self, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> {
+        self.engine.get_into(key, buf)
+    }
+
+    /// Pins the value of `key`: it stays readable and unchanged until the [`ValueRef`] is dropped, without a copy where it
+    /// lies in one piece. The space it lies in cannot be reused meanwhile, and the store cannot be closed.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn get_pinned(&self, key: &[u8]) -> Result<Option<ValueRef>> {
+        self.engine.get_pinned(key)
+    }
+
+    /// Deletes `key`; `false` if it had no value. Works on a full store.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn delete(&self, key: &[u8]) -> Result<bool> {
+        self.engine.delete(&WriteOptions::default(), key)
+    }
+
+    /// [`Store::delete`] with options of its own.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn delete_with(&self, options: &WriteOptions, key: &[u8]) -> Result<bool> {
+        self.engine.delete(options, key)
+    }
+
+    /// True if `key` has a value. Reads no blob.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn exists(&self, key: &[u8]) -> Result<bool> {
+        self.engine.exists(key)
+    }
+
+    /// Applies a batch: after any crash all of it is there, or nothing. Of several operations on one key the last counts.
+    /// One drain, two if it has values longer than `inline_value_bytes_max`. A reader that gets key by key may see a part
+    /// of it while it is being applied.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn write(&self, batch: &WriteBatch) -> Result<()> {
+        self.engine.write(&WriteOptions::default(), batch)
+    }
+
+    /// [`Store::write`] with options of its own.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn write_with(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
+        self.engine.write(options, batch)
+    }
+
+    /// Copies many values, in the order of `keys`, with the memory accesses of several keys overlapped. Each key has a
+    /// result of its own.
+    pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
+        self.engine.multi_get(keys)
+    }
+
+    /// Accepts a put and returns at once. It is visible and durable within `commit_wait_us_max` without further calls, or
+    /// when [`Store::wait`] for its ticket returns. Writes of one thread keep their order. Accepts at most
+    /// `async_bytes_max` at a time, then waits.
+    ///
+    /// # Errors
+    /// As [`Store::put`]; whatever can be refused is refused now. A later failure poisons the store and is reported for
+    /// every ticket from the failed one on.
+    pub fn put_async(&self, key: &[u8], value: &[u8]) -> Result<Ticket> {
+        self.engine.put_async(key, value).map(Ticket)
+    }
+
+    /// [`Store::put_async`] for a batch.
+    ///
+    /// # Errors
+    /// As [`Store::put_async`].
+    pub fn write_async(&self, batch: &WriteBatch) -> Result<Ticket> {
+        self.engine.write_async(batch).map(Ticket)
+    }
+
+    /// Waits until the write of `ticket`, and every one before it, is durable.
+    ///
+    /// # Errors
+    /// The failure of that write; `InvalidArgument` for a ticket that was never given; `Closed`, `Forked`.
+    pub fn wait(&self, ticket: Ticket) -> Result<()> {
+        self.engine.wait(ticket.0)
+    }
+
+    /// Every ticket up to this one is durable; 0 before the first.
+    pub fn durable_ticket(&self) -> Ticket {
+        Ticket(self.engine.durable_ticket())
+    }
+
+    /// Makes every earlier write durable, asynchronous ones and those at durability `os` too. At most one drain per log.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned. `Poisoned`, `Closed`, `Forked`.
+    pub fn sync(&self) -> Result<()> {
+        self.engine.sync()
+    }
+
+    /// Counters, sizes and what open found, as JSON with stable names.
+    pub fn stats_json(&self) -> String {
+        self.engine.stats().to_string()
+    }
+
+    /// Ok, or the state that refuses writes and why. Reads go on in every such state.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Closed`, `Forked`.
+    pub fn health(&self) -> Result<()> {
+        self.engine.health()
+    }
+
+    /// Ends the store cleanly: the next open need not look for a torn tail. Calls on any clone answer `Closed` afterwards.
+    ///
+    /// # Errors
+    /// `Busy` with the number of pinned values while there are any: nothing is closed. `Io`: the store is closed, the next
+    /// open recovers it. `Closed`, `Forked`, `Poisoned`.
+    pub fn close(&self) -> Result<()> {
+        self.engine.close()
+    }
+
+    /// Refuses writes from now on: a bug was caught, and what it did is for the next open to judge.
+    #[cfg_attr(not(feature = "capi"), allow(dead_code, reason = "the C boundary catches panics"))]
+    pub(crate) fn poison(&self, why: &str) {
+        self.engine.poison(why);
+    }
+
+    /// Ends the store as a killed process would: nothing more is written.
+    #[cfg(feature = "sim")]
+    pub(crate) fn abandon(&self) {
+        self.engine.abandon();
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("health", &self.health()).finish_non_exhaustive()
+    }
 }

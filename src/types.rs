@@ -29,7 +29,10 @@ impl Addr {
     #[inline]
     pub fn from_offset(offset_bytes: u64) -> Self {
         debug_assert_eq!(offset_bytes % ENTRY_ALIGN_BYTES, 0, "entries are aligned");
-        debug_assert!(offset_bytes / ENTRY_ALIGN_BYTES < 1 << ADDR_BITS, "beyond the 16 TiB an address reaches");
+        debug_assert!(
+            offset_bytes / ENTRY_ALIGN_BYTES < 1 << ADDR_BITS,
+            "beyond the 16 TiB an address reaches"
+        );
         Addr(offset_bytes / ENTRY_ALIGN_BYTES)
     }
 

@@ -60,7 +60,12 @@ pub trait Index: Send + Sync {
 
     /// Publishes `new` unless `judge` finds a newer entry of the key. Racing publications of one key may come in any
     /// order: the newest stays.
-    fn upsert_if_newer(&self, key: Key<'_>, new: Publishable<Addr>, judge: impl FnMut(Addr) -> Candidate) -> Upsert;
+    fn upsert_if_newer(
+        &self,
+        key: Key<'_>,
+        new: Publishable<Addr>,
+        judge: impl FnMut(Addr) -> Candidate,
+    ) -> Upsert;
 
     /// The cleaner's compare-and-swap: `from` becomes `to` if the key still points at `from`.
     fn relocate(&self, key: Key<'_>, from: Addr, to: Durable<Addr>) -> bool;

@@ -1,0 +1,168 @@
+//! Large values: written to extents and durable before the entry that names them; their extents are free again once the
+//! entry that replaced them is durable and nobody can still read them.
+
+use super::Engine;
+use crate::checksum::{CheckSite, verify};
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::{BlobDescriptor, Chunk};
+use crate::index::Index;
+use crate::media::Site;
+use crate::media::durable::{Dirty, InFlight};
+use crate::oplog::OpLog;
+use crate::space::Space;
+use crate::space::extent::Extents;
+use crate::sync::{Arc, Mutex};
+use crate::types::MediaRange;
+
+/// Extents that are dead but may not be reused yet.
+#[derive(Default)]
+pub struct Limbo {
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+struct Waiting {
+    /// Lane and position that must be durable: the entry that made the extents dead.
+    lane: usize,
+    position: u64,
+    ranges: Vec<MediaRange>,
+}
+
+impl Limbo {
+    /// Takes extents whose superseding entry lies in `lane` at or before `position`, after their grace period.
+    fn add(&self, lane: usize, position: u64, ranges: Vec<MediaRange>) {
+        self.waiting.lock().push(Waiting { lane, position, ranges });
+    }
+
+    /// Frees what may be freed: superseding entry durable, no pin on the segment.
+    pub fn settle(&self, oplog: &OpLog, extents: &Extents, space: &Space) {
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|dead| {
+            let is_durable = oplog.durable_position(dead.lane) >= dead.position;
+            let is_pinned =
+                dead.ranges.iter().any(|r| space.table().slot(space.geometry().slot_of(r.offset)).pins() > 0);
+            if is_durable && !is_pinned {
+                extents.release(&dead.ranges);
+            }
+            !is_durable || is_pinned
+        });
+    }
+}
+
+/// A blob that is on its way into extents; gives them back if it is dropped before it was named by an entry.
+pub struct StagedBlob {
+    extents: Arc<Extents>,
+    ranges: Vec<MediaRange>,
+    /// What takes the value's place in the log.
+    pub descriptor: Vec<u8>,
+}
+
+impl StagedBlob {
+    /// The entry that names the blob is in the log: its extents belong to that entry now.
+    pub fn keep(mut self) {
+        self.ranges.clear();
+    }
+}
+
+impl Drop for StagedBlob {
+    fn drop(&mut self) {
+        self.extents.release(&self.ranges);
+    }
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Writes a large value into extents; one drain makes several of them durable.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing stays allocated. `Io`.
+    pub(super) fn write_blob(&self, value: &[u8]) -> Result<InFlight<StagedBlob>> {
+        self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        let ranges = self.extents.allocate(value.len() as u64)?;
+        let mut staged =
+            StagedBlob { extents: Arc::clone(&self.extents), ranges: ranges.clone(), descriptor: Vec::new() };
+        let mut descriptor =
+            BlobDescriptor { len: value.len() as u64, chunks: Vec::with_capacity(ranges.len()) };
+        let mut rest = value;
+        let mut written = InFlight::nothing(());
+        for range in ranges {
+            let (piece, behind) = rest.split_at(range.len as usize);
+            rest = behind;
+            let seed = self.space.table().slot(self.space.geometry().slot_of(range.offset)).seed();
+            let crc = Chunk::crc(piece, seed, range.offset);
+            descriptor.chunks.push(Chunk { offset: range.offset, len: range.len as u32, crc });
+            let chunk = Dirty::write(&*self.media, range.offset, piece, ())
+                .map_err(|error| self.poisoned_by(error))?;
+            written = written.and(chunk.flush(&*self.media, Site::BlobFlush)).map(|_| ());
+        }
+        staged.descriptor = descriptor.encode();
+        Ok(written.map(|()| staged))
+    }
+
+    /// Makes staged blobs durable.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned.
+    pub(super) fn drain_blobs<T>(&self, staged: InFlight<T>) -> Result<T> {
+        let durable = staged.drain(&*self.media, Site::BlobDrain).map_err(|error| self.poisoned_by(error))?;
+        Ok(durable.into_inner())
+    }
+
+    fn poisoned_by(&self, error: Error) -> Error {
+        self.oplog.poison(&error.to_string());
+        error
+    }
+
+    /// The chunks of a descriptor, or why it cannot be one.
+    pub(super) fn descriptor(&self, bytes: &[u8], offset: u64) -> Result<BlobDescriptor> {
+        BlobDescriptor::decode(bytes).ok_or(Error::Corrupted {
+            what: "blob descriptor length",
+            offset,
+            expected: 0,
+            found: bytes.len() as u64,
+        })
+    }
+
+    /// The bytes of a chunk, verified if the store verifies reads.
+    pub(super) fn chunk(&self, chunk: &Chunk) -> Result<&[u8]> {
+        let damaged = |expected, found| Error::Corrupted {
+            what: "blob chunk checksum",
+            offset: chunk.offset,
+            expected,
+            found,
+        };
+        let geometry = self.space.geometry();
+        if chunk.offset < geometry.head_size_bytes {
+            return Err(damaged(geometry.head_size_bytes, chunk.offset));
+        }
+        let range = MediaRange::new(chunk.offset, u64::from(chunk.len));
+        let bytes = self.media.region().bytes(range).ok_or_else(|| damaged(0, range.end()))?;
+        if self.options.verify_reads {
+            let seed = self.space.table().slot(geometry.slot_of(chunk.offset)).seed();
+            let computed = Chunk::crc(bytes, seed, chunk.offset);
+            if !verify(CheckSite::BlobChunk, chunk.crc, computed) {
+                return Err(damaged(u64::from(chunk.crc), u64::from(computed)));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The extents of a blob are dead: they may be reused after the grace period, once the entry that replaced them is
+    /// durable.
+    pub(super) fn retire_blob(&self, descriptor: &[u8], guard: &epoch::Guard) {
+        let Some(descriptor) = BlobDescriptor::decode(descriptor) else { return };
+        let ranges: Vec<MediaRange> = descriptor
+            .chunks
+            .iter()
+            .map(|chunk| MediaRange::new(chunk.offset, u64::from(chunk.len)))
+            .collect();
+        let lane = self.committer.home_lane();
+        let position = self.oplog.appended_position(lane);
+        let limbo = Arc::clone(&self.limbo);
+        if self.options.background {
+            epoch::retire(guard, move || limbo.add(lane, position, ranges));
+        } else {
+            // A simulation is one thread: no reader to wait for, and reuse must not depend on other tests' epochs.
+            limbo.add(lane, position, ranges);
+        }
+    }
+}

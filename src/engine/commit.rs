@@ -1,0 +1,579 @@
+//! Who shares a drain: the one seam behind which commit policies live.
+//!
+//! A writer that finds its log free frames and drains alone (`lone`). Writers that meet stage their operations in one
+//! group; the first of them leads: it waits for the log, takes everything that is staged by then, writes it as few frames,
+//! drains once, and lets the others go (`grouped`: FlatStore's horizontal batching as leader and followers; while the
+//! leader waits for the medium the next group fills). The published variant in which losers of the lock start another
+//! round without waiting is claimed in US patent 11,269,772; here followers wait, and asynchronous writers do not race for a lock.
+//!
+//! Invariants:
+//!   - a thread always uses the lane of its own number, so its writes are in one log and in order
+//!   - what is staged goes into the log before anything that comes later to the same lane
+//!   - a group fits an empty segment, so it needs one roll at most
+
+use super::tickets::Tickets;
+use crate::constants::{FRAME_OPS_MAX, GROUP_BYTES_MAX};
+use crate::error::{Error, Result};
+use crate::format::{FRAME_HEADER_BYTES, FrameBuilder, FrameKind, OpSpec, encoded_len_max};
+use crate::media::Site;
+use crate::media::durable::{Durable, InFlight, Publishable};
+use crate::oplog::OpLog;
+use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
+use crate::options::CommitPolicy;
+use crate::space::Purpose;
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, thread_number};
+use crate::types::{Addr, SegmentSlot, Seq};
+use crossbeam_utils::CachePadded;
+
+/// An entry that is in the log and may be published.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// Where it is.
+    pub addr: Addr,
+    /// Its stamp.
+    pub seq: Seq,
+    /// The stamp of its frame.
+    pub frame_seq: Seq,
+}
+
+impl Written {
+    /// The entry that begins `op_at` bytes behind the start of a placed frame.
+    pub fn at(placed: &Placed, op_at: u32, shares_seq: bool) -> Written {
+        let steps = (u64::from(op_at) - FRAME_HEADER_BYTES as u64) / crate::constants::ENTRY_ALIGN_BYTES;
+        let seq = if shares_seq { placed.base_seq } else { placed.base_seq.step(steps) };
+        Written { addr: Addr::from_offset(placed.offset + u64::from(op_at)), seq, frame_seq: placed.base_seq }
+    }
+}
+
+/// Publishes what nobody waits for: entries of asynchronous writes.
+pub trait Publisher {
+    /// Publishes one entry.
+    fn publish_written(&self, written: Publishable<Written>);
+}
+
+/// How a submission is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The newest stamp it must exceed.
+    pub above: Seq,
+    /// How deep into the reserve it may reach.
+    pub purpose: Purpose,
+    /// Whether it waits for the medium.
+    pub mode: WriteMode,
+}
+
+struct StagedFrame {
+    frame: FrameBuilder,
+    hashes: Vec<u32>,
+    above: Seq,
+    purpose: Purpose,
+}
+
+/// What became of a group; set once, by its leader.
+enum Outcome {
+    Durable(Durable<Vec<Result<Placed>>>),
+    Os(Vec<Result<Placed>>),
+}
+
+#[derive(Default)]
+struct Done {
+    outcome: Mutex<Option<Outcome>>,
+    changed: Condvar,
+}
+
+impl Done {
+    fn wait(&self, frame: usize) -> Result<Publishable<Placed>> {
+        let mut outcome = self.outcome.lock();
+        loop {
+            match &*outcome {
+                Some(Outcome::Durable(placed)) => {
+                    return match &placed.get()[frame] {
+                        Ok(_) => Ok(placed
+                            .as_ref()
+                            .map(|placed| *placed[frame].as_ref().expect("just seen"))
+                            .into()),
+                        Err(error) => Err(error.clone()),
+                    };
+                }
+                Some(Outcome::Os(placed)) => return placed[frame].clone().map(Publishable::from_os_write),
+                None => self.changed.wait(&mut outcome),
+            }
+        }
+    }
+
+    fn set(&self, outcome: Outcome) {
+        *self.outcome.lock() = Some(outcome);
+        self.changed.notify_all();
+    }
+}
+
+#[derive(Default)]
+struct Group {
+    frames: Vec<StagedFrame>,
+    bytes: u64,
+    entries: u64,
+    sync: bool,
+    /// Somebody is on the way to lead it.
+    led: bool,
+    done: Arc<Done>,
+    /// Frame and place of the entries that the leader publishes.
+    asynchronous: Vec<(usize, u32)>,
+    async_bytes: u64,
+    first_ticket: Option<u64>,
+    spare: Option<SegmentSlot>,
+}
+
+struct Lane {
+    stage: Mutex<Option<Group>>,
+    staged: AtomicBool,
+}
+
+/// The commit policies.
+pub struct Committer {
+    oplog: Arc<OpLog>,
+    lanes: Box<[CachePadded<Lane>]>,
+    policy: CommitPolicy,
+    async_bytes_max: u64,
+    /// Tickets of asynchronous writes.
+    pub tickets: Tickets,
+}
+
+impl Committer {
+    /// One lane per log.
+    pub fn new(oplog: Arc<OpLog>, lanes: usize, policy: CommitPolicy, async_bytes_max: u64) -> Self {
+        Committer {
+            lanes: (0..lanes)
+                .map(|_| CachePadded::new(Lane { stage: Mutex::new(None), staged: AtomicBool::new(false) }))
+                .collect(),
+            tickets: Tickets::new(lanes),
+            oplog,
+            policy,
+            async_bytes_max,
+        }
+    }
+
+    /// The calling thread's lane.
+    #[inline]
+    pub fn home_lane(&self) -> usize {
+        thread_number() % self.lanes.len()
+    }
+
+    /// Number of lanes.
+    pub fn lane_count(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Most bytes of a group, and of a frame that others may join.
+    fn group_bytes_max(&self, entries: u64) -> u64 {
+        self.oplog.frame_bytes_max(entries).min(GROUP_BYTES_MAX as u64)
+    }
+
+    /// Writes one operation and waits as its terms say.
+    ///
+    /// # Errors
+    /// `NoSpace`, `TooLarge`, `Closed`, `Poisoned`: nothing was changed. `Io`: the store is poisoned.
+    #[inline]
+    pub fn submit_op(
+        &self,
+        sink: &dyn Publisher,
+        op: &OpSpec<'_>,
+        hash: u32,
+        terms: &Terms,
+    ) -> Result<Publishable<Written>> {
+        let lane = self.home_lane();
+        if self.policy != CommitPolicy::Grouped {
+            let state = match self.policy {
+                CommitPolicy::Lone => Some(self.oplog.lock(lane)),
+                _ => self.oplog.try_lock(lane),
+            };
+            if let Some(mut state) = state {
+                self.lead_locked(lane, &mut state, sink);
+                return self.submit_alone(&mut state, op, hash, terms);
+            }
+        }
+        self.submit_grouped(lane, sink, op, hash, terms)
+    }
+
+    #[inline]
+    fn submit_alone(
+        &self,
+        state: &mut LogState,
+        op: &OpSpec<'_>,
+        hash: u32,
+        terms: &Terms,
+    ) -> Result<Publishable<Written>> {
+        let mut frame = std::mem::replace(&mut state.scratch, FrameBuilder::unallocated());
+        frame.reset(FrameKind::Ops);
+        let op_at = frame.push(op);
+        let result = self.write_alone(state, &mut frame, &[hash], terms);
+        frame.shrink_to_reuse();
+        state.scratch = frame;
+        Ok(result?.map(|placed| Written::at(&placed, op_at, false)))
+    }
+
+    #[inline]
+    fn write_alone(
+        &self,
+        state: &mut LogState,
+        frame: &mut FrameBuilder,
+        hashes: &[u32],
+        terms: &Terms,
+    ) -> Result<Publishable<Placed>> {
+        let terms = FrameTerms {
+            hashes,
+            above: terms.above,
+            purpose: terms.purpose,
+            mode: terms.mode,
+            last: true,
+            seq: None,
+        };
+        let written = self.oplog.place(state, frame, &terms)?;
+        match terms.mode {
+            WriteMode::Sync => Ok(self.oplog.commit(state, written, Site::FrameDrain)?.into()),
+            WriteMode::Os => Ok(Publishable::from_os_write(written.left_undrained())),
+        }
+    }
+
+    fn submit_grouped(
+        &self,
+        lane: usize,
+        sink: &dyn Publisher,
+        op: &OpSpec<'_>,
+        hash: u32,
+        terms: &Terms,
+    ) -> Result<Publishable<Written>> {
+        let (done, frame, op_at, lead) =
+            self.stage_op(lane, sink, op, hash, terms, true, |_, _, _| Ok(()))?.0;
+        if lead {
+            self.lead(lane, sink);
+        }
+        Ok(done.wait(frame)?.map(|placed| Written::at(&placed, op_at, false)))
+    }
+
+    /// Puts an operation into the lane's group; `waits` tells whether the caller waits and so may have to lead; `also` may
+    /// add what belongs to the operation, under the stage's lock, and may refuse it.
+    #[allow(
+        clippy::type_complexity,
+        clippy::too_many_arguments,
+        reason = "what a follower needs to wait, once"
+    )]
+    fn stage_op<R>(
+        &self,
+        lane: usize,
+        sink: &dyn Publisher,
+        op: &OpSpec<'_>,
+        hash: u32,
+        terms: &Terms,
+        waits: bool,
+        also: impl FnOnce(&mut Group, usize, u32) -> Result<R>,
+    ) -> Result<((Arc<Done>, usize, u32, bool), R)> {
+        let need = encoded_len_max(op.key.len(), op.value.len()) + FRAME_HEADER_BYTES as u64;
+        let mut stage = self.room_in_group(lane, sink, need, 1)?;
+        let group = stage.get_or_insert_with(Group::default);
+        let joins = group.frames.last().is_some_and(|last| {
+            last.frame.kind() == FrameKind::Ops
+                && last.frame.op_count() < FRAME_OPS_MAX
+                && last.purpose == terms.purpose
+        });
+        let frame = group.frames.len() - usize::from(joins);
+        let op_at = if joins { group.frames[frame].frame.next_op_at() } else { FRAME_HEADER_BYTES as u32 };
+        let extra = also(group, frame, op_at)?;
+        if !joins {
+            let frame = FrameBuilder::new(FrameKind::Ops);
+            group.frames.push(StagedFrame {
+                frame,
+                hashes: Vec::new(),
+                above: Seq::ZERO,
+                purpose: terms.purpose,
+            });
+        }
+        let staged = &mut group.frames[frame];
+        let pushed_at = staged.frame.push(op);
+        debug_assert_eq!(pushed_at, op_at);
+        staged.hashes.push(hash);
+        staged.above = staged.above.max(terms.above);
+        group.joined(need, 1, terms.mode);
+        let lead = waits && group.claim_lead();
+        let done = Arc::clone(&group.done);
+        self.lanes[lane].staged.store(true, Ordering::Release);
+        Ok(((done, frame, op_at, lead), extra))
+    }
+
+    /// Waits until the lane's group has room for `need` bytes.
+    fn room_in_group(
+        &self,
+        lane: usize,
+        sink: &dyn Publisher,
+        need: u64,
+        entries: u64,
+    ) -> Result<parking_lot::MutexGuard<'_, Option<Group>>> {
+        loop {
+            let stage = self.lanes[lane].stage.lock();
+            let (bytes, staged_entries) = stage.as_ref().map_or((0, 0), |group| (group.bytes, group.entries));
+            let max = self.group_bytes_max(staged_entries + entries);
+            if bytes + need <= max || bytes == 0 {
+                if need > self.oplog.frame_bytes_max(entries) {
+                    let max = self.oplog.frame_bytes_max(entries);
+                    return Err(Error::TooLarge { what: "operation", len: need, max });
+                }
+                return Ok(stage);
+            }
+            drop(stage);
+            self.lead(lane, sink);
+        }
+    }
+
+    /// Writes one frame (a write batch) and waits as its terms say.
+    ///
+    /// # Errors
+    /// As [`Committer::submit_op`].
+    pub fn submit_frame(
+        &self,
+        sink: &dyn Publisher,
+        mut frame: FrameBuilder,
+        hashes: Vec<u32>,
+        terms: &Terms,
+    ) -> Result<Publishable<Placed>> {
+        let lane = self.home_lane();
+        if self.policy != CommitPolicy::Grouped
+            && let Some(mut state) = self.oplog.try_lock(lane)
+        {
+            self.lead_locked(lane, &mut state, sink);
+            return self.write_alone(&mut state, &mut frame, &hashes, terms);
+        }
+        let (done, frame, lead) = {
+            let (need, entries) = (frame.len_bytes(), hashes.len() as u64);
+            let mut stage = self.room_in_group(lane, sink, need, entries)?;
+            let group = stage.get_or_insert_with(Group::default);
+            group.frames.push(StagedFrame { frame, hashes, above: terms.above, purpose: terms.purpose });
+            group.joined(need, entries, terms.mode);
+            let lead = group.claim_lead();
+            self.lanes[lane].staged.store(true, Ordering::Release);
+            (Arc::clone(&group.done), group.frames.len() - 1, lead)
+        };
+        if lead {
+            self.lead(lane, sink);
+        }
+        done.wait(frame)
+    }
+
+    /// Accepts one operation and returns at once; the leader publishes it. The second answer tells whether the group is
+    /// new, so that somebody has to see to it in time.
+    ///
+    /// # Errors
+    /// `NoSpace`, `TooLarge`, `Poisoned`: nothing was accepted.
+    pub fn submit_op_async(
+        &self,
+        sink: &dyn Publisher,
+        op: &OpSpec<'_>,
+        hash: u32,
+        terms: &Terms,
+    ) -> Result<(u64, bool)> {
+        let lane = self.home_lane();
+        self.wait_for_async_room(lane, sink);
+        self.oplog.check_poison()?;
+        let bytes = encoded_len_max(op.key.len(), op.value.len());
+        let result = self.stage_op(lane, sink, op, hash, terms, false, |group, frame, op_at| {
+            let is_first = self.accept_async(group)?;
+            group.asynchronous.push((frame, op_at));
+            Ok((group.note_ticket(self.tickets.issue(lane, bytes), bytes), is_first))
+        });
+        Ok(result?.1)
+    }
+
+    /// As [`Committer::submit_op_async`], for a batch in one frame.
+    ///
+    /// # Errors
+    /// As [`Committer::submit_op_async`].
+    pub fn submit_frame_async(
+        &self,
+        sink: &dyn Publisher,
+        frame: FrameBuilder,
+        hashes: Vec<u32>,
+        terms: &Terms,
+    ) -> Result<(u64, bool)> {
+        let lane = self.home_lane();
+        self.wait_for_async_room(lane, sink);
+        self.oplog.check_poison()?;
+        let (need, entries) = (frame.len_bytes(), hashes.len() as u64);
+        let mut stage = self.room_in_group(lane, sink, need, entries)?;
+        let group = stage.get_or_insert_with(Group::default);
+        let is_first = self.accept_async(group)?;
+        let at = group.frames.len();
+        group.asynchronous.extend(frame.op_offsets().map(|op_at| (at, op_at)));
+        group.frames.push(StagedFrame { frame, hashes, above: terms.above, purpose: terms.purpose });
+        let ticket = group.note_ticket(self.tickets.issue(lane, need), need);
+        group.joined(need, entries, WriteMode::Sync);
+        self.lanes[lane].staged.store(true, Ordering::Release);
+        Ok((ticket, is_first))
+    }
+
+    /// Claims the slot that a group of accepted writes may need. True if the group had none yet.
+    fn accept_async(&self, group: &mut Group) -> Result<bool> {
+        if group.spare.is_some() {
+            return Ok(false);
+        }
+        group.spare = Some(self.oplog.space().take_slot(Purpose::Put)?);
+        Ok(true)
+    }
+
+    fn wait_for_async_room(&self, lane: usize, sink: &dyn Publisher) {
+        if self.tickets.bytes_in_flight() > self.async_bytes_max {
+            self.lead(lane, sink);
+        }
+    }
+
+    /// Writes out what is staged in a lane, if anything, and waits for a leader that is at work.
+    pub fn lead(&self, lane: usize, sink: &dyn Publisher) {
+        let mut state = self.oplog.lock(lane);
+        self.lead_locked(lane, &mut state, sink);
+    }
+
+    /// Writes out what is staged anywhere.
+    pub fn lead_all(&self, sink: &dyn Publisher) {
+        (0..self.lanes.len()).for_each(|lane| self.lead(lane, sink));
+    }
+
+    /// True if something is staged in the lane.
+    pub fn is_staged(&self, lane: usize) -> bool {
+        self.lanes[lane].staged.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn lead_locked(&self, lane: usize, state: &mut LogState, sink: &dyn Publisher) {
+        if self.is_staged(lane) {
+            self.write_group(lane, state, sink);
+        }
+    }
+
+    fn write_group(&self, lane: usize, state: &mut LogState, sink: &dyn Publisher) {
+        let group = {
+            let mut stage = self.lanes[lane].stage.lock();
+            self.lanes[lane].staged.store(false, Ordering::Release);
+            stage.take()
+        };
+        let Some(mut group) = group else { return };
+        state.spare = group.spare.take();
+        let placed = self.place_group(state, &mut group);
+        if let Some(unused) = state.spare.take() {
+            self.oplog.space().return_slot(unused);
+        }
+        let outcome = if group.sync { self.commit_group(state, placed) } else { Outcome::Os(placed) };
+        self.finish_async(lane, &group, &outcome, sink);
+        group.done.set(outcome);
+    }
+
+    fn place_group(&self, state: &mut LogState, group: &mut Group) -> Vec<Result<Placed>> {
+        let mode = if group.sync { WriteMode::Sync } else { WriteMode::Os };
+        let count = group.frames.len();
+        let place = |(i, staged): (usize, &mut StagedFrame)| {
+            let terms = FrameTerms {
+                hashes: &staged.hashes,
+                above: staged.above,
+                purpose: staged.purpose,
+                mode,
+                last: i + 1 == count,
+                seq: None,
+            };
+            self.oplog.place(state, &mut staged.frame, &terms).map(InFlight::left_undrained)
+        };
+        group.frames.iter_mut().enumerate().map(place).collect()
+    }
+
+    fn commit_group(&self, state: &mut LogState, placed: Vec<Result<Placed>>) -> Outcome {
+        if placed.iter().all(Result::is_err) {
+            return Outcome::Os(placed);
+        }
+        let frames = placed.len();
+        match self.oplog.commit(state, InFlight::nothing(placed), Site::FrameDrain) {
+            Ok(durable) => Outcome::Durable(durable),
+            Err(error) => Outcome::Os((0..frames).map(|_| Err(error.clone())).collect()),
+        }
+    }
+
+    /// Publishes asynchronous writes, then reports their tickets. Still under the log's lock: whoever finds the log free
+    /// finds them published.
+    fn finish_async(&self, lane: usize, group: &Group, outcome: &Outcome, sink: &dyn Publisher) {
+        let Some(first_ticket) = group.first_ticket else { return };
+        let mut failure = None;
+        for (frame, op_at) in &group.asynchronous {
+            let shares_seq = group.frames[*frame].frame.kind().shares_seq();
+            let written = match outcome {
+                Outcome::Durable(placed) => match &placed.get()[*frame] {
+                    Ok(_) => placed.as_ref().map(|placed| {
+                        Written::at(placed[*frame].as_ref().expect("just seen"), *op_at, shares_seq)
+                    }),
+                    Err(error) => {
+                        failure = Some(error.clone());
+                        continue;
+                    }
+                },
+                Outcome::Os(placed) => {
+                    failure = placed[*frame].as_ref().err().cloned();
+                    continue;
+                }
+            };
+            sink.publish_written(written.into());
+        }
+        if let Some(error) = failure {
+            self.tickets.fail(first_ticket, &error);
+        }
+        let stage = self.lanes[lane].stage.lock();
+        self.tickets.finish(lane, group.async_bytes, stage.as_ref().and_then(|group| group.first_ticket));
+    }
+
+    /// Waits until `ticket` is durable.
+    ///
+    /// # Errors
+    /// The failure of that write; `InvalidArgument` for a ticket that was never given.
+    pub fn wait(&self, ticket: u64, sink: &dyn Publisher) -> Result<()> {
+        let issued = self.tickets.last_issued();
+        if ticket == 0 || ticket > issued {
+            return Err(Error::InvalidArgument(format!("ticket {ticket}: tickets 1 to {issued} were given")));
+        }
+        if self.tickets.durable() < ticket {
+            self.lead_all(sink);
+        }
+        self.tickets.failure(ticket)
+    }
+
+    /// Makes everything in every log durable.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned. `Poisoned`.
+    pub fn sync_all(&self, sink: &dyn Publisher) -> Result<()> {
+        for lane in 0..self.lanes.len() {
+            let mut state = self.oplog.lock(lane);
+            self.lead_locked(lane, &mut state, sink);
+            self.oplog.drain(&mut state, Site::SyncDrain)?;
+        }
+        Ok(())
+    }
+
+    /// Holds a lane's log for a batch that is larger than a frame.
+    pub fn with_log<R>(&self, sink: &dyn Publisher, f: impl FnOnce(&OpLog, &mut LogState) -> R) -> R {
+        let lane = self.home_lane();
+        let mut state = self.oplog.lock(lane);
+        self.lead_locked(lane, &mut state, sink);
+        f(&self.oplog, &mut state)
+    }
+}
+
+impl Group {
+    fn joined(&mut self, bytes: u64, entries: u64, mode: WriteMode) {
+        self.bytes += bytes;
+        self.entries += entries;
+        self.sync |= mode == WriteMode::Sync;
+    }
+
+    /// True for the first who asks: it has to lead.
+    fn claim_lead(&mut self) -> bool {
+        !std::mem::replace(&mut self.led, true)
+    }
+
+    fn note_ticket(&mut self, ticket: u64, bytes: u64) -> u64 {
+        self.first_ticket.get_or_insert(ticket);
+        self.async_bytes += bytes;
+        ticket
+    }
+}

@@ -1,0 +1,146 @@
+//! The one background thread: writes out asynchronous writes in time, marks idle logs, grows and prefaults ahead of the
+//! heads, frees extents. It sleeps without a timer while nothing was written; a writer that finds it asleep wakes it.
+
+use super::Engine;
+use crate::constants::IDLE_MARK_MS;
+use crate::index::Index;
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
+use std::sync::Weak;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Rounds without a write after which the thread sleeps until it is woken.
+const IDLE_ROUNDS: u32 = 3;
+/// Slots kept ready beyond the reserve.
+const SLOTS_AHEAD: u32 = 2;
+
+#[derive(Default)]
+struct Shared {
+    /// Read by every write, written twice per sleep.
+    asleep: AtomicBool,
+    wanted: Mutex<Wanted>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Wanted {
+    stop: bool,
+    activity: bool,
+    async_since: Option<Instant>,
+}
+
+/// A handle on the thread; without one (simulations) nothing happens in the background.
+#[derive(Default)]
+pub struct Housekeeper {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Housekeeper {
+    /// Starts the thread. It holds the engine weakly and ends with it.
+    pub fn start<I: Index + 'static>(&self, engine: &Arc<Engine<I>>) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let weak = Arc::downgrade(engine);
+        let wait = Duration::from_micros(engine.options.commit_wait_us_max);
+        let run = move || run(&shared, &weak, wait);
+        // Signals are the application's: none may be delivered here.
+        let thread = crate::media::spawn_without_signals("flatkv-housekeeper", run)?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the thread and waits for it, unless it is the caller.
+    pub fn stop(&self) {
+        self.shared.wanted.lock().stop = true;
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+
+    /// Something was written.
+    #[inline]
+    pub fn note_activity(&self) {
+        if self.shared.asleep.load(Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        self.shared.wanted.lock().activity = true;
+        self.shared.wake.notify_all();
+    }
+
+    /// An asynchronous write waits for company: write it out in time.
+    pub fn expect_async(&self) {
+        let mut wanted = self.shared.wanted.lock();
+        wanted.activity = true;
+        wanted.async_since.get_or_insert_with(Instant::now);
+        drop(wanted);
+        self.shared.wake.notify_all();
+    }
+}
+
+fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wait: Duration) {
+    let idle = Duration::from_millis(IDLE_MARK_MS / 2);
+    let mut positions = Vec::new();
+    let mut quiet_rounds = 0;
+    loop {
+        {
+            let mut wanted = shared.wanted.lock();
+            if wanted.stop {
+                return;
+            }
+            if quiet_rounds >= IDLE_ROUNDS && !wanted.activity && wanted.async_since.is_none() {
+                shared.asleep.store(true, Ordering::Relaxed);
+                shared.wake.wait_for(&mut wanted, Duration::from_secs(5));
+                shared.asleep.store(false, Ordering::Relaxed);
+                quiet_rounds = 0;
+            } else if let Some(since) = wanted.async_since {
+                let left = commit_wait.saturating_sub(since.elapsed());
+                if !left.is_zero() {
+                    shared.wake.wait_for(&mut wanted, left);
+                }
+                if since.elapsed() < commit_wait && !wanted.stop {
+                    continue;
+                }
+                wanted.async_since = None;
+            } else {
+                shared.wake.wait_for(&mut wanted, idle);
+            }
+            wanted.activity = false;
+            if wanted.stop {
+                return;
+            }
+        }
+        let Some(engine) = engine.upgrade() else { return };
+        engine.committer.lead_all(&*engine);
+        engine.space.prepare(SLOTS_AHEAD);
+        if engine.keep_house(&mut positions) { quiet_rounds = 0 } else { quiet_rounds += 1 }
+    }
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// One round: marks logs that were idle since the last round. True if anything was written meanwhile.
+    fn keep_house(&self, positions: &mut Vec<u64>) -> bool {
+        let logs = self.oplog.log_count();
+        positions.resize(logs, u64::MAX);
+        let mut busy = false;
+        for (log, seen) in positions.iter_mut().enumerate() {
+            let position = self.oplog.appended_position(log);
+            if position != *seen {
+                *seen = position;
+                busy = true;
+            } else if let Some(mut state) = self.oplog.try_lock(log) {
+                // A failure poisons the store; the next writer reports it.
+                let _ = self.oplog.mark_idle(&mut state);
+                *seen = state.position();
+            }
+        }
+        self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        busy
+    }
+}

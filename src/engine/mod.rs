@@ -1,0 +1,151 @@
+//! Where the floors meet: the only code that knows both log and index.
+//!
+//! Lock order, outermost first: a log's state -> a lane's stage -> the roll lock (`Space::identities`) -> extents ->
+//! free slots. Extents may take the roll lock (they open segments), so whoever holds the roll lock never allocates extents.
+//! No lock is held while an epoch guard is held across a drain on a disk: guards are taken for lookups and publications.
+//!
+//! Start order: medium, superblock, space, log, index (recovery), then the housekeeper. Stop order is the reverse.
+
+mod blob;
+pub(crate) mod commit;
+mod damage;
+mod housekeeper;
+mod pins;
+mod read;
+mod recovery;
+mod stats;
+mod tickets;
+mod write;
+
+pub use pins::ValueRef;
+
+use crate::error::{Error, Result};
+use crate::index::Index;
+use crate::media::Media;
+use crate::oplog::OpLog;
+use crate::oplog::read::EntryReader;
+use crate::options::Options;
+use crate::space::Space;
+use crate::space::extent::Extents;
+use crate::space::superblock::SuperblockStore;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use blob::Limbo;
+use commit::Committer;
+use damage::DamageList;
+use housekeeper::Housekeeper;
+use stats::{Counters, OpenFacts};
+
+/// An open store with one kind of index.
+pub struct Engine<I: Index> {
+    media: Arc<dyn Media>,
+    space: Arc<Space>,
+    oplog: Arc<OpLog>,
+    index: I,
+    reader: EntryReader,
+    extents: Arc<Extents>,
+    committer: Committer,
+    damage: DamageList,
+    limbo: Arc<Limbo>,
+    superblock: Mutex<SuperblockStore>,
+    options: Options,
+    inline_value_bytes_max: usize,
+    counters: Counters,
+    facts: OpenFacts,
+    housekeeper: Housekeeper,
+    pinned: AtomicU64,
+    closed: AtomicBool,
+    fork_generation: u64,
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Refuses calls on a closed store and in a forked child.
+    #[inline]
+    fn check_open(&self) -> Result<()> {
+        if crate::media::fork_generation() != self.fork_generation {
+            return Err(Error::Forked);
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(())
+    }
+
+    /// Refuses writes that cannot succeed, before anything is changed.
+    #[inline]
+    fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if self.options.read_only {
+            return Err(Error::ReadOnly);
+        }
+        self.oplog.check_poison()
+    }
+
+    /// Ok, or the state that refuses writes and why.
+    pub fn health(&self) -> Result<()> {
+        self.check_open()?;
+        self.oplog.check_poison()
+    }
+
+    /// Refuses writes from now on; what is on the medium is for the next open to judge.
+    pub fn poison(&self, why: &str) {
+        self.oplog.poison(why);
+    }
+
+    /// Makes every earlier write durable, `os` ones too.
+    pub fn sync(&self) -> Result<()> {
+        self.check_open()?;
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.committer.sync_all(self)?;
+        self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        Ok(())
+    }
+
+    /// Ends the store: drains, closes every log, sets the clean mark. Afterwards every call answers `Closed`.
+    ///
+    /// # Errors
+    /// `Busy` while values are pinned: nothing is closed. `Io`: the store is closed uncleanly, the next open recovers.
+    pub fn close(&self) -> Result<()> {
+        self.check_open()?;
+        let pinned = self.pinned.load(Ordering::Acquire);
+        if pinned > 0 {
+            return Err(Error::Busy(format!("{pinned} values are pinned")));
+        }
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Err(Error::Closed);
+        }
+        self.housekeeper.stop();
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.close_cleanly()
+    }
+
+    fn close_cleanly(&self) -> Result<()> {
+        self.committer.lead_all(self);
+        for log in 0..self.oplog.log_count() {
+            self.oplog.close_log(&mut self.oplog.lock(log))?;
+        }
+        let next_id = self.space.identities().next_id;
+        self.superblock.lock().update(&*self.media, |superblock| {
+            superblock.clean = true;
+            superblock.segment_id_high_water = next_id.0;
+        })
+    }
+
+    /// Ends the store as a killed process would: nothing more is written.
+    pub fn abandon(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.housekeeper.stop();
+        for log in 0..self.oplog.log_count() {
+            self.oplog.abandon(&mut self.oplog.lock(log));
+        }
+    }
+}
+
+impl<I: Index> Drop for Engine<I> {
+    fn drop(&mut self) {
+        self.housekeeper.stop();
+    }
+}

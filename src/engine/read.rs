@@ -1,0 +1,185 @@
+//! Reading: index -> entry -> value. No lock, no write to the medium, no call upwards. An entry is verified before any
+//! byte of it is returned.
+
+use super::{Engine, ValueRef};
+use crate::checksum::CheckSite;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::{BlobDescriptor, Filter, Op, OpKind};
+use crate::index::{Index, Key};
+use crate::sync::Arc;
+use crate::types::{Addr, MediaRange, Seq};
+use crate::write_batch::check_key;
+
+/// Keys whose index memory is asked for ahead of use by a multi-get.
+const LOOKAHEAD: usize = 16;
+
+impl<I: Index + 'static> Engine<I> {
+    /// The key with its hash.
+    #[inline]
+    pub(super) fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
+        Key { bytes, hash: self.reader.hash(bytes) }
+    }
+
+    /// Finds the newest entry of a key, a tombstone included. The caller holds an epoch guard as long as it uses the entry.
+    ///
+    /// # Errors
+    /// `Corrupted` if an entry that may be the key's does not verify.
+    #[inline]
+    pub(super) fn find(&self, key: Key<'_>) -> Result<Option<(Addr, Op<'_>)>> {
+        let mut damaged = None;
+        let found = self.index.get(key, |addr| {
+            let op = match self.reader.op(addr) {
+                Some(op) if op.key() == key.bytes => op,
+                other => {
+                    // Another key with the same fingerprint, or this key with rotten bytes: only the checksum can tell.
+                    if other.is_none_or(|op| !self.reader.verify(addr, &op, CheckSite::EntryOnGet)) {
+                        damaged = Some(addr);
+                    }
+                    return None;
+                }
+            };
+            if self.options.verify_reads && !self.reader.verify(addr, &op, CheckSite::EntryOnGet) {
+                damaged = Some(addr);
+                return None;
+            }
+            Some((addr, op))
+        });
+        match (found, damaged) {
+            (Some(found), _) => Ok(Some(found)),
+            (None, None) => Ok(None),
+            (None, Some(addr)) => Err(self.reader.corrupted(addr)),
+        }
+    }
+
+    /// Finds the newest entry of a key that has a value, and refuses an answer that damage may have made stale.
+    #[inline]
+    fn find_live(&self, key: Key<'_>) -> Result<Option<(Addr, Op<'_>)>> {
+        let found = self.find(key)?;
+        if !self.damage.is_empty() {
+            let answer = match &found {
+                Some((addr, op)) => self.reader.order(*addr, op).map_or(Seq::ZERO, |(seq, _)| seq),
+                None => Seq::ZERO,
+            };
+            self.damage.check(Filter::short_hash(key.hash), answer)?;
+        }
+        Ok(found.filter(|(_, op)| op.kind() != OpKind::Delete))
+    }
+
+    /// Copies a value.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        check_key(key)?;
+        self.check_open()?;
+        self.get_hashed(self.key(key))
+    }
+
+    #[inline]
+    fn get_hashed(&self, key: Key<'_>) -> Result<Option<Vec<u8>>> {
+        self.counters.get();
+        let _guard = epoch::pin();
+        let Some((addr, op)) = self.find_live(key)? else { return Ok(None) };
+        if op.kind() == OpKind::Put {
+            return Ok(Some(op.value().to_vec()));
+        }
+        let descriptor = self.descriptor(op.value(), addr.offset())?;
+        let mut value = Vec::new();
+        value.try_reserve_exact(descriptor.len as usize).map_err(|_| out_of_memory(descriptor.len))?;
+        for chunk in &descriptor.chunks {
+            value.extend_from_slice(self.chunk(chunk)?);
+        }
+        Ok(Some(value))
+    }
+
+    /// Copies a value into `buf` and returns its length.
+    pub fn get_into(&self, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> {
+        check_key(key)?;
+        self.check_open()?;
+        self.counters.get();
+        let _guard = epoch::pin();
+        let Some((addr, op)) = self.find_live(self.key(key))? else { return Ok(None) };
+        if op.kind() == OpKind::Put {
+            let value = op.value();
+            let capacity = buf.len();
+            let target =
+                buf.get_mut(..value.len()).ok_or(Error::BufferTooSmall { needed: value.len(), capacity })?;
+            target.copy_from_slice(value);
+            return Ok(Some(value.len()));
+        }
+        let descriptor = self.descriptor(op.value(), addr.offset())?;
+        self.copy_blob(&descriptor, buf)
+    }
+
+    fn copy_blob(&self, descriptor: &BlobDescriptor, buf: &mut [u8]) -> Result<Option<usize>> {
+        let needed = descriptor.len as usize;
+        if needed > buf.len() {
+            return Err(Error::BufferTooSmall { needed, capacity: buf.len() });
+        }
+        let mut at = 0;
+        for chunk in &descriptor.chunks {
+            let bytes = self.chunk(chunk)?;
+            buf[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        }
+        Ok(Some(needed))
+    }
+
+    /// Pins a value; without a copy where it lies in one piece.
+    pub fn get_pinned(self: &Arc<Self>, key: &[u8]) -> Result<Option<ValueRef>> {
+        check_key(key)?;
+        self.check_open()?;
+        self.counters.get();
+        let _guard = epoch::pin();
+        let Some((addr, op)) = self.find_live(self.key(key))? else { return Ok(None) };
+        if op.kind() == OpKind::Put {
+            let start = addr.offset() + op.footprint_before_value();
+            return self.pin(MediaRange::new(start, op.value().len() as u64)).map(Some);
+        }
+        let descriptor = self.descriptor(op.value(), addr.offset())?;
+        for chunk in &descriptor.chunks {
+            self.chunk(chunk)?;
+        }
+        if let Some(range) = one_piece(&descriptor) {
+            return self.pin(range).map(Some);
+        }
+        let mut value = Vec::new();
+        value.try_reserve_exact(descriptor.len as usize).map_err(|_| out_of_memory(descriptor.len))?;
+        for chunk in &descriptor.chunks {
+            value.extend_from_slice(self.chunk(chunk)?);
+        }
+        Ok(Some(ValueRef::owned(value)))
+    }
+
+    /// True if the key has a value; reads no value bytes beyond the entry.
+    pub fn exists(&self, key: &[u8]) -> Result<bool> {
+        check_key(key)?;
+        self.check_open()?;
+        self.counters.get();
+        let _guard = epoch::pin();
+        Ok(self.find_live(self.key(key))?.is_some())
+    }
+
+    /// Copies many values; asks for the memory of later keys while it works on earlier ones.
+    pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
+        if let Err(error) = self.check_open() {
+            return keys.iter().map(|_| Err(error.clone())).collect();
+        }
+        let mut values = Vec::with_capacity(keys.len());
+        for group in keys.chunks(LOOKAHEAD) {
+            let hashed: Vec<Key<'_>> = group.iter().map(|key| self.key(key)).collect();
+            hashed.iter().for_each(|key| self.index.prefetch(key.hash));
+            values.extend(hashed.iter().map(|key| check_key(key.bytes).and_then(|()| self.get_hashed(*key))));
+        }
+        values
+    }
+}
+
+/// The range of a blob whose chunks follow each other without a gap in one segment.
+fn one_piece(descriptor: &BlobDescriptor) -> Option<MediaRange> {
+    let [chunk] = descriptor.chunks.as_slice() else { return None };
+    Some(MediaRange::new(chunk.offset, u64::from(chunk.len)))
+}
+
+#[cold]
+fn out_of_memory(len: u64) -> Error {
+    Error::from_errno(format!("allocate {len} bytes for a value"), libc::ENOMEM)
+}

@@ -1,0 +1,360 @@
+//! Opening. A new pool is formatted; an existing one is read wholly before a byte of it is changed:
+//!
+//! 1. superblock, headers and state words of all slots
+//! 2. the highest-numbered digest among active heads rules; every segment it lists must be there
+//! 3. heads are scanned to their cut, then all segments in parallel into the index: the highest stamp of a key wins, so
+//!    the order of segments does not matter
+//! 4. what is adopted from segments whose seal no digest vouches for is made durable again, before anything is served
+//! 5. the clean mark is cleared, heads that did not end with a close mark are sealed at their cut and replaced
+//!
+//! Running it twice gives the same store; it may die anywhere.
+
+mod collect;
+mod survey;
+
+use super::Engine;
+use super::commit::Committer;
+use super::damage::DamageList;
+use super::housekeeper::Housekeeper;
+use super::stats::{Counters, OpenFacts};
+use crate::constants::*;
+use crate::error::{Error, Result};
+use crate::format::{SUPERBLOCK_A_OFFSET, SegmentState, Superblock};
+use crate::index::{Index, KeyHashes};
+use crate::media::durable::{Dirty, InFlight};
+use crate::media::{FlushGranularity, Media, Site};
+use crate::oplog::OpLog;
+use crate::oplog::append::Head;
+use crate::oplog::read::EntryReader;
+use crate::options::Options;
+use crate::space::extent::Extents;
+use crate::space::superblock::SuperblockStore;
+use crate::space::{Geometry, Identities, Space};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex};
+use crate::types::{LogId, MediaRange, SegmentId, Seq};
+use collect::{Collected, HeadFacts};
+use std::time::Instant;
+use survey::Survey;
+
+/// Logs that writers use on this medium.
+fn log_count(media: &dyn Media, options: &Options) -> usize {
+    options.logs.unwrap_or_else(|| match media.granularity() {
+        FlushGranularity::File => 1,
+        FlushGranularity::CacheLine => {
+            std::thread::available_parallelism().map_or(1, |n| n.get()).min(LOGS_MAX)
+        }
+    })
+}
+
+fn segment_size(media: &dyn Media, options: &Options) -> u64 {
+    if let Some(bytes) = options.segment_size_bytes {
+        return bytes;
+    }
+    match (options.max_bytes, media.granularity()) {
+        (Some(quota), _) => (quota / 1024)
+            .clamp(SEGMENT_SIZE_BYTES_QUOTA_MIN, SEGMENT_SIZE_BYTES_QUOTA_MAX)
+            .next_power_of_two()
+            .min(SEGMENT_SIZE_BYTES_QUOTA_MAX),
+        (None, FlushGranularity::CacheLine) => SEGMENT_SIZE_BYTES_PM,
+        (None, FlushGranularity::File) => SEGMENT_SIZE_BYTES_FILE,
+    }
+}
+
+fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Io {
+        what: "getrandom".into(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    })?;
+    Ok(bytes)
+}
+
+/// What a store is assembled from.
+struct Parts {
+    media: Arc<dyn Media>,
+    space: Arc<Space>,
+    oplog: Arc<OpLog>,
+    extents: Arc<Extents>,
+    superblock: SuperblockStore,
+    facts: OpenFacts,
+    lanes: usize,
+}
+
+/// Makes an index that can ask for the hash of a key in the log.
+pub trait MakeIndex<I>: FnOnce(Arc<dyn KeyHashes>) -> Result<I> {}
+impl<I, F: FnOnce(Arc<dyn KeyHashes>) -> Result<I>> MakeIndex<I> for F {}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Opens the pool on a locked medium, formatting it if it is new.
+    ///
+    /// # Errors
+    /// `Corrupted`, `Incomplete`, `Unsupported`: nothing was changed. `NoSpace`, `Io`.
+    pub fn open(
+        media: Arc<dyn Media>,
+        is_new: bool,
+        options: Options,
+        make_index: impl MakeIndex<I>,
+    ) -> Result<Arc<Engine<I>>> {
+        let started = Instant::now();
+        let mut engine = if is_new {
+            Self::create(media, options, make_index)?
+        } else {
+            Self::recover(media, options, make_index)?
+        };
+        engine.facts.open_us = started.elapsed().as_micros() as u64;
+        let engine = Arc::new(engine);
+        if engine.options.background && !engine.options.read_only {
+            engine.housekeeper.start(&engine).map_err(|error| {
+                Error::from_errno(
+                    "start the housekeeper thread",
+                    error.raw_os_error().unwrap_or(libc::EAGAIN),
+                )
+            })?;
+        }
+        Ok(engine)
+    }
+
+    fn create(media: Arc<dyn Media>, options: Options, make_index: impl MakeIndex<I>) -> Result<Self> {
+        if options.read_only {
+            return Err(Error::InvalidArgument("read_only = true: there is no pool to read".into()));
+        }
+        let geometry = Geometry::new(
+            options.head_size_bytes.unwrap_or(HEAD_SIZE_BYTES_DEFAULT),
+            segment_size(&*media, &options),
+        );
+        // One head, one to roll into, the reserve, and one to spare.
+        let slots = 5;
+        let len = geometry.pool_len(slots);
+        if let Some(quota) = options.max_bytes
+            && quota < len
+        {
+            return Err(Error::InvalidArgument(format!(
+                "max_bytes = {quota}: a pool with segments of {} bytes needs at least {len}",
+                geometry.segment_size_bytes
+            )));
+        }
+        media.grow(len)?;
+        let lanes = log_count(&*media, &options);
+        let uuid = random_bytes::<16>()?;
+        let superblock = SuperblockStore::create(Superblock {
+            uuid,
+            hash_seed: u64::from_le_bytes(random_bytes::<8>()?),
+            sequence: 0,
+            head_size_bytes: geometry.head_size_bytes,
+            segment_size_bytes: geometry.segment_size_bytes,
+            log_count: lanes as u32,
+            segment_id_high_water: 1,
+            unsafe_shutdowns: 0,
+            clean: false,
+        });
+        let identities = Identities { next_id: SegmentId(1), digest_number: 0 };
+        let mut parts = Self::parts(media, geometry, superblock, identities, lanes, lanes, &options);
+        parts.oplog.roll_recovered(LogId(0), None)?;
+        parts.superblock.update_both(&*parts.media, |_| ())?;
+        parts.media.publish()?;
+        parts.facts.was_clean = true;
+        Ok(Self::assemble(parts, options, make_index, |_, _| Ok(()))?.0)
+    }
+
+    fn parts(
+        media: Arc<dyn Media>,
+        geometry: Geometry,
+        superblock: SuperblockStore,
+        identities: Identities,
+        logs: usize,
+        lanes: usize,
+        options: &Options,
+    ) -> Parts {
+        let uuid = superblock.current().uuid;
+        let space = Arc::new(Space::new(Arc::clone(&media), uuid, geometry, options.max_bytes, identities));
+        let oplog = Arc::new(OpLog::new(Arc::clone(&media), Arc::clone(&space), logs));
+        let extents = Arc::new(Extents::new(Arc::clone(&space)));
+        Parts { media, space, oplog, extents, superblock, facts: OpenFacts::default(), lanes }
+    }
+
+    /// Puts the floors together; `fill` fills the index before anybody sees it.
+    fn assemble<R>(
+        parts: Parts,
+        options: Options,
+        make_index: impl MakeIndex<I>,
+        fill: impl FnOnce(&mut Self, &EntryReader) -> Result<R>,
+    ) -> Result<(Self, R)> {
+        let hash_seed = parts.superblock.current().hash_seed;
+        let reader = EntryReader::new(Arc::clone(&parts.media), Arc::clone(&parts.space), hash_seed);
+        let inline_default = match parts.media.granularity() {
+            FlushGranularity::CacheLine => INLINE_VALUE_BYTES_PM,
+            FlushGranularity::File => INLINE_VALUE_BYTES_FILE,
+        };
+        // An inline value has to fit a frame with the longest key.
+        let frame_max = parts.oplog.frame_bytes_max(1) as usize;
+        let inline_fits = (frame_max / 2).max(64);
+        let mut engine = Engine {
+            index: make_index(Arc::new(reader.clone()))?,
+            committer: Committer::new(
+                Arc::clone(&parts.oplog),
+                parts.lanes,
+                options.commit,
+                options.async_bytes_max,
+            ),
+            inline_value_bytes_max: options.inline_value_bytes_max.unwrap_or(inline_default).min(inline_fits),
+            damage: DamageList::default(),
+            limbo: Arc::default(),
+            superblock: Mutex::new(parts.superblock),
+            counters: Counters::default(),
+            facts: parts.facts,
+            housekeeper: Housekeeper::default(),
+            pinned: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            fork_generation: crate::media::fork_generation(),
+            media: parts.media,
+            space: parts.space,
+            oplog: parts.oplog,
+            extents: parts.extents,
+            reader: reader.clone(),
+            options,
+        };
+        let result = fill(&mut engine, &reader)?;
+        Ok((engine, result))
+    }
+
+    fn recover(media: Arc<dyn Media>, options: Options, make_index: impl MakeIndex<I>) -> Result<Self> {
+        let superblock = SuperblockStore::read(&*media)?;
+        let survey = Survey::take(&*media, superblock.current())?;
+        let geometry = survey.geometry;
+        let lanes = log_count(&*media, &options);
+        let logs = lanes.max(survey.heads.keys().map(|log| usize::from(log.0) + 1).max().unwrap_or(1));
+        let identities = Identities {
+            next_id: survey.next_id.max(SegmentId(superblock.current().segment_id_high_water)),
+            digest_number: survey.digest_number,
+        };
+        let was_clean = superblock.current().clean;
+        let mut parts = Self::parts(media, geometry, superblock, identities, logs, lanes, &options);
+        parts.facts.was_clean = was_clean;
+        parts.facts.unsafe_shutdowns = parts.superblock.current().unsafe_shutdowns + u64::from(!was_clean);
+        survey.enter_into(&parts.space, &parts.extents);
+        let (mut engine, collected) =
+            Self::assemble(parts, options, make_index, |engine, _| engine.collect(&survey, was_clean))?;
+        engine.facts.recovered_entries = collected.entries;
+        engine.facts.torn_heads = collected.heads.values().filter(|head| !head.closed).count() as u64;
+        engine.oplog.raise_floor(collected.max_seq);
+        engine.make_durable_again(&survey, &collected)?;
+        if !engine.options.read_only {
+            engine.start_writing(&survey, collected)?;
+        }
+        Ok(engine)
+    }
+
+    /// Rule 9: whatever was adopted and is not vouched for is made durable again, before anything is served.
+    fn make_durable_again(&self, survey: &Survey, collected: &Collected) -> Result<()> {
+        let ranges = collected.unvouched.iter().chain(survey.unvouched_headers.iter());
+        let mut any = false;
+        for range in ranges {
+            self.adopt(*range)?;
+            any = true;
+        }
+        if any {
+            InFlight::nothing(()).drain(&*self.media, Site::AdoptDrain)?.into_inner();
+        }
+        Ok(())
+    }
+
+    /// Makes one range durable: written back on persistent memory; on files *rewritten*, because after a failed
+    /// fdatasync its pages may be clean and yet not on the disk.
+    fn adopt(&self, range: MediaRange) -> Result<()> {
+        if self.media.granularity() == FlushGranularity::CacheLine {
+            let _in_flight = Dirty::adopt(range, ()).flush(&*self.media, Site::AdoptFlush);
+            return Ok(());
+        }
+        const PIECE_BYTES: u64 = 1 << 20;
+        let mut buffer = Vec::new();
+        let mut at = range.offset;
+        while at < range.end() {
+            let len = PIECE_BYTES.min(range.end() - at);
+            buffer.resize(len as usize, 0);
+            self.media.read(at, &mut buffer)?;
+            let _in_flight =
+                Dirty::write(&*self.media, at, &buffer, ())?.flush(&*self.media, Site::AdoptFlush);
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Everything was read: from here on the pool is changed.
+    fn start_writing(&mut self, survey: &Survey, collected: Collected) -> Result<()> {
+        let unclean = !self.facts.was_clean;
+        self.superblock.lock().update_both(&*self.media, |superblock| {
+            superblock.clean = false;
+            superblock.unsafe_shutdowns = superblock.unsafe_shutdowns.max(self.facts.unsafe_shutdowns);
+        })?;
+        self.free_unlisted(survey)?;
+        for (log, heads) in group_by_log(collected.heads) {
+            self.restart_log(log, heads)?;
+        }
+        debug_assert!(unclean || self.facts.torn_heads == 0 || !self.damage.is_empty());
+        Ok(())
+    }
+
+    fn free_unlisted(&self, survey: &Survey) -> Result<()> {
+        let mut any = false;
+        for (slot, id) in &survey.to_free {
+            let _in_flight = self.space.set_state(*slot, *id, SegmentState::Free, Site::FreeFlush)?;
+            any = true;
+        }
+        if any {
+            InFlight::nothing(()).drain(&*self.media, Site::FreeDrain)?.into_inner();
+        }
+        Ok(())
+    }
+
+    /// Gives a log one head to append to. Of two active heads the smaller holds everything that counts.
+    fn restart_log(&self, log: LogId, mut heads: Vec<HeadFacts>) -> Result<()> {
+        heads.sort_by_key(|head| head.id);
+        let larger = if heads.len() == 2 { heads.pop() } else { None };
+        let head = heads.pop().expect("a log in use has an active head");
+        let closed = head.closed && larger.is_none();
+        let old = self.head_from(head);
+        if closed {
+            self.oplog.lock(usize::from(log.0)).resume(old);
+            return Ok(());
+        }
+        match larger {
+            Some(larger) if larger.is_empty => {
+                // The roll had come to (b): complete it.
+                self.oplog.seal_recovered(&old)?;
+                let new = self.head_from(larger);
+                self.oplog.lock(usize::from(log.0)).resume(new);
+                Ok(())
+            }
+            Some(larger) => {
+                self.oplog.seal_recovered(&self.head_from(larger))?;
+                self.oplog.roll_recovered(log, Some(old))
+            }
+            None => self.oplog.roll_recovered(log, Some(old)),
+        }
+    }
+
+    fn head_from(&self, facts: HeadFacts) -> Head {
+        Head::recovered(
+            &self.oplog,
+            facts.slot,
+            facts.id,
+            facts.cut,
+            facts.hashes,
+            facts.min_seq,
+            facts.max_seq,
+            facts.has_damage,
+        )
+    }
+}
+
+fn group_by_log(
+    heads: std::collections::BTreeMap<crate::types::SegmentSlot, HeadFacts>,
+) -> std::collections::BTreeMap<LogId, Vec<HeadFacts>> {
+    let mut logs = std::collections::BTreeMap::<LogId, Vec<HeadFacts>>::new();
+    for head in heads.into_values() {
+        logs.entry(head.log).or_default().push(head);
+    }
+    logs
+}
+
+const _: () = assert!(SUPERBLOCK_A_OFFSET == 0, "a pool is recognized by its first bytes");

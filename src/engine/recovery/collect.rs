@@ -1,0 +1,505 @@
+//! Reading the log into the index: heads to their cut, sealed segments to their end, in parallel.
+
+use super::super::Engine;
+use super::super::damage::Damage;
+use super::survey::{Member, Survey};
+use crate::checksum::CheckSite;
+use crate::constants::SECTOR_BYTES;
+use crate::epoch;
+use crate::error::Result;
+use crate::format::{
+    BlobDescriptor, CommitRecord, Digest, FOOTER_BYTES, FRAME_HEADER_BYTES, Filter, Footer, FrameHeader,
+    FrameKind, OpKind, Ops, SEGMENT_BODY_OFFSET, SegmentClass, SegmentState, align_up,
+};
+use crate::index::{Index, Key, Upsert};
+use crate::media::FlushGranularity;
+use crate::media::durable::{Durable, Publishable};
+use crate::oplog::scan::{Piece, SegmentBytes, Tail};
+use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
+use std::collections::{BTreeMap, HashMap};
+
+/// Entries whose index memory is asked for together.
+const GROUP: usize = 32;
+
+/// An active head as found.
+pub struct HeadFacts {
+    pub slot: SegmentSlot,
+    pub id: SegmentId,
+    pub log: LogId,
+    pub cut: u32,
+    pub closed: bool,
+    pub has_damage: bool,
+    /// No frame lies anywhere in it.
+    pub is_empty: bool,
+    pub hashes: Vec<u32>,
+    pub min_seq: Seq,
+    pub max_seq: Seq,
+}
+
+/// What the scan found, besides the index.
+#[derive(Default)]
+pub struct Collected {
+    pub entries: u64,
+    pub max_seq: Seq,
+    pub heads: BTreeMap<SegmentSlot, HeadFacts>,
+    /// Bytes that have to be made durable again.
+    pub unvouched: Vec<MediaRange>,
+    blobs: Vec<BlobSeen>,
+    parts: HashMap<(LogId, Seq), Vec<PartSeen>>,
+    commits: Vec<(LogId, CommitRecord, MediaRange)>,
+}
+
+struct BlobSeen {
+    addr: Addr,
+    unvouched: bool,
+}
+
+struct PartSeen {
+    segment: SegmentId,
+    offset: u64,
+    header: FrameHeader,
+    unvouched: bool,
+}
+
+/// An entry on its way into the index.
+struct Pending {
+    hash: u64,
+    addr: Addr,
+    seq: Seq,
+    frame_seq: Seq,
+    bytes: u32,
+}
+
+/// Where the frames of one segment lie.
+struct Extent {
+    member: Member,
+    start: u32,
+    end: u32,
+    head: Option<Tail>,
+    filter: Option<Filter>,
+    is_empty: bool,
+}
+
+/// One worker's share.
+#[derive(Default)]
+struct Share {
+    found: Collected,
+    pending: Vec<Pending>,
+    /// Entries, bytes and order of the segment at work.
+    entries: u32,
+    op_bytes: u64,
+    hashes: Vec<u32>,
+    min_seq: Option<Seq>,
+    segment_max_seq: Seq,
+    keep_hashes: bool,
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Reads all log segments into the index and everything else into the answer.
+    pub(super) fn collect(&self, survey: &Survey, was_clean: bool) -> Result<Collected> {
+        let members: Vec<&Member> =
+            survey.members.values().filter(|m| m.header.class != SegmentClass::Extent).collect();
+        let workers = if self.options.background {
+            std::thread::available_parallelism().map_or(1, |n| n.get()).min(members.len()).max(1)
+        } else {
+            1
+        };
+        let next = AtomicUsize::new(0);
+        let shares = Mutex::new(Vec::new());
+        let work = || -> Result<()> {
+            let mut share = Share::default();
+            let mut buffer = Vec::new();
+            while let Some(member) = members.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.collect_segment(survey, member, was_clean, &mut share, &mut buffer)?;
+            }
+            self.insert_pending(&mut share);
+            shares.lock().push(share.found);
+            Ok(())
+        };
+        if workers == 1 {
+            work()?;
+        } else {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+                threads.into_iter().try_for_each(|thread| {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+            })?;
+        }
+        let mut all = Collected::default();
+        shares.into_inner().into_iter().for_each(|share| all.merge(share));
+        self.apply_batches(survey, &mut all);
+        self.adopt_blobs(&mut all);
+        Ok(all)
+    }
+
+    fn collect_segment(
+        &self,
+        survey: &Survey,
+        member: &Member,
+        was_clean: bool,
+        share: &mut Share,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
+        let range = survey.geometry.range_of(member.header.slot);
+        let bytes = if self.media.granularity() == FlushGranularity::CacheLine {
+            self.media.region().bytes(range).expect("the survey read its header")
+        } else {
+            buffer.resize(range.len as usize, 0);
+            self.media.read(range.offset, buffer)?;
+            &buffer[..]
+        };
+        let seed = self.space.table().slot(member.header.slot).seed();
+        let segment = SegmentBytes { bytes, base: range.offset, seed };
+        let is_void = self.is_void(survey, member);
+        let extent = self.extent_of(&segment, member, is_void);
+        share.begin_segment(member.state == SegmentState::Active);
+        segment.walk(extent.start, extent.end, |piece| match piece {
+            Piece::Frame { at, header, frame } => {
+                self.collect_frame(share, member, &segment, at, &header, frame)
+            }
+            Piece::Damage { at, end, header } => {
+                self.collect_damage(share, &extent, &segment, at, end, header)
+            }
+        });
+        self.finish_segment(share, extent, range, was_clean);
+        Ok(())
+    }
+
+    /// Of two active heads the larger counts for nothing: its log acknowledges there only once the smaller is sealed.
+    fn is_void(&self, survey: &Survey, member: &Member) -> bool {
+        let Some(heads) = survey.heads.get(&member.header.log) else { return false };
+        member.state == SegmentState::Active
+            && heads.iter().any(|slot| survey.members[slot].header.id < member.header.id)
+    }
+
+    /// Finds where frames begin and end.
+    fn extent_of(&self, segment: &SegmentBytes<'_>, member: &Member, is_void: bool) -> Extent {
+        let mut start = SEGMENT_BODY_OFFSET as u32;
+        if member.header.class == SegmentClass::LogHead {
+            let body = &segment.bytes[SEGMENT_BODY_OFFSET as usize..];
+            let digest = Digest::decode(body, segment.seed, segment.base + SEGMENT_BODY_OFFSET);
+            match digest {
+                Some((_, len)) => start = align_up(SEGMENT_BODY_OFFSET + len, SECTOR_BYTES) as u32,
+                // Only a sealed segment's digest may be unreadable here: look for the first frame.
+                None => start = segment.first_frame_from(start),
+            }
+        }
+        let mut extent =
+            Extent { member: *member, start, end: start, head: None, filter: None, is_empty: false };
+        if member.state == SegmentState::Active {
+            let tail = if is_void {
+                extent.is_empty = segment.is_empty_from(start);
+                Tail::at(start)
+            } else {
+                segment.find_tail(start)
+            };
+            extent.end = tail.cut;
+            extent.head = Some(tail);
+            return extent;
+        }
+        let footer_at = segment.bytes.len() - FOOTER_BYTES as usize;
+        let footer =
+            Footer::decode(&segment.bytes[footer_at..], segment.seed, segment.base + footer_at as u64)
+                .filter(|footer| footer.segment == member.header.id && footer.data_end as usize <= footer_at);
+        match footer {
+            Some(footer) => {
+                extent.end = footer.data_end.max(start);
+                extent.filter = read_filter(segment, &footer);
+            }
+            None => extent.end = segment.find_tail(start).cut,
+        }
+        extent
+    }
+
+    fn collect_frame(
+        &self,
+        share: &mut Share,
+        member: &Member,
+        segment: &SegmentBytes<'_>,
+        at: u32,
+        header: &FrameHeader,
+        frame: &[u8],
+    ) {
+        let offset = segment.base + u64::from(at);
+        share.note_seq(header.base_seq);
+        match header.kind {
+            FrameKind::Ops | FrameKind::Batch | FrameKind::Survivor => {
+                for (op_at, op) in Ops::new(frame, header) {
+                    let addr = Addr::from_offset(offset + u64::from(op_at));
+                    let seq = op.seq(header);
+                    self.collect_op(share, addr, &op, seq, header.base_seq, !member.vouched);
+                }
+            }
+            FrameKind::BatchPart => {
+                let part = PartSeen {
+                    segment: member.header.id,
+                    offset,
+                    header: *header,
+                    unvouched: !member.vouched,
+                };
+                share.found.parts.entry((member.header.log, header.base_seq)).or_default().push(part);
+                for (_, op) in Ops::new(frame, header) {
+                    share.note_op(op.footprint_bytes(), header.base_seq, self.reader.hash(op.key()));
+                }
+            }
+            FrameKind::BatchCommit => {
+                if let Some(record) = CommitRecord::decode(&frame[FRAME_HEADER_BYTES..]) {
+                    let range = MediaRange::new(offset, u64::from(header.len));
+                    share.found.commits.push((member.header.log, record, range));
+                }
+            }
+            FrameKind::Mark | FrameKind::Close => {}
+        }
+    }
+
+    fn collect_op(
+        &self,
+        share: &mut Share,
+        addr: Addr,
+        op: &crate::format::Op<'_>,
+        seq: Seq,
+        frame_seq: Seq,
+        unvouched: bool,
+    ) {
+        let hash = self.reader.hash(op.key());
+        let bytes = op.footprint_bytes();
+        share.note_op(bytes, seq, hash);
+        if op.kind() == OpKind::PutBlob {
+            share.found.blobs.push(BlobSeen { addr, unvouched });
+        }
+        share.pending.push(Pending { hash, addr, seq, frame_seq, bytes: bytes as u32 });
+        if share.pending.len() == GROUP {
+            self.insert_pending(share);
+        }
+    }
+
+    fn insert_pending(&self, share: &mut Share) {
+        for pending in &share.pending {
+            self.index.prefetch(pending.hash);
+        }
+        let _guard = epoch::pin();
+        for pending in share.pending.drain(..) {
+            self.insert(&pending);
+        }
+    }
+
+    fn insert(&self, pending: &Pending) {
+        let Some(op) = self.reader.op(pending.addr) else { return };
+        let key = Key { bytes: op.key(), hash: pending.hash };
+        let new: Publishable<Addr> = Durable::recovered(pending.addr).into();
+        let order = (pending.seq, pending.frame_seq, pending.addr);
+        let table = self.space.table();
+        let geometry = self.space.geometry();
+        match self.index.upsert_if_newer(key, new, |known| self.judge(key, known, order)) {
+            Upsert::Inserted => {}
+            Upsert::Replaced(dead) => {
+                let bytes = self.reader.op(dead).map_or(0, |op| op.footprint_bytes());
+                table.slot(geometry.slot_of_addr(dead)).add_dead(bytes);
+            }
+            Upsert::Lost(_) => {
+                table.slot(geometry.slot_of_addr(pending.addr)).add_dead(u64::from(pending.bytes))
+            }
+        }
+    }
+
+    /// A frame that does not verify: its operations count one by one if their own crcs verify, the rest is damage.
+    fn collect_damage(
+        &self,
+        share: &mut Share,
+        extent: &Extent,
+        segment: &SegmentBytes<'_>,
+        at: u32,
+        end: u32,
+        header: Option<FrameHeader>,
+    ) {
+        let mut intact = 0;
+        let mut bound = None;
+        if let Some(header) = &header {
+            share.note_seq(header.base_seq);
+            let frame = &segment.bytes[at as usize..(at + header.len) as usize];
+            let offset = segment.base + u64::from(at);
+            if matches!(header.kind, FrameKind::Mark | FrameKind::Close) {
+                return;
+            }
+            let counts = matches!(header.kind, FrameKind::Ops | FrameKind::Batch | FrameKind::Survivor);
+            for (op_at, op) in Ops::new(frame, header) {
+                let op_offset = offset + u64::from(op_at);
+                if counts && op.verify(CheckSite::EntryOnScan, segment.seed, op_offset) {
+                    intact += 1;
+                    let seq = op.seq(header);
+                    let addr = Addr::from_offset(op_offset);
+                    self.collect_op(share, addr, &op, seq, header.base_seq, !extent.member.vouched);
+                }
+            }
+            if counts && intact == header.op_count {
+                return;
+            }
+            bound = Some(header.seq_at(u64::from(header.len)));
+        }
+        self.damage.add(Damage {
+            segment: extent.member.header.id,
+            range: MediaRange::new(segment.base + u64::from(at), u64::from(end - at)),
+            bound: bound.unwrap_or(Seq(u64::MAX >> 1)),
+            filter: extent.filter.clone(),
+        });
+    }
+
+    fn finish_segment(&self, share: &mut Share, extent: Extent, range: MediaRange, was_clean: bool) {
+        let member = extent.member;
+        let slot = member.header.slot;
+        self.space.table().slot(slot).add_entries(share.entries, share.op_bytes, extent.end);
+        share.found.entries += u64::from(share.entries);
+        if !member.vouched {
+            let end = if member.state == SegmentState::Sealed { range.len } else { u64::from(extent.end) };
+            let start = u64::from(extent.start);
+            share.found.unvouched.push(MediaRange::new(range.offset + start, end - start));
+        }
+        if let Some(tail) = extent.head {
+            share.note_seq(tail.dropped_seq);
+            share.found.heads.insert(
+                slot,
+                HeadFacts {
+                    slot,
+                    id: member.header.id,
+                    log: member.header.log,
+                    cut: tail.cut,
+                    // A clean store ends every head with a close mark; one that lost both is treated as torn.
+                    closed: tail.closed && was_clean,
+                    has_damage: tail.has_damage,
+                    is_empty: extent.is_empty,
+                    hashes: std::mem::take(&mut share.hashes),
+                    min_seq: share.min_seq.unwrap_or(Seq(u64::MAX)),
+                    max_seq: share.segment_max_seq,
+                },
+            );
+        }
+    }
+
+    /// A part counts only with its commit; a commit whose parts are not all there is corruption.
+    fn apply_batches(&self, survey: &Survey, all: &mut Collected) {
+        let mut share = Share::default();
+        for (log, record, range) in std::mem::take(&mut all.commits) {
+            let parts = all.parts.remove(&(log, record.batch)).unwrap_or_default();
+            if !self.parts_are_whole(survey, &record, &parts) {
+                self.damage.add(Damage {
+                    segment: self.space.table().slot(self.space.geometry().slot_of(range.offset)).id(),
+                    range,
+                    bound: record.batch.step(1),
+                    filter: None,
+                });
+            }
+            for part in parts {
+                self.apply_part(&mut share, &part);
+            }
+        }
+        self.insert_pending(&mut share);
+        all.blobs.append(&mut share.found.blobs);
+        for part in std::mem::take(&mut all.parts).into_values().flatten() {
+            self.bury_part(&part);
+        }
+    }
+
+    fn parts_are_whole(&self, survey: &Survey, record: &CommitRecord, parts: &[PartSeen]) -> bool {
+        record.parts.iter().all(|owed| {
+            let (mut bytes, mut checksum) = (0, 0);
+            for part in parts.iter().filter(|part| part.segment == owed.segment) {
+                bytes += u64::from(part.header.len);
+                checksum ^= part.header.checksum;
+            }
+            // A segment that is no longer listed was emptied by the cleaner, which moved what was live.
+            let is_listed = survey.members.values().any(|member| member.header.id == owed.segment);
+            !is_listed
+                || crate::checksum::verify(
+                    CheckSite::BatchCommit,
+                    (owed.bytes, owed.checksum),
+                    (bytes, checksum),
+                )
+        })
+    }
+
+    fn apply_part(&self, share: &mut Share, part: &PartSeen) {
+        let range = MediaRange::new(part.offset, u64::from(part.header.len));
+        let Some(frame) = self.media.region().bytes(range) else { return };
+        for (op_at, op) in Ops::new(frame, &part.header) {
+            let addr = Addr::from_offset(part.offset + u64::from(op_at));
+            self.collect_op(share, addr, &op, part.header.base_seq, part.header.base_seq, part.unvouched);
+        }
+    }
+
+    fn bury_part(&self, part: &PartSeen) {
+        let range = MediaRange::new(part.offset, u64::from(part.header.len));
+        let Some(frame) = self.media.region().bytes(range) else { return };
+        let bytes = Ops::new(frame, &part.header).map(|(_, op)| op.footprint_bytes()).sum();
+        self.space.table().slot(self.space.geometry().slot_of(part.offset)).add_dead(bytes);
+    }
+
+    /// Rebuilds the extent bitmaps from the descriptors that won, and only those.
+    fn adopt_blobs(&self, all: &mut Collected) {
+        let _guard = epoch::pin();
+        for blob in std::mem::take(&mut all.blobs) {
+            let Some(op) = self.reader.op(blob.addr) else { continue };
+            let key = self.key(op.key());
+            if self.index.get(key, |addr| (addr == blob.addr).then_some(())).is_none() {
+                continue;
+            }
+            let Some(descriptor) = BlobDescriptor::decode(op.value()) else { continue };
+            for chunk in &descriptor.chunks {
+                let range = MediaRange::new(chunk.offset, u64::from(chunk.len));
+                // An extent that is not there is noticed by the chunk's checksum when the value is read.
+                if self.extents.adopt_extent(range) && blob.unvouched {
+                    all.unvouched.push(range);
+                }
+            }
+        }
+    }
+}
+
+fn read_filter(segment: &SegmentBytes<'_>, footer: &Footer) -> Option<Filter> {
+    let start = footer.filter_at as usize;
+    let bytes = segment.bytes.get(start..start.checked_add(footer.filter_len as usize)?)?;
+    Filter::verify(bytes, footer, segment.seed, segment.base + start as u64)
+        .then(|| Filter::from_bytes(bytes.to_vec()))
+}
+
+impl Share {
+    fn begin_segment(&mut self, keep_hashes: bool) {
+        self.entries = 0;
+        self.op_bytes = 0;
+        self.hashes.clear();
+        self.min_seq = None;
+        self.segment_max_seq = Seq::ZERO;
+        self.keep_hashes = keep_hashes;
+    }
+
+    fn note_seq(&mut self, seq: Seq) {
+        self.found.max_seq = self.found.max_seq.max(seq);
+    }
+
+    #[inline]
+    fn note_op(&mut self, bytes: u64, seq: Seq, hash: u64) {
+        self.entries += 1;
+        self.op_bytes += bytes;
+        self.min_seq = Some(self.min_seq.map_or(seq, |min| min.min(seq)));
+        self.segment_max_seq = self.segment_max_seq.max(seq);
+        self.found.max_seq = self.found.max_seq.max(seq);
+        if self.keep_hashes {
+            self.hashes.push(Filter::short_hash(hash));
+        }
+    }
+}
+
+impl Collected {
+    fn merge(&mut self, mut other: Collected) {
+        self.entries += other.entries;
+        self.max_seq = self.max_seq.max(other.max_seq);
+        self.heads.append(&mut other.heads);
+        self.unvouched.append(&mut other.unvouched);
+        self.blobs.append(&mut other.blobs);
+        self.commits.append(&mut other.commits);
+        for (batch, mut parts) in other.parts {
+            self.parts.entry(batch).or_default().append(&mut parts);
+        }
+    }
+}

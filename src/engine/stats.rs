@@ -1,0 +1,140 @@
+//! Statistics: counters that two threads never share a line for, sizes, and what open found. Stable names.
+
+use super::Engine;
+use crate::index::Index;
+use crate::space::table::SlotState;
+use crate::sync::{AtomicU64, Ordering, thread_number};
+use crate::types::SegmentSlot;
+use crossbeam_utils::CachePadded;
+use serde_json::{Value, json};
+
+const SHARDS: usize = 16;
+
+#[derive(Default)]
+struct Shard {
+    puts: AtomicU64,
+    put_bytes: AtomicU64,
+    deletes: AtomicU64,
+    gets: AtomicU64,
+}
+
+/// Operations since open.
+pub struct Counters {
+    shards: Box<[CachePadded<Shard>]>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters { shards: (0..SHARDS).map(|_| CachePadded::new(Shard::default())).collect() }
+    }
+}
+
+impl Counters {
+    #[inline]
+    fn shard(&self) -> &Shard {
+        &self.shards[thread_number() % SHARDS]
+    }
+
+    /// Counts a put.
+    #[inline]
+    pub fn put(&self, bytes: usize) {
+        let shard = self.shard();
+        add(&shard.puts, 1);
+        add(&shard.put_bytes, bytes as u64);
+    }
+
+    /// Counts a delete.
+    #[inline]
+    pub fn delete(&self) {
+        add(&self.shard().deletes, 1);
+    }
+
+    /// Counts a get.
+    #[inline]
+    pub fn get(&self) {
+        add(&self.shard().gets, 1);
+    }
+
+    fn sum(&self, field: impl Fn(&Shard) -> &AtomicU64) -> u64 {
+        self.shards.iter().map(|shard| field(shard).load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Threads of one shard may race and lose a count; a counter is a statistic, and a locked addition costs as much as a crc.
+#[inline]
+fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+}
+
+/// What open found and did.
+#[derive(Clone, Debug, Default)]
+pub struct OpenFacts {
+    /// Microseconds that open took.
+    pub open_us: u64,
+    /// Entries that recovery read.
+    pub recovered_entries: u64,
+    /// The last close was clean.
+    pub was_clean: bool,
+    /// Opens that were not, ever.
+    pub unsafe_shutdowns: u64,
+    /// Bytes behind the cuts of torn heads.
+    pub torn_heads: u64,
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Counters, sizes and facts as JSON.
+    pub fn stats(&self) -> Value {
+        let table = self.space.table();
+        let (mut op_bytes, mut dead_bytes, mut entries) = (0, 0, 0);
+        let mut by_state = [0_u64; 4];
+        for slot in (0..self.space.slot_count()).map(SegmentSlot) {
+            let info = table.slot(slot);
+            by_state[info.state() as usize] += 1;
+            if info.state() != SlotState::Free {
+                op_bytes += info.op_bytes();
+                dead_bytes += info.dead_bytes();
+                entries += u64::from(info.entries());
+            }
+        }
+        let (extent_bytes, extent_segment_bytes) = self.extents.usage_bytes();
+        let index_entries = self.index.len();
+        json!({
+            "media": self.media.kind().name(),
+            "media_why": self.media.why(),
+            "health": self.health().err().map_or("ok".to_string(), |error| error.to_string()),
+            "pool_bytes": self.media.len_bytes(),
+            "segment_size_bytes": self.space.geometry().segment_size_bytes,
+            "log_bytes": op_bytes,
+            "dead_bytes": dead_bytes,
+            "live_bytes": op_bytes.saturating_sub(dead_bytes) + extent_bytes,
+            "extent_bytes": extent_bytes,
+            "extent_segment_bytes": extent_segment_bytes,
+            "log_entries": entries,
+            "keys": index_entries,
+            "index": "hash",
+            "index_bytes": self.index.memory_bytes(),
+            "segments": {
+                "free": by_state[SlotState::Free as usize],
+                "open": by_state[SlotState::Open as usize],
+                "active": by_state[SlotState::Active as usize],
+                "sealed": by_state[SlotState::Sealed as usize],
+            },
+            "logs": self.oplog.log_count(),
+            "rolls": self.oplog.rolls(),
+            "foreground_growths": self.space.foreground_growths(),
+            "puts": self.counters.sum(|shard| &shard.puts),
+            "put_bytes": self.counters.sum(|shard| &shard.put_bytes),
+            "deletes": self.counters.sum(|shard| &shard.deletes),
+            "gets": self.counters.sum(|shard| &shard.gets),
+            "pinned_values": self.pinned.load(Ordering::Relaxed),
+            "async_bytes_in_flight": self.committer.tickets.bytes_in_flight(),
+            "damaged_ranges": self.damage.len(),
+            "open_us": self.facts.open_us,
+            "open_ms": self.facts.open_us as f64 / 1000.0,
+            "recovered_entries": self.facts.recovered_entries,
+            "was_clean": self.facts.was_clean,
+            "unsafe_shutdowns": self.facts.unsafe_shutdowns,
+            "torn_heads": self.facts.torn_heads,
+        })
+    }
+}

@@ -1,0 +1,424 @@
+//! Writing: look up what is replaced -> blob -> log -> publish. Racing writers of a key may publish in any order: the
+//! higher stamp stays, in memory as at recovery.
+
+use super::Engine;
+use super::blob::StagedBlob;
+use super::commit::{Publisher, Terms, Written};
+use crate::constants::FRAME_OPS_MAX;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::{
+    CommitRecord, FRAME_HEADER_BYTES, Filter, FrameBuilder, FrameKind, Op, OpKind, OpSpec, PartsInSegment,
+    encoded_len_max,
+};
+use crate::index::{Candidate, Index, Key, Upsert};
+use crate::media::Site;
+use crate::media::durable::{InFlight, Publishable};
+use crate::oplog::OpLog;
+use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
+use crate::options::{Durability, WriteOptions};
+use crate::space::Purpose;
+use crate::types::{Addr, Seq};
+use crate::write_batch::{WriteBatch, check_key, check_value_len};
+use std::collections::HashMap;
+
+/// An operation of a batch, ready for the log.
+struct BatchEntry<'a> {
+    key: Key<'a>,
+    kind: OpKind,
+    value: &'a [u8],
+    blob: Option<StagedBlob>,
+}
+
+impl BatchEntry<'_> {
+    fn spec(&self) -> OpSpec<'_> {
+        let value = self.blob.as_ref().map_or(self.value, |blob| &blob.descriptor);
+        OpSpec { kind: self.kind, key: self.key.bytes, value, moved: None }
+    }
+}
+
+impl<I: Index + 'static> Engine<I> {
+    fn mode(&self, options: &WriteOptions) -> WriteMode {
+        match options.durability.unwrap_or(self.options.durability) {
+            Durability::Sync => WriteMode::Sync,
+            Durability::Os => WriteMode::Os,
+        }
+    }
+
+    /// Stores a value.
+    pub fn put(&self, options: &WriteOptions, key: &[u8], value: &[u8]) -> Result<()> {
+        check_key(key)?;
+        check_value_len(value.len())?;
+        self.check_writable()?;
+        self.counters.put(key.len() + value.len());
+        let key = self.key(key);
+        self.index.prefetch(key.hash);
+        let terms = Terms { above: self.newest(key).0, purpose: Purpose::Put, mode: self.mode(options) };
+        if value.len() <= self.inline_value_bytes_max {
+            let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None };
+            return self.write_op(key, &op, &terms);
+        }
+        let blob = self.drain_blobs(self.write_blob(value)?)?;
+        let op = OpSpec { kind: OpKind::PutBlob, key: key.bytes, value: &blob.descriptor, moved: None };
+        self.write_op(key, &op, &terms)?;
+        blob.keep();
+        Ok(())
+    }
+
+    #[inline]
+    fn write_op(&self, key: Key<'_>, op: &OpSpec<'_>, terms: &Terms) -> Result<()> {
+        let written = self.committer.submit_op(self, op, Filter::short_hash(key.hash), terms)?;
+        self.publish(key, written);
+        self.housekeeper.note_activity();
+        Ok(())
+    }
+
+    /// Deletes a key; false if there was none.
+    pub fn delete(&self, options: &WriteOptions, key: &[u8]) -> Result<bool> {
+        check_key(key)?;
+        self.check_writable()?;
+        self.counters.delete();
+        let lane = self.committer.home_lane();
+        if self.committer.tickets.is_pending(lane) {
+            // The caller may have put the key asynchronously: the answer depends on it.
+            self.committer.lead(lane, self);
+        }
+        let key = self.key(key);
+        let (above, is_live) = self.newest(key);
+        if !is_live && self.damage.is_empty() {
+            return Ok(false);
+        }
+        let terms = Terms { above, purpose: Purpose::Delete, mode: self.mode(options) };
+        self.write_op(
+            key,
+            &OpSpec { kind: OpKind::Delete, key: key.bytes, value: &[], moved: None },
+            &terms,
+        )?;
+        Ok(true)
+    }
+
+    /// Applies a batch atomically.
+    pub fn write(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
+        self.check_writable()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mode = self.mode(options);
+        let (entries, terms) = self.stage_batch(batch, mode)?;
+        match self.batch_frame(&entries) {
+            Some((frame, hashes)) => {
+                let offsets: Vec<u32> = frame.op_offsets().collect();
+                let placed = self.committer.submit_frame(self, frame, hashes, &terms)?;
+                let placed = placed.into_inner();
+                for (entry, op_at) in entries.iter().zip(offsets) {
+                    self.publish(entry.key, Publishable::from_batch(Written::at(&placed, op_at, true)));
+                }
+            }
+            None => self.write_large(&entries, &terms)?,
+        }
+        entries.into_iter().filter_map(|entry| entry.blob).for_each(StagedBlob::keep);
+        self.housekeeper.note_activity();
+        Ok(())
+    }
+
+    /// Accepts a put and returns its ticket. Large values are made durable at once, their entry later.
+    pub fn put_async(&self, key: &[u8], value: &[u8]) -> Result<u64> {
+        check_key(key)?;
+        check_value_len(value.len())?;
+        self.check_writable()?;
+        self.counters.put(key.len() + value.len());
+        let key = self.key(key);
+        let terms = Terms { above: self.newest(key).0, purpose: Purpose::Put, mode: WriteMode::Sync };
+        let blob = if value.len() <= self.inline_value_bytes_max {
+            None
+        } else {
+            Some(self.drain_blobs(self.write_blob(value)?)?)
+        };
+        let (kind, value) = match &blob {
+            Some(blob) => (OpKind::PutBlob, &blob.descriptor[..]),
+            None => (OpKind::Put, value),
+        };
+        let op = OpSpec { kind, key: key.bytes, value, moved: None };
+        let (ticket, is_first) =
+            self.committer.submit_op_async(self, &op, Filter::short_hash(key.hash), &terms)?;
+        if let Some(blob) = blob {
+            blob.keep();
+        }
+        if is_first {
+            self.housekeeper.expect_async();
+        }
+        Ok(ticket)
+    }
+
+    /// Accepts a batch and returns its ticket; one that exceeds a frame is written before it returns.
+    pub fn write_async(&self, batch: &WriteBatch) -> Result<u64> {
+        self.check_writable()?;
+        if batch.is_empty() {
+            return Ok(self.committer.tickets.issue_finished());
+        }
+        let (entries, terms) = self.stage_batch(batch, WriteMode::Sync)?;
+        let ticket = match self.batch_frame(&entries) {
+            Some((frame, hashes)) => {
+                let (ticket, is_first) = self.committer.submit_frame_async(self, frame, hashes, &terms)?;
+                if is_first {
+                    self.housekeeper.expect_async();
+                }
+                ticket
+            }
+            None => {
+                self.write_large(&entries, &terms)?;
+                self.committer.tickets.issue_finished()
+            }
+        };
+        entries.into_iter().filter_map(|entry| entry.blob).for_each(StagedBlob::keep);
+        Ok(ticket)
+    }
+
+    /// Waits until an asynchronous write is durable.
+    pub fn wait(&self, ticket: u64) -> Result<()> {
+        self.check_open()?;
+        self.committer.wait(ticket, self)
+    }
+
+    /// Every ticket up to this one is durable.
+    pub fn durable_ticket(&self) -> u64 {
+        self.committer.tickets.durable()
+    }
+
+    /// One entry per key of the batch, the last; blobs written and durable.
+    fn stage_batch<'a>(
+        &self,
+        batch: &'a WriteBatch,
+        mode: WriteMode,
+    ) -> Result<(Vec<BatchEntry<'a>>, Terms)> {
+        let mut last: HashMap<&[u8], usize> = HashMap::with_capacity(batch.len());
+        for (i, op) in batch.ops().iter().enumerate() {
+            last.insert(batch.key(op), i);
+        }
+        let mut entries = Vec::with_capacity(last.len());
+        let mut in_flight = InFlight::nothing(());
+        let mut terms = Terms { above: Seq::ZERO, purpose: Purpose::Delete, mode };
+        for (i, op) in batch.ops().iter().enumerate() {
+            let bytes = batch.key(op);
+            if last[bytes] != i {
+                continue;
+            }
+            let key = self.key(bytes);
+            let value = batch.value(op);
+            terms.above = terms.above.max(self.newest(key).0);
+            let mut entry = BatchEntry { key, kind: OpKind::Delete, value, blob: None };
+            if op.is_delete {
+                self.counters.delete();
+            } else {
+                self.counters.put(bytes.len() + value.len());
+                terms.purpose = Purpose::Put;
+                entry.kind = OpKind::Put;
+                if value.len() > self.inline_value_bytes_max {
+                    entry.kind = OpKind::PutBlob;
+                    let (rest, blob) = in_flight.and(self.write_blob(value)?).split();
+                    in_flight = rest;
+                    entry.blob = Some(blob);
+                }
+            }
+            entries.push(entry);
+        }
+        if entries.iter().any(|entry| entry.blob.is_some()) {
+            self.drain_blobs(in_flight)?;
+        }
+        Ok((entries, terms))
+    }
+
+    /// The batch as one frame, if it fits one.
+    fn batch_frame(&self, entries: &[BatchEntry<'_>]) -> Option<(FrameBuilder, Vec<u32>)> {
+        let bytes: u64 = entries.iter().map(entry_bytes_max).sum::<u64>() + FRAME_HEADER_BYTES as u64 + 64;
+        if entries.len() > FRAME_OPS_MAX || bytes > self.oplog.frame_bytes_max(entries.len() as u64) {
+            return None;
+        }
+        let mut frame = FrameBuilder::new(FrameKind::Batch);
+        entries.iter().for_each(|entry| {
+            frame.push(&entry.spec());
+        });
+        Some((frame, short_hashes(entries)))
+    }
+
+    /// Writes a batch that exceeds a frame: parts, then the commit that makes them count, all in one log.
+    fn write_large(&self, entries: &[BatchEntry<'_>], terms: &Terms) -> Result<()> {
+        let needed: u64 = entries.iter().map(entry_bytes_max).sum();
+        self.check_room_for(needed)?;
+        let written =
+            self.committer.with_log(self, |oplog, state| self.write_parts(oplog, state, entries, terms))?;
+        for (entry, written) in entries.iter().zip(written) {
+            self.publish(entry.key, Publishable::from_batch(written));
+        }
+        Ok(())
+    }
+
+    /// Refuses a large batch that cannot fit before its first part is written.
+    fn check_room_for(&self, bytes: u64) -> Result<()> {
+        let free = self.space.bytes_obtainable();
+        if bytes > free {
+            return Err(Error::NoSpace {
+                needed_bytes: bytes,
+                free_bytes: free,
+                limit: "the quota or the device".into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn write_parts(
+        &self,
+        oplog: &OpLog,
+        state: &mut LogState,
+        entries: &[BatchEntry<'_>],
+        terms: &Terms,
+    ) -> Result<Vec<Written>> {
+        let seq = oplog.take_seq(state, terms.above);
+        let mut written = Vec::with_capacity(entries.len());
+        let mut record = CommitRecord { batch: seq, parts: Vec::new() };
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let count = self.entries_in_part(rest)?;
+            let (part, behind) = rest.split_at(count);
+            rest = behind;
+            let mut frame = FrameBuilder::new(FrameKind::BatchPart);
+            let offsets: Vec<u32> = part.iter().map(|entry| frame.push(&entry.spec())).collect();
+            let placed = self.place_part(oplog, state, &mut frame, &short_hashes(part), terms, seq, false)?;
+            written.extend(offsets.into_iter().map(|op_at| Written::at(&placed, op_at, true)));
+            note_part(&mut record, &placed);
+        }
+        let mut frame = FrameBuilder::new(FrameKind::BatchCommit);
+        frame.push_raw(&record.encode());
+        let commit = self.place_part(oplog, state, &mut frame, &[], terms, seq, true)?;
+        if terms.mode == WriteMode::Sync {
+            oplog.commit(state, InFlight::nothing(commit), Site::BatchDrain)?.into_inner();
+        }
+        Ok(written)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a part differs from its siblings in each of these")]
+    fn place_part(
+        &self,
+        oplog: &OpLog,
+        state: &mut LogState,
+        frame: &mut FrameBuilder,
+        hashes: &[u32],
+        terms: &Terms,
+        seq: Seq,
+        last: bool,
+    ) -> Result<Placed> {
+        let purpose = terms.purpose;
+        let terms = FrameTerms { hashes, above: Seq::ZERO, purpose, mode: terms.mode, last, seq: Some(seq) };
+        oplog.place(state, frame, &terms).map(InFlight::left_undrained)
+    }
+
+    /// How many of the entries fit the next part.
+    fn entries_in_part(&self, entries: &[BatchEntry<'_>]) -> Result<usize> {
+        let mut bytes = FRAME_HEADER_BYTES as u64 + 64;
+        for (count, entry) in entries.iter().enumerate() {
+            bytes += entry_bytes_max(entry);
+            let max = self.oplog.frame_bytes_max(count as u64 + 1);
+            if bytes > max || count == FRAME_OPS_MAX {
+                if count == 0 {
+                    return Err(Error::TooLarge { what: "operation", len: bytes, max });
+                }
+                return Ok(count);
+            }
+        }
+        Ok(entries.len())
+    }
+
+    /// The stamp of a key's newest entry, and whether that has a value.
+    #[inline]
+    fn newest(&self, key: Key<'_>) -> (Seq, bool) {
+        let _guard = epoch::pin();
+        let found = self.index.get(key, |addr| {
+            let op = self.reader.op(addr)?;
+            (op.key() == key.bytes).then(|| (self.reader.order(addr, &op), op.kind() != OpKind::Delete))
+        });
+        match found {
+            None => (self.damage_bound(), false),
+            Some((Some((seq, _)), is_live)) => (seq.max(self.damage_bound()), is_live),
+            // The entry's header rotted: exceed every stamp there is.
+            Some((None, is_live)) => (self.oplog.newest_seq(), is_live),
+        }
+    }
+
+    /// What a write must exceed so that it cures damage.
+    #[inline]
+    fn damage_bound(&self) -> Seq {
+        if self.damage.is_empty() { Seq::ZERO } else { self.oplog.newest_seq() }
+    }
+
+    /// Shows an entry to readers, unless a newer one of its key is there.
+    #[inline]
+    pub(super) fn publish(&self, key: Key<'_>, written: Publishable<Written>) {
+        let guard = epoch::pin();
+        let new = *written.get();
+        let upsert = self.index.upsert_if_newer(key, written.map(|written| written.addr), |addr| {
+            self.judge(key, addr, (new.seq, new.frame_seq, new.addr))
+        });
+        match upsert {
+            Upsert::Inserted => {}
+            Upsert::Replaced(dead) | Upsert::Lost(dead) => {
+                let dead = if matches!(upsert, Upsert::Lost(_)) { new.addr } else { dead };
+                self.bury(dead, &guard);
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn judge(&self, key: Key<'_>, known: Addr, new: (Seq, Seq, Addr)) -> Candidate {
+        let Some(op) = self.reader.op(known) else { return Candidate::OtherKey };
+        if op.key() != key.bytes {
+            return Candidate::OtherKey;
+        }
+        match self.reader.order(known, &op) {
+            Some((seq, frame_seq)) if (seq, frame_seq, known) > new => Candidate::Newer,
+            _ => Candidate::Older,
+        }
+    }
+
+    /// Accounts for an entry that no key points at any more.
+    fn bury(&self, dead: Addr, guard: &epoch::Guard) {
+        let Some(op) = self.reader.op(dead) else { return };
+        let slot = self.space.geometry().slot_of_addr(dead);
+        self.space.table().slot(slot).add_dead(op.footprint_bytes());
+        if op.kind() == OpKind::PutBlob {
+            self.retire_blob(op.value(), guard);
+        }
+    }
+}
+
+impl<I: Index + 'static> Publisher for Engine<I> {
+    fn publish_written(&self, written: Publishable<Written>) {
+        let guard = epoch::pin();
+        let op: Op<'_> = self.reader.op(written.get().addr).expect("the leader has just written it");
+        let key = self.key(op.key());
+        self.publish(key, written);
+        drop(guard);
+    }
+}
+
+fn entry_bytes_max(entry: &BatchEntry<'_>) -> u64 {
+    let value = entry.blob.as_ref().map_or(entry.value.len(), |blob| blob.descriptor.len());
+    encoded_len_max(entry.key.bytes.len(), value)
+}
+
+fn short_hashes(entries: &[BatchEntry<'_>]) -> Vec<u32> {
+    entries.iter().map(|entry| Filter::short_hash(entry.key.hash)).collect()
+}
+
+fn note_part(record: &mut CommitRecord, placed: &Placed) {
+    match record.parts.last_mut() {
+        Some(parts) if parts.segment == placed.segment => {
+            parts.bytes += placed.len;
+            parts.checksum ^= placed.checksum;
+        }
+        _ => record.parts.push(PartsInSegment {
+            segment: placed.segment,
+            bytes: placed.len,
+            checksum: placed.checksum,
+        }),
+    }
+}
