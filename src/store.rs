@@ -18,7 +18,18 @@ pub use crate::engine::ValueRef;
 /// the medium already, the next open just has to scan the log's tail.
 #[derive(Clone)]
 pub struct Store {
+    handle: Arc<Handle>,
+}
+
+/// What the clones of a store share: the last one to go ends the housekeeper, which must not be what releases the pool.
+struct Handle {
     engine: Arc<Engine<HashIndex>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.engine.stop_housekeeper();
+    }
 }
 
 /// The number of an asynchronous write. Tickets of one store are given, and complete, in order.
@@ -57,7 +68,7 @@ impl Store {
 
     pub(crate) fn open_on(media: Arc<dyn Media>, is_new: bool, options: Options) -> Result<Store> {
         let engine = Engine::open(media, is_new, options, HashIndex::new)?;
-        Ok(Store { engine })
+        Ok(Store { handle: Arc::new(Handle { engine }) })
     }
 
     /// Stores `value` under `key`, replacing any older value. Durable when it returns `Ok`, unless the store was opened
@@ -70,7 +81,7 @@ impl Store {
     /// `Closed`, `Forked`, `Poisoned` after an earlier failed drain: the old value stays. `Io` if this drain fails: the
     /// store is poisoned and recovery decides which value survived.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.engine.put(&WriteOptions::default(), key, value)
+        self.handle.engine.put(&WriteOptions::default(), key, value)
     }
 
     /// [`Store::put`] with options of its own.
@@ -78,7 +89,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn put_with(&self, options: &WriteOptions, key: &[u8], value: &[u8]) -> Result<()> {
-        self.engine.put(options, key, value)
+        self.handle.engine.put(options, key, value)
     }
 
     /// Copies the value of `key`; `None` if it has none.
@@ -87,7 +98,7 @@ impl Store {
     /// `InvalidArgument`, `TooLarge` (key), `Corrupted` (the value, or what would prove its absence, is damaged), `Closed`,
     /// `Forked`.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.engine.get(key)
+        self.handle.engine.get(key)
     }
 
     /// Copies the value of `key` into `buf` and returns its length; allocates nothing for inline values.
@@ -95,7 +106,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`]; `BufferTooSmall` with the length needed.
     pub fn get_into(&self, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> {
-        self.engine.get_into(key, buf)
+        self.handle.engine.get_into(key, buf)
     }
 
     /// Pins the value of `key`: it stays readable and unchanged until the [`ValueRef`] is dropped, without a copy where it
@@ -104,7 +115,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`].
     pub fn get_pinned(&self, key: &[u8]) -> Result<Option<ValueRef>> {
-        self.engine.get_pinned(key)
+        self.handle.engine.get_pinned(key)
     }
 
     /// Deletes `key`; `false` if it had no value. Works on a full store.
@@ -112,7 +123,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn delete(&self, key: &[u8]) -> Result<bool> {
-        self.engine.delete(&WriteOptions::default(), key)
+        self.handle.engine.delete(&WriteOptions::default(), key)
     }
 
     /// [`Store::delete`] with options of its own.
@@ -120,7 +131,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn delete_with(&self, options: &WriteOptions, key: &[u8]) -> Result<bool> {
-        self.engine.delete(options, key)
+        self.handle.engine.delete(options, key)
     }
 
     /// True if `key` has a value. Reads no blob.
@@ -128,7 +139,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`].
     pub fn exists(&self, key: &[u8]) -> Result<bool> {
-        self.engine.exists(key)
+        self.handle.engine.exists(key)
     }
 
     /// Applies a batch: after any crash all of it is there, or nothing. Of several operations on one key the last counts.
@@ -138,7 +149,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn write(&self, batch: &WriteBatch) -> Result<()> {
-        self.engine.write(&WriteOptions::default(), batch)
+        self.handle.engine.write(&WriteOptions::default(), batch)
     }
 
     /// [`Store::write`] with options of its own.
@@ -146,13 +157,13 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn write_with(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
-        self.engine.write(options, batch)
+        self.handle.engine.write(options, batch)
     }
 
     /// Copies many values, in the order of `keys`, with the memory accesses of several keys overlapped. Each key has a
     /// result of its own.
     pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
-        self.engine.multi_get(keys)
+        self.handle.engine.multi_get(keys)
     }
 
     /// Accepts a put and returns at once. It is visible and durable within `commit_wait_us_max` without further calls, or
@@ -163,7 +174,7 @@ impl Store {
     /// As [`Store::put`]; whatever can be refused is refused now. A later failure poisons the store and is reported for
     /// every ticket from the failed one on.
     pub fn put_async(&self, key: &[u8], value: &[u8]) -> Result<Ticket> {
-        self.engine.put_async(key, value).map(Ticket)
+        self.handle.engine.put_async(key, value).map(Ticket)
     }
 
     /// [`Store::put_async`] for a batch.
@@ -171,7 +182,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_async`].
     pub fn write_async(&self, batch: &WriteBatch) -> Result<Ticket> {
-        self.engine.write_async(batch).map(Ticket)
+        self.handle.engine.write_async(batch).map(Ticket)
     }
 
     /// Waits until the write of `ticket`, and every one before it, is durable.
@@ -179,12 +190,12 @@ impl Store {
     /// # Errors
     /// The failure of that write; `InvalidArgument` for a ticket that was never given; `Closed`, `Forked`.
     pub fn wait(&self, ticket: Ticket) -> Result<()> {
-        self.engine.wait(ticket.0)
+        self.handle.engine.wait(ticket.0)
     }
 
     /// Every ticket up to this one is durable; 0 before the first.
     pub fn durable_ticket(&self) -> Ticket {
-        Ticket(self.engine.durable_ticket())
+        Ticket(self.handle.engine.durable_ticket())
     }
 
     /// Makes every earlier write durable, asynchronous ones and those at durability `os` too. At most one drain per log.
@@ -192,12 +203,12 @@ impl Store {
     /// # Errors
     /// `Io`: the store is poisoned. `Poisoned`, `Closed`, `Forked`.
     pub fn sync(&self) -> Result<()> {
-        self.engine.sync()
+        self.handle.engine.sync()
     }
 
     /// Counters, sizes and what open found, as JSON with stable names.
     pub fn stats_json(&self) -> String {
-        self.engine.stats().to_string()
+        self.handle.engine.stats().to_string()
     }
 
     /// Ok, or the state that refuses writes and why. Reads go on in every such state.
@@ -205,7 +216,7 @@ impl Store {
     /// # Errors
     /// `Poisoned`, `Closed`, `Forked`.
     pub fn health(&self) -> Result<()> {
-        self.engine.health()
+        self.handle.engine.health()
     }
 
     /// Ends the store cleanly: the next open need not look for a torn tail. Calls on any clone answer `Closed` afterwards.
@@ -214,19 +225,19 @@ impl Store {
     /// `Busy` with the number of pinned values while there are any: nothing is closed. `Io`: the store is closed, the next
     /// open recovers it. `Closed`, `Forked`, `Poisoned`.
     pub fn close(&self) -> Result<()> {
-        self.engine.close()
+        self.handle.engine.close()
     }
 
     /// Refuses writes from now on: a bug was caught, and what it did is for the next open to judge.
     #[cfg_attr(not(feature = "capi"), allow(dead_code, reason = "the C boundary catches panics"))]
     pub(crate) fn poison(&self, why: &str) {
-        self.engine.poison(why);
+        self.handle.engine.poison(why);
     }
 
     /// Ends the store as a killed process would: nothing more is written.
     #[cfg(feature = "sim")]
     pub(crate) fn abandon(&self) {
-        self.engine.abandon();
+        self.handle.engine.abandon();
     }
 }
 

@@ -134,6 +134,11 @@ impl<I: Index + 'static> Engine<I> {
         })
     }
 
+    /// Ends the background thread and waits for it.
+    pub fn stop_housekeeper(&self) {
+        self.housekeeper.stop();
+    }
+
     /// Ends the store as a killed process would: nothing more is written.
     pub fn abandon(&self) {
         self.closed.store(true, Ordering::Release);
@@ -144,8 +149,3 @@ impl<I: Index + 'static> Engine<I> {
     }
 }
 
-impl<I: Index> Drop for Engine<I> {
-    fn drop(&mut self) {
-        self.housekeeper.stop();
-    }
-}

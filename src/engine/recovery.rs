@@ -31,7 +31,7 @@ use crate::space::extent::Extents;
 use crate::space::superblock::SuperblockStore;
 use crate::space::{Geometry, Identities, Space};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex};
-use crate::types::{LogId, MediaRange, SegmentId, Seq};
+use crate::types::{LogId, MediaRange, SegmentId};
 use collect::{Collected, HeadFacts};
 use std::time::Instant;
 use survey::Survey;

@@ -1,0 +1,94 @@
+//! How fast a store is rebuilt from its log, and what a key costs in DRAM.
+//!
+//! `cargo bench --bench recovery -- [--keys N] [--steps] [--dir DIR]`: writes N keys of 8 bytes with 64-byte values one put at
+//! a time into a pool on emulated persistent memory (tmpfs: survives no power cut), samples RssAnon over the number of keys
+//! while the index grows from 1 M keys in steps of 10 %, dies without close, reopens and prints the rate.
+
+use flatkv::{MediaChoice, Options};
+use std::path::PathBuf;
+use std::time::Instant;
+
+const VALUE_BYTES: usize = 64;
+const FIRST_SAMPLE: u64 = 1_000_000;
+
+struct Arguments {
+    keys: u64,
+    dir: PathBuf,
+    /// Print every step, not only average and worst.
+    steps: bool,
+}
+
+fn arguments() -> Arguments {
+    let mut arguments = Arguments { keys: 10_000_000, dir: PathBuf::from("/dev/shm"), steps: false };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--keys" => arguments.keys = words.next().and_then(|n| n.parse().ok()).expect("--keys NUMBER"),
+            "--dir" => arguments.dir = words.next().expect("--dir DIR").into(),
+            "--steps" => arguments.steps = true,
+            "--bench" => {}
+            other => panic!("unknown argument {other}: accepted are --keys N, --dir DIR, --steps"),
+        }
+    }
+    arguments
+}
+
+fn rss_anon_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux 4.5 or later");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number of KiB") * 1024
+}
+
+/// Spreads counters over the key space, so that keys come in random order.
+fn key(i: u64) -> [u8; 8] {
+    i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()
+}
+
+#[allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+fn main() {
+    let arguments = arguments();
+    let path = arguments.dir.join(format!("flatkv-bench-{}.fkv", std::process::id()));
+    let options = Options::new().media(MediaChoice::EmulatedPm);
+    let store = options.clone().open(&path).expect("a pool on tmpfs");
+    let (mut next, mut samples) = (FIRST_SAMPLE, Vec::new());
+    let started = Instant::now();
+    let mut slowest_us = 0;
+    for i in 0..arguments.keys {
+        let before = Instant::now();
+        store.put(&key(i), &[i as u8; VALUE_BYTES]).expect("room on tmpfs");
+        slowest_us = slowest_us.max(before.elapsed().as_micros());
+        if i + 1 == next {
+            let per_key = rss_anon_bytes() as f64 / next as f64;
+            if arguments.steps {
+                println!("{next:>12} keys: {per_key:.2} bytes of DRAM per key");
+            }
+            samples.push(per_key);
+            next += next / 10;
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "load: {} keys of 8 bytes, values of {VALUE_BYTES} bytes, {:.2} M durable puts/s, slowest put {slowest_us} us",
+        arguments.keys,
+        arguments.keys as f64 / seconds / 1e6
+    );
+    let average = samples.iter().sum::<f64>() / samples.len().max(1) as f64;
+    let worst = samples.iter().copied().fold(0.0, f64::max);
+    println!("DRAM per key (RssAnon / keys): average {average:.2}, worst {worst:.2} bytes over {} steps", samples.len());
+    drop(store);
+
+    for round in 1..=3 {
+        let store = options.clone().open(&path).expect("the pool just written");
+        let stats: serde_json::Value = serde_json::from_str(&store.stats_json()).expect("stats are JSON");
+        let (entries, us) =
+            (stats["recovered_entries"].as_u64().unwrap_or(0), stats["open_us"].as_u64().unwrap_or(1));
+        println!(
+            "recovery {round}: {entries} entries in {:.1} ms = {:.2} M entries/s, {:.2} bytes of DRAM per key",
+            us as f64 / 1000.0,
+            entries as f64 / us as f64,
+            rss_anon_bytes() as f64 / entries as f64
+        );
+        assert_eq!(stats["keys"].as_u64(), Some(arguments.keys), "every key is there again");
+    }
+    std::fs::remove_file(&path).expect("remove the pool");
+}
