@@ -216,11 +216,12 @@ extern "C" {
 const char *flatkv_status_str(flatkv_status_t status);
 
 /**
- * Describes this thread's last failed call: which function, what failed, where, what was expected and what was found.
+ * Describes this thread's last failed call: which function, what failed, where, what was expected and what was
+ * found.
  *
- * Never NULL; "" if no call of this thread failed yet. Calls that succeed or answer FLATKV_NOT_FOUND leave it alone. The
- * text belongs to the library and is valid until this thread's next failing call or its end. Of a long text the first
- * 8 KiB are kept. Each thread sees its own failures only. Cost: a lookup.
+ * Never NULL; "" if no call of this thread failed yet. Calls that succeed or answer FLATKV_NOT_FOUND leave it alone.
+ * The text belongs to the library and is valid until this thread's next failing call or its end. Of a long text the
+ * first 8 KiB are kept. Each thread sees its own failures only. Cost: a lookup.
  */
 const char *flatkv_last_error(void);
 
@@ -248,8 +249,9 @@ uint32_t flatkv_abi_version(void);
 /**
  * Makes options for flatkv_open that hold the defaults.
  *
- * The caller frees them with flatkv_options_free; they may be used for several stores, and a store does not need them
- * after flatkv_open. NULL only if 268 million options exist already. Safe from any thread. Cost: under a microsecond.
+ * The caller frees them with flatkv_options_free; they may be used for several stores, and a store does not need
+ * them after flatkv_open. NULL only if 268 million options exist already. Safe from any thread. Cost: under a
+ * microsecond.
  */
 flatkv_options_t *flatkv_options_new(void);
 
@@ -276,9 +278,10 @@ flatkv_options_t *flatkv_options_new(void);
  *
  * `options`, `name` and `value` must not be NULL; texts are NUL-terminated UTF-8 and are copied. An error changes
  * nothing.
- * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT for an unknown name or a value that is not accepted (flatkv_last_error
- * lists what is) or a bad handle; FLATKV_E_CLOSED after flatkv_options_free; FLATKV_E_BUSY while another call uses the
- * options. Combinations are checked by flatkv_open. Safe from any thread, one at a time. Cost: under a microsecond.
+ * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT for an unknown name or a value that is not accepted
+ * (flatkv_last_error lists what is) or a bad handle; FLATKV_E_CLOSED after flatkv_options_free; FLATKV_E_BUSY while
+ * another call uses the options. Combinations are checked by flatkv_open. Safe from any thread, one at a time. Cost:
+ * under a microsecond.
  */
 flatkv_status_t flatkv_options_set(flatkv_options_t *options,
                                    const char *name,
@@ -287,7 +290,8 @@ flatkv_status_t flatkv_options_set(flatkv_options_t *options,
 /**
  * Frees options. Does nothing if they are NULL or freed already.
  *
- * Safe from any thread, also while another call uses the options: they go when it returns. Cost: under a microsecond.
+ * Safe from any thread, also while another call uses the options: they go when it returns. Cost: under a
+ * microsecond.
  */
 void flatkv_options_free(flatkv_options_t *options);
 
@@ -300,13 +304,13 @@ void flatkv_options_free(flatkv_options_t *options);
 flatkv_write_options_t *flatkv_write_options_new(void);
 
 /**
- * Sets one option of a write: "durability" is "sync" (returns when the write survives a power cut) or "os" (returns when
- * it survives a killed process).
+ * Sets one option of a write: "durability" is "sync" (returns when the write survives a power cut) or "os" (returns
+ * when it survives a killed process).
  *
  * `options`, `name` and `value` must not be NULL; texts are NUL-terminated UTF-8 and are copied. An error changes
  * nothing. Returns FLATKV_OK, FLATKV_E_INVALID_ARGUMENT for an unknown name, a value that is not accepted
- * (flatkv_last_error lists what is) or a bad handle, FLATKV_E_CLOSED after flatkv_write_options_free, FLATKV_E_BUSY while
- * another call uses the options. Safe from any thread, one at a time. Cost: under a microsecond.
+ * (flatkv_last_error lists what is) or a bad handle, FLATKV_E_CLOSED after flatkv_write_options_free, FLATKV_E_BUSY
+ * while another call uses the options. Safe from any thread, one at a time. Cost: under a microsecond.
  */
 flatkv_status_t flatkv_write_options_set(flatkv_write_options_t *options,
                                          const char *name,
@@ -315,21 +319,23 @@ flatkv_status_t flatkv_write_options_set(flatkv_write_options_t *options,
 /**
  * Frees options of a write. Does nothing if they are NULL or freed already.
  *
- * Safe from any thread, also while another call uses the options: they go when it returns. Cost: under a microsecond.
+ * Safe from any thread, also while another call uses the options: they go when it returns. Cost: under a
+ * microsecond.
  */
 void flatkv_write_options_free(flatkv_write_options_t *options);
 
 /**
  * Opens the pool at `path`, and makes it first if there is none and the option "create" is on.
  *
- * `path` (NUL-terminated, any bytes) and `out_store` must not be NULL; `options` may be NULL for the defaults and are not
- * needed afterwards. On FLATKV_OK the caller closes *out_store with flatkv_close; otherwise *out_store is NULL and the
- * pool is unchanged.
- * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT for options that do not go together, or a file that is no pool;
- * FLATKV_E_LOCKED if the pool is open elsewhere, with the holder's process number; FLATKV_E_IO with the errno (no such
- * directory, permissions); FLATKV_E_NO_SPACE; FLATKV_E_CORRUPTED or FLATKV_E_INCOMPLETE for damage that makes data
- * unreadable; FLATKV_E_UNSUPPORTED for a pool of a newer version or a medium that cannot do what "media" asks for.
- * Safe from any thread. Cost: reads the pool's log to rebuild the index, so it grows with the pool.
+ * `path` (NUL-terminated, any bytes) and `out_store` must not be NULL; `options` may be NULL for the defaults and
+ * are not needed afterwards. On FLATKV_OK the caller closes *out_store with flatkv_close; otherwise *out_store is
+ * NULL and the data in the pool is unchanged.
+ * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT for options that do not go together, or a directory or symbolic link;
+ * FLATKV_E_LOCKED if the pool is open elsewhere, with the holder's process number; FLATKV_E_IO with the errno (no
+ * such directory, permissions); FLATKV_E_NO_SPACE; FLATKV_E_CORRUPTED for a file that is no pool, or whose damage
+ * makes data unreadable; FLATKV_E_INCOMPLETE if parts are missing; FLATKV_E_UNSUPPORTED for a pool of a newer
+ * version or a medium that cannot do what "media" asks for. Safe from any thread. Cost: reads the pool's log to
+ * rebuild the index, so it grows with the pool.
  */
 flatkv_status_t flatkv_open(const char *path,
                             const flatkv_options_t *options,
@@ -340,12 +346,12 @@ flatkv_status_t flatkv_open(const char *path,
  *
  * NULL is FLATKV_OK. New calls answer FLATKV_E_CLOSED from the start of this one. Batches, options and buffers are
  * independent of the store and stay valid.
- * Returns FLATKV_OK; FLATKV_E_BUSY with their number while values are pinned: the store is then open as before, so free
- * the pins and call again; FLATKV_E_CLOSED if it is closed already or another thread is closing it;
+ * Returns FLATKV_OK; FLATKV_E_BUSY with their number while values are pinned: the store is then open as before, so
+ * free the pins and call again; FLATKV_E_CLOSED if it is closed already or another thread is closing it;
  * FLATKV_E_INVALID_ARGUMENT if the handle never was a store's; FLATKV_E_FORKED in a child process, where nothing is
- * closed. Any other code (FLATKV_E_IO, FLATKV_E_POISONED) says that not everything is known to be durable; the store is
- * closed nevertheless.
- * Safe from any thread, but never returns if called by a call in progress on the same store. Cost: one drain.
+ * closed. Any other code (FLATKV_E_IO, FLATKV_E_POISONED) says that not everything is known to be durable; the store
+ * is closed nevertheless. Safe from any thread, but never returns if called by a call in progress on the same store.
+ * Cost: one drain.
  */
 flatkv_status_t flatkv_close(flatkv_t *store);
 
@@ -353,13 +359,14 @@ flatkv_status_t flatkv_close(flatkv_t *store);
  * Stores `value` under `key` and replaces any older value. With the default durability, "sync", the write survives a
  * power cut when this returns FLATKV_OK.
  *
- * `store` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. A key has 1 to 65,536 bytes, a
- * value 0 to 4 GiB - 1.
- * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle); FLATKV_E_TOO_LARGE, found before any byte is
- * read; FLATKV_E_NO_SPACE or FLATKV_E_TIMED_OUT when no room could be made; FLATKV_E_READ_ONLY; FLATKV_E_CLOSED;
- * FLATKV_E_FORKED; FLATKV_E_POISONED after an earlier failed persist. With all of these the old value stays. FLATKV_E_IO
- * if this persist fails: the store is poisoned, and which of the two values survived shows when it is opened again.
- * Safe from any thread. Cost: one drain, shared where writers meet; two for a value above "inline_value_bytes_max".
+ * `store` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. A key has 1 to 65,536
+ * bytes, a value 0 to 4 GiB - 1.
+ * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle); FLATKV_E_TOO_LARGE, found before any
+ * byte is read; FLATKV_E_NO_SPACE or FLATKV_E_TIMED_OUT when no room could be made; FLATKV_E_READ_ONLY;
+ * FLATKV_E_CLOSED; FLATKV_E_FORKED; FLATKV_E_POISONED after an earlier failed persist. With all of these the old
+ * value stays. FLATKV_E_IO if this persist fails: the store is poisoned, and which of the two values survived shows
+ * when it is opened again. Safe from any thread. Cost: one drain, shared where writers meet; two for a value above
+ * "inline_value_bytes_max".
  */
 flatkv_status_t flatkv_put(flatkv_t *store,
                            const void *key,
@@ -370,9 +377,9 @@ flatkv_status_t flatkv_put(flatkv_t *store,
 /**
  * As flatkv_put, with options for this one write.
  *
- * `options` must not be NULL; several calls may use them at once. Beside the codes of flatkv_put: FLATKV_E_CLOSED if the
- * options were freed, FLATKV_E_BUSY while flatkv_write_options_set changes them. Null, ownership, threads and cost as
- * flatkv_put, but no drain with durability "os".
+ * `options` must not be NULL; several calls may use them at once. Beside the codes of flatkv_put: FLATKV_E_CLOSED if
+ * the options were freed, FLATKV_E_BUSY while flatkv_write_options_set changes them. Null, ownership, threads and
+ * cost as flatkv_put, but no drain with durability "os".
  */
 flatkv_status_t flatkv_put_with(flatkv_t *store,
                                 const flatkv_write_options_t *options,
@@ -382,10 +389,11 @@ flatkv_status_t flatkv_put_with(flatkv_t *store,
                                 size_t value_len);
 
 /**
- * Deletes `key`. Durable as a put is.
+ * Deletes `key`. Durable as a put is, and possible when the store is full.
  *
- * `store` and `key` must not be NULL. Returns FLATKV_OK if there was a value, FLATKV_NOT_FOUND if there was none (nothing
- * is written then), or an error code of flatkv_put. Safe from any thread. Cost: one drain, shared where writers meet.
+ * `store` and `key` must not be NULL. Returns FLATKV_OK if there was a value, FLATKV_NOT_FOUND if there was none
+ * (nothing is written then), or an error code of flatkv_put. Safe from any thread. Cost: one drain, shared where
+ * writers meet.
  */
 flatkv_status_t flatkv_delete(flatkv_t *store,
                               const void *key,
@@ -394,9 +402,9 @@ flatkv_status_t flatkv_delete(flatkv_t *store,
 /**
  * Tells whether `key` has a value, without reading it.
  *
- * `store` and `key` must not be NULL. Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL,
- * bad handle), FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread. Cost: one
- * look into the index and one at the entry.
+ * `store` and `key` must not be NULL. Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key,
+ * NULL, bad handle), FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread.
+ * Cost: one look into the index and one at the entry.
  */
 flatkv_status_t flatkv_exists(flatkv_t *store,
                               const void *key,
@@ -405,12 +413,13 @@ flatkv_status_t flatkv_exists(flatkv_t *store,
 /**
  * Copies the value of `key` into a new buffer.
  *
- * `store`, `key` and `out_value` must not be NULL. On FLATKV_OK the caller frees *out_value with flatkv_buffer_free; an
- * empty value has a `data` that is not NULL. On any other code *out_value is {NULL, 0}. What *out_value held before is
- * overwritten, not freed.
- * Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle), FLATKV_E_TOO_LARGE,
- * FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread; no call waits for a writer.
- * Cost: a lookup, an allocation and a copy; flatkv_get_into saves the allocation, flatkv_get_pinned both.
+ * `store`, `key` and `out_value` must not be NULL. On FLATKV_OK the caller frees *out_value with flatkv_buffer_free;
+ * an empty value has a `data` that is not NULL. On any other code *out_value is {NULL, 0}. What *out_value held
+ * before is overwritten, not freed.
+ * Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle),
+ * FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread; no
+ * call waits for a writer. Cost: a lookup, an allocation and a copy; flatkv_get_into saves the allocation,
+ * flatkv_get_pinned both.
  */
 flatkv_status_t flatkv_get(flatkv_t *store,
                            const void *key,
@@ -420,11 +429,11 @@ flatkv_status_t flatkv_get(flatkv_t *store,
 /**
  * Copies the value of `key` into the caller's `buf` of `cap` bytes and its length into *out_len.
  *
- * `store`, `key` and `out_len` must not be NULL; `buf` may be if `cap` is 0, which asks for the length only. `key` must
- * not lie inside `buf`. Returns FLATKV_OK or FLATKV_NOT_FOUND (*out_len is 0); FLATKV_E_BUFFER_TOO_SMALL with the value's
- * length in *out_len; FLATKV_E_INVALID_ARGUMENT (empty key, key inside buf, NULL, bad handle), FLATKV_E_TOO_LARGE,
- * FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Unless it is FLATKV_OK, `buf` holds nothing of use.
- * Safe from any thread; no call waits for a writer. Cost: a lookup and a copy.
+ * `store`, `key` and `out_len` must not be NULL; `buf` may be if `cap` is 0, which asks for the length only. `key`
+ * must not lie inside `buf`. Returns FLATKV_OK or FLATKV_NOT_FOUND (*out_len is 0); FLATKV_E_BUFFER_TOO_SMALL with
+ * the value's length in *out_len; FLATKV_E_INVALID_ARGUMENT (empty key, key inside buf, NULL, bad handle),
+ * FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Unless it is FLATKV_OK,
+ * `buf` holds nothing of use. Safe from any thread; no call waits for a writer. Cost: a lookup and a copy.
  */
 flatkv_status_t flatkv_get_into(flatkv_t *store,
                                 const void *key,
@@ -436,47 +445,52 @@ flatkv_status_t flatkv_get_into(flatkv_t *store,
 /**
  * Makes everything durable that was written before this call, writes with durability "os" and asynchronous ones too.
  *
- * `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_IO (the store is poisoned), FLATKV_E_POISONED, FLATKV_E_CLOSED,
- * FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: at most one drain per log.
+ * `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_IO (the store is poisoned), FLATKV_E_POISONED,
+ * FLATKV_E_CLOSED, FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: at most
+ * one drain per log.
  */
 flatkv_status_t flatkv_sync(flatkv_t *store);
 
 /**
  * Gives the store's counters, sizes and choices as a JSON object. Names in it are stable; new ones are added.
  *
- * `store` and `out_json` must not be NULL. On FLATKV_OK the caller frees *out_json with flatkv_buffer_free; it is UTF-8
- * and not NUL-terminated. On any other code it is {NULL, 0}. Returns FLATKV_OK, FLATKV_E_CLOSED, FLATKV_E_FORKED or
- * FLATKV_E_INVALID_ARGUMENT (NULL, bad handle). Safe from any thread. Cost: tens of microseconds; not for hot paths.
+ * `store` and `out_json` must not be NULL. On FLATKV_OK the caller frees *out_json with flatkv_buffer_free; it is
+ * UTF-8 and not NUL-terminated. On any other code it is {NULL, 0}. Returns FLATKV_OK, FLATKV_E_CLOSED,
+ * FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (NULL, bad handle). Safe from any thread. Cost: tens of microseconds;
+ * not for hot paths.
  */
 flatkv_status_t flatkv_stats_json(flatkv_t *store,
                                   flatkv_buffer_t *out_json);
 
 /**
- * Tells whether the store takes writes: FLATKV_OK, or the code that writes are refused with; flatkv_last_error says why.
+ * Tells whether the store takes writes: FLATKV_OK, or the code that writes are refused with; flatkv_last_error says
+ * why.
  *
- * `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_POISONED, FLATKV_E_NO_SPACE, FLATKV_E_READ_ONLY, FLATKV_E_CLOSED,
- * FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: a few loads.
+ * `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_POISONED, FLATKV_E_CLOSED, FLATKV_E_FORKED or
+ * FLATKV_E_INVALID_ARGUMENT (bad handle). Reads go on in every such state but the last three. Safe from any thread.
+ * Cost: a few loads.
  */
 flatkv_status_t flatkv_health(flatkv_t *store);
 
 /**
  * Frees the bytes of a buffer that this library filled and sets it to {NULL, 0}, so that a second call does nothing.
  *
- * NULL, and a buffer that is {NULL, 0}, are fine. A copy of the struct must not be freed as well. Any thread may free a
- * buffer, also after its store was closed; two must not free the same one at once. Cost: one deallocation.
+ * NULL, and a buffer that is {NULL, 0}, are fine. A copy of the struct must not be freed as well. Any thread may
+ * free a buffer, also after its store was closed; two must not free the same one at once. Cost: one deallocation.
  */
 void flatkv_buffer_free(flatkv_buffer_t *buffer);
 
 /**
  * Reads `n` keys, each value into a buffer of its own.
  *
- * `store` must not be NULL; `keys`, `out_values` and `out_statuses` have `n` elements each, do not overlap, and may be
- * NULL only if `n` is 0. Element i of the outputs is about key i: FLATKV_OK and a buffer that the caller frees with
- * flatkv_buffer_free; or FLATKV_NOT_FOUND, or an error code of flatkv_get, and {NULL, 0}.
+ * `store` must not be NULL; `keys`, `out_values` and `out_statuses` have `n` elements each, do not overlap, and may
+ * be NULL only if `n` is 0. Element i of the outputs is about key i: FLATKV_OK and a buffer that the caller frees
+ * with flatkv_buffer_free; or FLATKV_NOT_FOUND, or an error code of flatkv_get, and {NULL, 0}.
  * Returns FLATKV_OK whatever the single keys got, and flatkv_last_error is about the last key with an error; else
  * FLATKV_E_INVALID_ARGUMENT (NULL, n that no array can have, bad handle), FLATKV_E_CLOSED or FLATKV_E_PANIC: every
- * element is then {NULL, 0} and that code. Safe from any thread. The values are not a snapshot: writes may come between
- * two of them. Cost: less than n calls of flatkv_get, because memory is fetched ahead; an allocation and a copy each.
+ * element is then {NULL, 0} and that code. Safe from any thread. The values are not a snapshot: writes may come
+ * between two of them. Cost: less than n calls of flatkv_get, because memory is fetched ahead; an allocation and a
+ * copy each.
  */
 flatkv_status_t flatkv_multi_get(flatkv_t *store,
                                  size_t n,
@@ -487,13 +501,13 @@ flatkv_status_t flatkv_multi_get(flatkv_t *store,
 /**
  * Reads `n` keys into one buffer of the caller: the fast form.
  *
- * As flatkv_multi_get, but values are packed into `buf` (which may be NULL if `cap` is 0) in the order of their keys, and
- * out_values[i] points into it. *out_needed is the sum of the lengths of all values that were found; `out_needed` must
- * not be NULL, and neither the arrays nor the keys may lie inside `buf`.
- * Returns FLATKV_E_BUFFER_TOO_SMALL if `cap` is less than *out_needed. Every value that still fitted when its turn came
- * is there with FLATKV_OK; the others have the status FLATKV_E_BUFFER_TOO_SMALL and {NULL, their length}, so they can be
- * read again with a larger buffer. The `data` of an empty value is not NULL. Other codes, threads and consistency as flatkv_multi_get. Cost: a lookup and a copy per
- * key, no allocation.
+ * As flatkv_multi_get, but values are packed into `buf` (which may be NULL if `cap` is 0) in the order of their
+ * keys, and out_values[i] points into it. *out_needed is the sum of the lengths of all values that were found;
+ * `out_needed` must not be NULL, and neither the arrays nor the keys may lie inside `buf`.
+ * Returns FLATKV_E_BUFFER_TOO_SMALL if `cap` is less than *out_needed. Every value that still fitted when its turn
+ * came is there with FLATKV_OK; the others have the status FLATKV_E_BUFFER_TOO_SMALL and {NULL, their length}, so
+ * they can be read again with a larger buffer. The `data` of an empty value is not NULL. Other codes, threads and
+ * consistency as flatkv_multi_get. Cost: a lookup and a copy per key, no allocation.
  */
 flatkv_status_t flatkv_multi_get_into(flatkv_t *store,
                                       size_t n,
@@ -507,18 +521,18 @@ flatkv_status_t flatkv_multi_get_into(flatkv_t *store,
 /**
  * Makes an empty batch.
  *
- * The caller frees it with flatkv_batch_free. It belongs to no store, and may be written several times and to several
- * stores. NULL only if 268 million batches exist already. Safe from any thread. Cost: under a microsecond.
+ * The caller frees it with flatkv_batch_free. It belongs to no store, and may be written several times and to
+ * several stores. NULL only if 268 million batches exist already. Safe from any thread. Cost: under a microsecond.
  */
 flatkv_batch_t *flatkv_batch_new(void);
 
 /**
  * Adds a put to a batch. Of several operations on one key the last counts.
  *
- * `batch` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. Limits as flatkv_put. An error
- * changes nothing. Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle); FLATKV_E_TOO_LARGE, found
- * before any byte is read; FLATKV_E_CLOSED after flatkv_batch_free; FLATKV_E_BUSY while another call uses the batch. Safe
- * from any thread, one at a time. Cost: a copy of key and value.
+ * `batch` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. Limits as flatkv_put. An
+ * error changes nothing. Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle);
+ * FLATKV_E_TOO_LARGE, found before any byte is read; FLATKV_E_CLOSED after flatkv_batch_free; FLATKV_E_BUSY while
+ * another call uses the batch. Safe from any thread, one at a time. Cost: a copy of key and value.
  */
 flatkv_status_t flatkv_batch_put(flatkv_batch_t *batch,
                                  const void *key,
@@ -539,34 +553,35 @@ flatkv_status_t flatkv_batch_delete(flatkv_batch_t *batch,
 /**
  * Takes all operations out of a batch and keeps its memory for the next ones.
  *
- * Does nothing (but record an error) if `batch` is NULL, freed, or in use by another call. Safe from any thread, one at a
- * time. Cost: independent of the batch's size.
+ * Does nothing (but record an error) if `batch` is NULL, freed, or in use by another call. Safe from any thread, one
+ * at a time. Cost: independent of the batch's size.
  */
 void flatkv_batch_clear(flatkv_batch_t *batch);
 
 /**
  * Frees a batch. Does nothing if it is NULL or freed already.
  *
- * Safe from any thread, after the stores that it was written to were closed, and while another call uses the batch: it
- * goes when that returns. Cost: one deallocation.
+ * Safe from any thread, after the stores that it was written to were closed, and while another call uses the batch:
+ * it goes when that returns. Cost: one deallocation.
  */
 void flatkv_batch_free(flatkv_batch_t *batch);
 
 /**
  * Counts the operations that were added to a batch, repeated keys included.
  *
- * 0 (and an error is recorded) if `batch` is NULL, freed, or being changed by another call. Safe from any thread. Cost:
- * none to speak of.
+ * 0 (and an error is recorded) if `batch` is NULL, freed, or being changed by another call. Safe from any thread.
+ * Cost: none to speak of.
  */
 size_t flatkv_batch_count(const flatkv_batch_t *batch);
 
 /**
- * Applies all operations of a batch, or none: no reader and no crash ever shows a part of it. Durable as a put is.
+ * Applies all operations of a batch, or none: after any crash all of it is there, or nothing. Durable as a put is. A
+ * reader that goes from key to key may see a part of it while it is being applied.
  *
  * `store` and `batch` must not be NULL. The batch is unchanged and remains the caller's; an empty one is FLATKV_OK.
- * Returns the codes of flatkv_put, where FLATKV_E_CLOSED and FLATKV_E_INVALID_ARGUMENT may be about either handle, and
- * FLATKV_E_BUSY while another call changes the batch. Safe from any thread. Cost: one drain for the whole batch, shared
- * where writers meet.
+ * Returns the codes of flatkv_put, where FLATKV_E_CLOSED and FLATKV_E_INVALID_ARGUMENT may be about either handle,
+ * and FLATKV_E_BUSY while another call changes the batch. Safe from any thread. Cost: one drain for the whole batch,
+ * shared where writers meet.
  */
 flatkv_status_t flatkv_write(flatkv_t *store,
                              const flatkv_batch_t *batch);
@@ -582,13 +597,13 @@ flatkv_status_t flatkv_write_with(flatkv_t *store,
                                   const flatkv_batch_t *batch);
 
 /**
- * Starts to store `value` under `key` and returns at once, with a ticket for flatkv_wait. Readers see the value once it
- * is durable. Tickets of one store complete in their order.
+ * Starts to store `value` under `key` and returns at once, with a ticket for flatkv_wait. It is visible and durable
+ * when that returns, and within "commit_wait_us_max" without it. Tickets of one store complete in their order.
  *
  * `store`, `key` and `out_ticket` must not be NULL; `value` may be if `value_len` is 0. Both are copied before this
  * returns. On any other code than FLATKV_OK *out_ticket is 0 and nothing will be written. Returns the codes of
- * flatkv_put. Waits while "async_bytes_max" bytes are in flight. Safe from any thread. Cost: a copy; the drain is shared
- * with all writes that are in flight.
+ * flatkv_put. Waits while "async_bytes_max" bytes are in flight. Safe from any thread. Cost: a copy; the drain is
+ * shared with all writes that are in flight.
  */
 flatkv_status_t flatkv_put_async(flatkv_t *store,
                                  const void *key,
@@ -600,8 +615,8 @@ flatkv_status_t flatkv_put_async(flatkv_t *store,
 /**
  * Starts to apply all operations of a batch, or none, and returns at once with a ticket for flatkv_wait.
  *
- * `store`, `batch` and `out_ticket` must not be NULL. The batch is copied: it may be changed or freed as soon as this
- * returns. On any other code than FLATKV_OK *out_ticket is 0 and nothing will be written. Returns the codes of
+ * `store`, `batch` and `out_ticket` must not be NULL. The batch is copied: it may be changed or freed as soon as
+ * this returns. On any other code than FLATKV_OK *out_ticket is 0 and nothing will be written. Returns the codes of
  * flatkv_write. Visibility, order, waiting, threads and cost as flatkv_put_async.
  */
 flatkv_status_t flatkv_write_async(flatkv_t *store,
@@ -611,8 +626,8 @@ flatkv_status_t flatkv_write_async(flatkv_t *store,
 /**
  * Waits until the write of `ticket`, and with it every earlier asynchronous write, is durable or has failed.
  *
- * `store` must not be NULL. Returns FLATKV_OK when that write is durable and visible, or the code that it failed with;
- * FLATKV_E_INVALID_ARGUMENT for a ticket that the store did not give out, or a bad handle; FLATKV_E_CLOSED,
+ * `store` must not be NULL. Returns FLATKV_OK when that write is durable and visible, or the code that it failed
+ * with; FLATKV_E_INVALID_ARGUMENT for a ticket that the store did not give out, or a bad handle; FLATKV_E_CLOSED,
  * FLATKV_E_FORKED. May be called several times for one ticket, from any thread. Cost: a load if it is done, else the
  * rest of a drain.
  */
@@ -622,7 +637,8 @@ flatkv_status_t flatkv_wait(flatkv_t *store,
 /**
  * Gives the newest ticket whose write, with all earlier ones, has completed; 0 if there is none yet.
  *
- * Grows only. 0 also (and an error is recorded) if `store` is NULL or closed. Safe from any thread. Cost: a few loads.
+ * Grows only. 0 also (and an error is recorded) if `store` is NULL or closed. Safe from any thread. Cost: a few
+ * loads.
  */
 uint64_t flatkv_durable_ticket(const flatkv_t *store);
 
@@ -630,11 +646,11 @@ uint64_t flatkv_durable_ticket(const flatkv_t *store);
  * Gives access to the value of `key` where it lies, without a copy where it lies in one piece.
  *
  * `store`, `key` and `out_pin` must not be NULL. On FLATKV_OK the caller frees *out_pin with flatkv_pin_free; on any
- * other code it is NULL. While it is pinned, the value's bytes stay as they are whatever is written to the store, the
- * space they take is not reused, and flatkv_close answers FLATKV_E_BUSY: so pin shortly.
- * Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle), FLATKV_E_TOO_LARGE,
- * FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread; no call waits for a writer.
- * Cost: a lookup.
+ * other code it is NULL. While it is pinned, the value's bytes stay as they are whatever is written to the store,
+ * the space they take is not reused, and flatkv_close answers FLATKV_E_BUSY: so pin shortly.
+ * Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle),
+ * FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread; no
+ * call waits for a writer. Cost: a lookup.
  */
 flatkv_status_t flatkv_get_pinned(flatkv_t *store,
                                   const void *key,
@@ -645,8 +661,8 @@ flatkv_status_t flatkv_get_pinned(flatkv_t *store,
  * Gives the address of a pinned value's first byte. The bytes must not be written to and are valid until
  * flatkv_pin_free.
  *
- * Not NULL for a live pin, even if the value is empty. NULL (and an error is recorded) if `pin` is NULL or freed. Safe
- * from any thread, from several at once. Cost: none to speak of.
+ * Not NULL for a live pin, even if the value is empty. NULL (and an error is recorded) if `pin` is NULL or freed.
+ * Safe from any thread, from several at once. Cost: none to speak of.
  */
 const uint8_t *flatkv_pin_data(const flatkv_pin_t *pin);
 

@@ -7,13 +7,13 @@ use crate::store::Ticket;
 use crate::write_batch::WriteBatch;
 use std::ffi::c_void;
 
-/// Starts to store `value` under `key` and returns at once, with a ticket for flatkv_wait. Readers see the value once it
-/// is durable. Tickets of one store complete in their order.
+/// Starts to store `value` under `key` and returns at once, with a ticket for flatkv_wait. It is visible and durable
+/// when that returns, and within "commit_wait_us_max" without it. Tickets of one store complete in their order.
 ///
 /// `store`, `key` and `out_ticket` must not be NULL; `value` may be if `value_len` is 0. Both are copied before this
 /// returns. On any other code than FLATKV_OK *out_ticket is 0 and nothing will be written. Returns the codes of
-/// flatkv_put. Waits while "async_bytes_max" bytes are in flight. Safe from any thread. Cost: a copy; the drain is shared
-/// with all writes that are in flight.
+/// flatkv_put. Waits while "async_bytes_max" bytes are in flight. Safe from any thread. Cost: a copy; the drain is
+/// shared with all writes that are in flight.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_put_async(
     store: *mut flatkv_t,
@@ -33,8 +33,8 @@ pub extern "C" fn flatkv_put_async(
 
 /// Starts to apply all operations of a batch, or none, and returns at once with a ticket for flatkv_wait.
 ///
-/// `store`, `batch` and `out_ticket` must not be NULL. The batch is copied: it may be changed or freed as soon as this
-/// returns. On any other code than FLATKV_OK *out_ticket is 0 and nothing will be written. Returns the codes of
+/// `store`, `batch` and `out_ticket` must not be NULL. The batch is copied: it may be changed or freed as soon as
+/// this returns. On any other code than FLATKV_OK *out_ticket is 0 and nothing will be written. Returns the codes of
 /// flatkv_write. Visibility, order, waiting, threads and cost as flatkv_put_async.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_write_async(
@@ -52,8 +52,8 @@ pub extern "C" fn flatkv_write_async(
 
 /// Waits until the write of `ticket`, and with it every earlier asynchronous write, is durable or has failed.
 ///
-/// `store` must not be NULL. Returns FLATKV_OK when that write is durable and visible, or the code that it failed with;
-/// FLATKV_E_INVALID_ARGUMENT for a ticket that the store did not give out, or a bad handle; FLATKV_E_CLOSED,
+/// `store` must not be NULL. Returns FLATKV_OK when that write is durable and visible, or the code that it failed
+/// with; FLATKV_E_INVALID_ARGUMENT for a ticket that the store did not give out, or a bad handle; FLATKV_E_CLOSED,
 /// FLATKV_E_FORKED. May be called several times for one ticket, from any thread. Cost: a load if it is done, else the
 /// rest of a drain.
 #[unsafe(no_mangle)]
@@ -63,7 +63,8 @@ pub extern "C" fn flatkv_wait(store: *mut flatkv_t, ticket: u64) -> flatkv_statu
 
 /// Gives the newest ticket whose write, with all earlier ones, has completed; 0 if there is none yet.
 ///
-/// Grows only. 0 also (and an error is recorded) if `store` is NULL or closed. Safe from any thread. Cost: a few loads.
+/// Grows only. 0 also (and an error is recorded) if `store` is NULL or closed. Safe from any thread. Cost: a few
+/// loads.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_durable_ticket(store: *const flatkv_t) -> u64 {
     guard::value_of_store("flatkv_durable_ticket", store, 0, |store| Ok(store.durable_ticket().0))

@@ -10,8 +10,8 @@ use std::ptr;
 
 /// Makes an empty batch.
 ///
-/// The caller frees it with flatkv_batch_free. It belongs to no store, and may be written several times and to several
-/// stores. NULL only if 268 million batches exist already. Safe from any thread. Cost: under a microsecond.
+/// The caller frees it with flatkv_batch_free. It belongs to no store, and may be written several times and to
+/// several stores. NULL only if 268 million batches exist already. Safe from any thread. Cost: under a microsecond.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_batch_new() -> *mut flatkv_batch_t {
     guard::value_of("flatkv_batch_new", ptr::null_mut(), || handle::new(WriteBatch::new()))
@@ -19,10 +19,10 @@ pub extern "C" fn flatkv_batch_new() -> *mut flatkv_batch_t {
 
 /// Adds a put to a batch. Of several operations on one key the last counts.
 ///
-/// `batch` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. Limits as flatkv_put. An error
-/// changes nothing. Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle); FLATKV_E_TOO_LARGE, found
-/// before any byte is read; FLATKV_E_CLOSED after flatkv_batch_free; FLATKV_E_BUSY while another call uses the batch. Safe
-/// from any thread, one at a time. Cost: a copy of key and value.
+/// `batch` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. Limits as flatkv_put. An
+/// error changes nothing. Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle);
+/// FLATKV_E_TOO_LARGE, found before any byte is read; FLATKV_E_CLOSED after flatkv_batch_free; FLATKV_E_BUSY while
+/// another call uses the batch. Safe from any thread, one at a time. Cost: a copy of key and value.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_batch_put(
     batch: *mut flatkv_batch_t,
@@ -54,8 +54,8 @@ pub extern "C" fn flatkv_batch_delete(
 
 /// Takes all operations out of a batch and keeps its memory for the next ones.
 ///
-/// Does nothing (but record an error) if `batch` is NULL, freed, or in use by another call. Safe from any thread, one at a
-/// time. Cost: independent of the batch's size.
+/// Does nothing (but record an error) if `batch` is NULL, freed, or in use by another call. Safe from any thread, one
+/// at a time. Cost: independent of the batch's size.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_batch_clear(batch: *mut flatkv_batch_t) {
     guard::value_of("flatkv_batch_clear", (), || {
@@ -66,8 +66,8 @@ pub extern "C" fn flatkv_batch_clear(batch: *mut flatkv_batch_t) {
 
 /// Frees a batch. Does nothing if it is NULL or freed already.
 ///
-/// Safe from any thread, after the stores that it was written to were closed, and while another call uses the batch: it
-/// goes when that returns. Cost: one deallocation.
+/// Safe from any thread, after the stores that it was written to were closed, and while another call uses the batch:
+/// it goes when that returns. Cost: one deallocation.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_batch_free(batch: *mut flatkv_batch_t) {
     guard::value_of("flatkv_batch_free", (), || handle::free::<WriteBatch>(batch))
@@ -75,19 +75,20 @@ pub extern "C" fn flatkv_batch_free(batch: *mut flatkv_batch_t) {
 
 /// Counts the operations that were added to a batch, repeated keys included.
 ///
-/// 0 (and an error is recorded) if `batch` is NULL, freed, or being changed by another call. Safe from any thread. Cost:
-/// none to speak of.
+/// 0 (and an error is recorded) if `batch` is NULL, freed, or being changed by another call. Safe from any thread.
+/// Cost: none to speak of.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_batch_count(batch: *const flatkv_batch_t) -> usize {
     guard::value_of("flatkv_batch_count", 0, || Ok(handle::shared::<WriteBatch>(batch)?.len()))
 }
 
-/// Applies all operations of a batch, or none: no reader and no crash ever shows a part of it. Durable as a put is.
+/// Applies all operations of a batch, or none: after any crash all of it is there, or nothing. Durable as a put is. A
+/// reader that goes from key to key may see a part of it while it is being applied.
 ///
 /// `store` and `batch` must not be NULL. The batch is unchanged and remains the caller's; an empty one is FLATKV_OK.
-/// Returns the codes of flatkv_put, where FLATKV_E_CLOSED and FLATKV_E_INVALID_ARGUMENT may be about either handle, and
-/// FLATKV_E_BUSY while another call changes the batch. Safe from any thread. Cost: one drain for the whole batch, shared
-/// where writers meet.
+/// Returns the codes of flatkv_put, where FLATKV_E_CLOSED and FLATKV_E_INVALID_ARGUMENT may be about either handle,
+/// and FLATKV_E_BUSY while another call changes the batch. Safe from any thread. Cost: one drain for the whole batch,
+/// shared where writers meet.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_write(store: *mut flatkv_t, batch: *const flatkv_batch_t) -> flatkv_status_t {
     guard::with_store("flatkv_write", store, |store| store.write(&*handle::shared::<WriteBatch>(batch)?))

@@ -144,9 +144,12 @@ fn stop_panics<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         HOOK.call_once(install_hook);
     }
     // Guards do not nest (nothing below the C interface calls it), so leaving may simply set false.
-    let _ = GUARDED.try_with(|guarded| guarded.set(true));
-    let result = panic::catch_unwind(AssertUnwindSafe(body));
-    let _ = GUARDED.try_with(|guarded| guarded.set(false));
+    let result = GUARDED.with(|guarded| {
+        guarded.set(true);
+        let result = panic::catch_unwind(AssertUnwindSafe(body));
+        guarded.set(false);
+        result
+    });
     result.unwrap_or_else(|payload| Err(panic_error(payload)))
 }
 

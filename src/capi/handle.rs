@@ -1,15 +1,17 @@
-//! Everything that C passes becomes a Rust value here: handles, bytes, text, arrays, out-parameters. The only file that
-//! dereferences a pointer from C.
+//! Everything that C passes becomes a Rust value here: handles, bytes, text, arrays, out-parameters. The only file
+//! that dereferences a pointer from C.
 //!
-//! A handle is a number in a pointer's clothes and is never dereferenced: generation in bits 32..64, slot in bits 4..32,
-//! kind in bits 0..4. Kind 0 and generation 0 do not exist, so NULL is no handle, and neither is a small number.
+//! A handle is a number in a pointer's clothes and is never dereferenced: generation in bits 32..64, slot in bits
+//! 4..32, kind in bits 0..4. Kind 0 and generation 0 do not exist, so NULL is no handle, and neither is a small
+//! number.
 //!
-//! The functions are not marked `unsafe` although they trust C about extents. The module is private to the crate and its
-//! callers are exported functions whose pointers come from C, where the header's contract takes the place of `unsafe`.
-//! Marking them would put one unsafe block with one and the same sentence into each exported function and hide the
-//! blocks that need a proof of their own. The contract is: a pointer that passes the checks here points to as many bytes
-//! (elements, or bytes up to a NUL) as the call says, and nobody writes to them, or for out-parameters uses them, until
-//! the call returns. Lifetimes that come out of here are the call's: no exported function lets one outlive its body.
+//! The functions are not marked `unsafe` although they trust C about extents. The module is private to the crate and
+//! its callers are exported functions whose pointers come from C, where the header's contract takes the place of
+//! `unsafe`. Marking them would put one unsafe block with one and the same sentence into each exported function and
+//! hide the blocks that need a proof of their own. The contract is: a pointer that passes the checks here points to
+//! as many bytes (elements, or bytes up to a NUL) as the call says, and nobody writes to them, or for out-parameters
+//! uses them, until the call returns. Lifetimes that come out of here are the call's: no exported function lets one
+//! outlive its body.
 
 use super::objects::{self, Exclusive, Object, ObjectSlot, Shared};
 use super::stores::{self, Entered};
@@ -207,8 +209,8 @@ fn bytes<'a>(what: &str, data: *const c_void, len: usize) -> Result<&'a [u8]> {
     if data.is_null() {
         return Err(null_with_len(what, len));
     }
-    // SAFETY: not NULL (above), at most 4 GiB (callers), any alignment does for bytes; C promises that `len` bytes are
-    // readable and not written to during the call (module comment).
+    // SAFETY: not NULL (above), at most 4 GiB (callers), any alignment does for bytes; C promises that `len` bytes
+    // are readable and not written to during the call (module comment).
     Ok(unsafe { slice::from_raw_parts(data.cast::<u8>(), len) })
 }
 
@@ -233,8 +235,9 @@ pub(super) fn buffer<'a>(data: *mut c_void, capacity: usize) -> Result<&'a mut [
     if data.is_null() {
         return Err(null_with_len("buf", capacity));
     }
-    // SAFETY: not NULL, not longer than an object may be (above); C promises that `capacity` bytes are writable and used
-    // by nobody else during the call (module comment). Callers see to it that no key lies in them (`check_apart`).
+    // SAFETY: not NULL, not longer than an object may be (above); C promises that `capacity` bytes are writable and
+    // used by nobody else during the call (module comment). Callers see to it that no key lies in them
+    // (`check_apart`).
     Ok(unsafe { slice::from_raw_parts_mut(data.cast::<u8>(), capacity) })
 }
 
@@ -279,7 +282,8 @@ fn terminated<'a>(data: *const c_char, what: &str) -> Result<&'a [u8]> {
     if data.is_null() {
         return Err(null(what));
     }
-    // SAFETY: not NULL (above); C promises a NUL-terminated text that is not written to during the call (module comment).
+    // SAFETY: not NULL (above); C promises a NUL-terminated text that is not written to during the call (module
+    // comment).
     Ok(unsafe { CStr::from_ptr(data) }.to_bytes())
 }
 
@@ -302,8 +306,8 @@ impl Keys {
     /// Key `i` as C describes it: not checked yet.
     pub(super) fn get(&self, i: usize) -> flatkv_slice_t {
         assert!(i < self.n, "key {i} of {}", self.n);
-        // SAFETY: inside the array (assert), which is not NULL and not too long (`keys`); C promises that its elements
-        // are readable and not written to during the call (module comment).
+        // SAFETY: inside the array (assert), which is not NULL and not too long (`keys`); C promises that its
+        // elements are readable and not written to during the call (module comment).
         unsafe { self.first.add(i).read_unaligned() }
     }
 }
@@ -403,14 +407,14 @@ pub(super) fn free_buffer(buffer: *mut flatkv_buffer_t) {
     if buffer.is_null() {
         return;
     }
-    // SAFETY: not NULL (above); C promises that it points to a buffer that this library filled or that is {NULL, 0}, and
-    // that nobody else uses it during the call (module comment).
+    // SAFETY: not NULL (above); C promises that it points to a buffer that this library filled or that is {NULL, 0},
+    // and that nobody else uses it during the call (module comment).
     let flatkv_buffer_t { data, len } = unsafe { buffer.read_unaligned() };
     // SAFETY: as above. Emptied first, so that a second call on the same buffer finds nothing to free.
     unsafe { buffer.write_unaligned(NO_BUFFER) };
     if len != 0 && !data.is_null() {
-        // SAFETY: with a length, `data` and `len` are what `new_buffer` leaked (the caller changes neither), and freed
-        // once: the only place that frees emptied the buffer.
+        // SAFETY: with a length, `data` and `len` are what `new_buffer` leaked (the caller changes neither), and
+        // freed once: the only place that frees emptied the buffer.
         drop(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(data, len)) });
     }
 }

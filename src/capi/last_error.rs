@@ -8,7 +8,8 @@ use std::fmt::{Display, Write};
 const MESSAGE_BYTES_MAX: usize = 8 * 1024;
 
 thread_local! {
-    /// The message and its NUL; empty until something fails. Kept for its memory: a failure allocates once per thread.
+    /// The message and its NUL; empty until something fails. Kept for its memory: a failure allocates once per
+    /// thread.
     static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 

@@ -1,5 +1,6 @@
 //! The C ABI: `flatkv_*` as `include/flatkv.h` declares them. The header is generated from the doc comments here, so
-//! they are written for C programmers; its preamble (in `cbindgen.toml`) holds the conventions that all functions share.
+//! they are written for C programmers; its preamble (in `cbindgen.toml`) holds the conventions that all functions
+//! share.
 //!
 //! Rules of this folder, checked by the tests below:
 //!   - An exported function is three lines: handle, guard, call. It never sees a raw pointer's target.
@@ -10,8 +11,9 @@
 //!     refused call has no effect.
 //!   - Lengths are checked before pointers: a length that no call accepts never makes a slice.
 //!
-//! Handles are numbers (see `handle.rs`), so nothing that C does with one is undefined behaviour on our side. What C can
-//! still do wrong is to pass a pointer to bytes, text or an out-parameter that does not have the extent it claims.
+//! Handles are numbers (see `handle.rs`), so nothing that C does with one is undefined behaviour on our side. What C
+//! can still do wrong is to pass a pointer to bytes, text or an out-parameter that does not have the extent it
+//! claims.
 #![allow(
     unsafe_code,
     reason = "the C boundary: exported symbols, pointers from C, and the slots behind the handles"

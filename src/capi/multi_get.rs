@@ -13,13 +13,14 @@ const NO_SLICE: flatkv_slice_t = flatkv_slice_t { data: ptr::null(), len: 0 };
 
 /// Reads `n` keys, each value into a buffer of its own.
 ///
-/// `store` must not be NULL; `keys`, `out_values` and `out_statuses` have `n` elements each, do not overlap, and may be
-/// NULL only if `n` is 0. Element i of the outputs is about key i: FLATKV_OK and a buffer that the caller frees with
-/// flatkv_buffer_free; or FLATKV_NOT_FOUND, or an error code of flatkv_get, and {NULL, 0}.
+/// `store` must not be NULL; `keys`, `out_values` and `out_statuses` have `n` elements each, do not overlap, and may
+/// be NULL only if `n` is 0. Element i of the outputs is about key i: FLATKV_OK and a buffer that the caller frees
+/// with flatkv_buffer_free; or FLATKV_NOT_FOUND, or an error code of flatkv_get, and {NULL, 0}.
 /// Returns FLATKV_OK whatever the single keys got, and flatkv_last_error is about the last key with an error; else
 /// FLATKV_E_INVALID_ARGUMENT (NULL, n that no array can have, bad handle), FLATKV_E_CLOSED or FLATKV_E_PANIC: every
-/// element is then {NULL, 0} and that code. Safe from any thread. The values are not a snapshot: writes may come between
-/// two of them. Cost: less than n calls of flatkv_get, because memory is fetched ahead; an allocation and a copy each.
+/// element is then {NULL, 0} and that code. Safe from any thread. The values are not a snapshot: writes may come
+/// between two of them. Cost: less than n calls of flatkv_get, because memory is fetched ahead; an allocation and a
+/// copy each.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_multi_get(
     store: *mut flatkv_t,
@@ -38,13 +39,13 @@ pub extern "C" fn flatkv_multi_get(
 
 /// Reads `n` keys into one buffer of the caller: the fast form.
 ///
-/// As flatkv_multi_get, but values are packed into `buf` (which may be NULL if `cap` is 0) in the order of their keys, and
-/// out_values[i] points into it. *out_needed is the sum of the lengths of all values that were found; `out_needed` must
-/// not be NULL, and neither the arrays nor the keys may lie inside `buf`.
-/// Returns FLATKV_E_BUFFER_TOO_SMALL if `cap` is less than *out_needed. Every value that still fitted when its turn came
-/// is there with FLATKV_OK; the others have the status FLATKV_E_BUFFER_TOO_SMALL and {NULL, their length}, so they can be
-/// read again with a larger buffer. The `data` of an empty value is not NULL. Other codes, threads and consistency as flatkv_multi_get. Cost: a lookup and a copy per
-/// key, no allocation.
+/// As flatkv_multi_get, but values are packed into `buf` (which may be NULL if `cap` is 0) in the order of their
+/// keys, and out_values[i] points into it. *out_needed is the sum of the lengths of all values that were found;
+/// `out_needed` must not be NULL, and neither the arrays nor the keys may lie inside `buf`.
+/// Returns FLATKV_E_BUFFER_TOO_SMALL if `cap` is less than *out_needed. Every value that still fitted when its turn
+/// came is there with FLATKV_OK; the others have the status FLATKV_E_BUFFER_TOO_SMALL and {NULL, their length}, so
+/// they can be read again with a larger buffer. The `data` of an empty value is not NULL. Other codes, threads and
+/// consistency as flatkv_multi_get. Cost: a lookup and a copy per key, no allocation.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_multi_get_into(
     store: *mut flatkv_t,

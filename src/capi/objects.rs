@@ -34,8 +34,8 @@ pub(super) struct ObjectSlot<T> {
     object: UnsafeCell<Option<T>>,
 }
 
-// SAFETY: `object` is reached only under the counts in `word` (see the invariants): `&T` on several threads at once needs
-// `T: Sync`, disposal on a thread other than the creator's needs `T: Send`.
+// SAFETY: `object` is reached only under the counts in `word` (see the invariants): `&T` on several threads at once
+// needs `T: Sync`, disposal on a thread other than the creator's needs `T: Send`.
 unsafe impl<T: Send + Sync> Sync for ObjectSlot<T> {}
 
 impl<T> Default for ObjectSlot<T> {
@@ -122,8 +122,9 @@ fn leave<T: Object>(slot: u32, at: &'static ObjectSlot<T>, added: u64) {
 
 /// Empties a slot that is `CLOSING` with nobody inside and makes it available.
 fn dispose<T: Object>(slot: u32, at: &'static ObjectSlot<T>) {
-    // SAFETY: the word is CLOSING with no user, which lets nobody in, and exactly one thread saw it become so: the one
-    // that set the bit when there was no user, else the one that left last. Its AcqRel exchange orders the users before.
+    // SAFETY: the word is CLOSING with no user, which lets nobody in, and exactly one thread saw it become so: the
+    // one that set the bit when there was no user, else the one that left last. Its AcqRel exchange orders the users
+    // before.
     let object = unsafe { (*at.object.get()).take() };
     let after = table::word_after(table::generation(at.word.load(Ordering::Relaxed)));
     at.word.store(after, Ordering::Release);
@@ -143,8 +144,8 @@ impl<T: Object> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: this user is counted until `drop`, so nobody changes or disposes of the object. The count was added by
-        // an Acquire exchange that saw the Release of `create` or of the last change.
+        // SAFETY: this user is counted until `drop`, so nobody changes or disposes of the object. The count was added
+        // by an Acquire exchange that saw the Release of `create` or of the last change.
         let object = unsafe { &*self.at.object.get() };
         object.as_ref().expect("a live slot holds an object")
     }
@@ -191,7 +192,8 @@ mod tests {
     use super::*;
     use crate::sync::Arc;
 
-    struct Probe(Arc<()>, u64);
+    /// What is counted to see whether a probe is alive, and what changes.
+    struct Probe(#[expect(dead_code, reason = "held, not read")] Arc<()>, u64);
 
     impl Object for Probe {
         fn table() -> &'static Table<ObjectSlot<Self>> {

@@ -9,8 +9,9 @@ use std::ptr;
 
 /// Makes options for flatkv_open that hold the defaults.
 ///
-/// The caller frees them with flatkv_options_free; they may be used for several stores, and a store does not need them
-/// after flatkv_open. NULL only if 268 million options exist already. Safe from any thread. Cost: under a microsecond.
+/// The caller frees them with flatkv_options_free; they may be used for several stores, and a store does not need
+/// them after flatkv_open. NULL only if 268 million options exist already. Safe from any thread. Cost: under a
+/// microsecond.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_options_new() -> *mut flatkv_options_t {
     guard::value_of("flatkv_options_new", ptr::null_mut(), || handle::new(Options::new()))
@@ -38,9 +39,10 @@ pub extern "C" fn flatkv_options_new() -> *mut flatkv_options_t {
 ///
 /// `options`, `name` and `value` must not be NULL; texts are NUL-terminated UTF-8 and are copied. An error changes
 /// nothing.
-/// Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT for an unknown name or a value that is not accepted (flatkv_last_error
-/// lists what is) or a bad handle; FLATKV_E_CLOSED after flatkv_options_free; FLATKV_E_BUSY while another call uses the
-/// options. Combinations are checked by flatkv_open. Safe from any thread, one at a time. Cost: under a microsecond.
+/// Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT for an unknown name or a value that is not accepted
+/// (flatkv_last_error lists what is) or a bad handle; FLATKV_E_CLOSED after flatkv_options_free; FLATKV_E_BUSY while
+/// another call uses the options. Combinations are checked by flatkv_open. Safe from any thread, one at a time. Cost:
+/// under a microsecond.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_options_set(
     options: *mut flatkv_options_t,
@@ -54,7 +56,8 @@ pub extern "C" fn flatkv_options_set(
 
 /// Frees options. Does nothing if they are NULL or freed already.
 ///
-/// Safe from any thread, also while another call uses the options: they go when it returns. Cost: under a microsecond.
+/// Safe from any thread, also while another call uses the options: they go when it returns. Cost: under a
+/// microsecond.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_options_free(options: *mut flatkv_options_t) {
     guard::value_of("flatkv_options_free", (), || handle::free::<Options>(options))
@@ -69,13 +72,13 @@ pub extern "C" fn flatkv_write_options_new() -> *mut flatkv_write_options_t {
     guard::value_of("flatkv_write_options_new", ptr::null_mut(), || handle::new(WriteOptions::new()))
 }
 
-/// Sets one option of a write: "durability" is "sync" (returns when the write survives a power cut) or "os" (returns when
-/// it survives a killed process).
+/// Sets one option of a write: "durability" is "sync" (returns when the write survives a power cut) or "os" (returns
+/// when it survives a killed process).
 ///
 /// `options`, `name` and `value` must not be NULL; texts are NUL-terminated UTF-8 and are copied. An error changes
 /// nothing. Returns FLATKV_OK, FLATKV_E_INVALID_ARGUMENT for an unknown name, a value that is not accepted
-/// (flatkv_last_error lists what is) or a bad handle, FLATKV_E_CLOSED after flatkv_write_options_free, FLATKV_E_BUSY while
-/// another call uses the options. Safe from any thread, one at a time. Cost: under a microsecond.
+/// (flatkv_last_error lists what is) or a bad handle, FLATKV_E_CLOSED after flatkv_write_options_free, FLATKV_E_BUSY
+/// while another call uses the options. Safe from any thread, one at a time. Cost: under a microsecond.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_write_options_set(
     options: *mut flatkv_write_options_t,
@@ -90,7 +93,8 @@ pub extern "C" fn flatkv_write_options_set(
 
 /// Frees options of a write. Does nothing if they are NULL or freed already.
 ///
-/// Safe from any thread, also while another call uses the options: they go when it returns. Cost: under a microsecond.
+/// Safe from any thread, also while another call uses the options: they go when it returns. Cost: under a
+/// microsecond.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_write_options_free(options: *mut flatkv_write_options_t) {
     guard::value_of("flatkv_write_options_free", (), || handle::free::<WriteOptions>(options))

@@ -10,11 +10,11 @@ use std::ptr;
 /// Gives access to the value of `key` where it lies, without a copy where it lies in one piece.
 ///
 /// `store`, `key` and `out_pin` must not be NULL. On FLATKV_OK the caller frees *out_pin with flatkv_pin_free; on any
-/// other code it is NULL. While it is pinned, the value's bytes stay as they are whatever is written to the store, the
-/// space they take is not reused, and flatkv_close answers FLATKV_E_BUSY: so pin shortly.
-/// Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle), FLATKV_E_TOO_LARGE,
-/// FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread; no call waits for a writer.
-/// Cost: a lookup.
+/// other code it is NULL. While it is pinned, the value's bytes stay as they are whatever is written to the store,
+/// the space they take is not reused, and flatkv_close answers FLATKV_E_BUSY: so pin shortly.
+/// Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle),
+/// FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread; no
+/// call waits for a writer. Cost: a lookup.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_get_pinned(
     store: *mut flatkv_t,
@@ -34,8 +34,8 @@ pub extern "C" fn flatkv_get_pinned(
 /// Gives the address of a pinned value's first byte. The bytes must not be written to and are valid until
 /// flatkv_pin_free.
 ///
-/// Not NULL for a live pin, even if the value is empty. NULL (and an error is recorded) if `pin` is NULL or freed. Safe
-/// from any thread, from several at once. Cost: none to speak of.
+/// Not NULL for a live pin, even if the value is empty. NULL (and an error is recorded) if `pin` is NULL or freed.
+/// Safe from any thread, from several at once. Cost: none to speak of.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_pin_data(pin: *const flatkv_pin_t) -> *const u8 {
     guard::value_of("flatkv_pin_data", ptr::null(), || Ok(handle::shared::<ValueRef>(pin)?.as_ptr()))

@@ -1,5 +1,5 @@
-//! The status codes as C sees them, and their texts. The numbers are those of [`crate::error::status`]; an assertion per
-//! code keeps the two lists equal.
+//! The status codes as C sees them, and their texts. The numbers are those of [`crate::error::status`]; an assertion
+//! per code keeps the two lists equal.
 #![allow(non_camel_case_types, reason = "C names")]
 
 use super::last_error;
@@ -90,11 +90,12 @@ pub extern "C" fn flatkv_status_str(status: flatkv_status_t) -> *const c_char {
     text(status).as_ptr()
 }
 
-/// Describes this thread's last failed call: which function, what failed, where, what was expected and what was found.
+/// Describes this thread's last failed call: which function, what failed, where, what was expected and what was
+/// found.
 ///
-/// Never NULL; "" if no call of this thread failed yet. Calls that succeed or answer FLATKV_NOT_FOUND leave it alone. The
-/// text belongs to the library and is valid until this thread's next failing call or its end. Of a long text the first
-/// 8 KiB are kept. Each thread sees its own failures only. Cost: a lookup.
+/// Never NULL; "" if no call of this thread failed yet. Calls that succeed or answer FLATKV_NOT_FOUND leave it alone.
+/// The text belongs to the library and is valid until this thread's next failing call or its end. Of a long text the
+/// first 8 KiB are kept. Each thread sees its own failures only. Cost: a lookup.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_last_error() -> *const c_char {
     last_error::as_ptr()

@@ -11,13 +11,14 @@ use std::ffi::c_void;
 /// Stores `value` under `key` and replaces any older value. With the default durability, "sync", the write survives a
 /// power cut when this returns FLATKV_OK.
 ///
-/// `store` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. A key has 1 to 65,536 bytes, a
-/// value 0 to 4 GiB - 1.
-/// Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle); FLATKV_E_TOO_LARGE, found before any byte is
-/// read; FLATKV_E_NO_SPACE or FLATKV_E_TIMED_OUT when no room could be made; FLATKV_E_READ_ONLY; FLATKV_E_CLOSED;
-/// FLATKV_E_FORKED; FLATKV_E_POISONED after an earlier failed persist. With all of these the old value stays. FLATKV_E_IO
-/// if this persist fails: the store is poisoned, and which of the two values survived shows when it is opened again.
-/// Safe from any thread. Cost: one drain, shared where writers meet; two for a value above "inline_value_bytes_max".
+/// `store` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. A key has 1 to 65,536
+/// bytes, a value 0 to 4 GiB - 1.
+/// Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle); FLATKV_E_TOO_LARGE, found before any
+/// byte is read; FLATKV_E_NO_SPACE or FLATKV_E_TIMED_OUT when no room could be made; FLATKV_E_READ_ONLY;
+/// FLATKV_E_CLOSED; FLATKV_E_FORKED; FLATKV_E_POISONED after an earlier failed persist. With all of these the old
+/// value stays. FLATKV_E_IO if this persist fails: the store is poisoned, and which of the two values survived shows
+/// when it is opened again. Safe from any thread. Cost: one drain, shared where writers meet; two for a value above
+/// "inline_value_bytes_max".
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_put(
     store: *mut flatkv_t,
@@ -33,9 +34,9 @@ pub extern "C" fn flatkv_put(
 
 /// As flatkv_put, with options for this one write.
 ///
-/// `options` must not be NULL; several calls may use them at once. Beside the codes of flatkv_put: FLATKV_E_CLOSED if the
-/// options were freed, FLATKV_E_BUSY while flatkv_write_options_set changes them. Null, ownership, threads and cost as
-/// flatkv_put, but no drain with durability "os".
+/// `options` must not be NULL; several calls may use them at once. Beside the codes of flatkv_put: FLATKV_E_CLOSED if
+/// the options were freed, FLATKV_E_BUSY while flatkv_write_options_set changes them. Null, ownership, threads and
+/// cost as flatkv_put, but no drain with durability "os".
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_put_with(
     store: *mut flatkv_t,
@@ -51,10 +52,11 @@ pub extern "C" fn flatkv_put_with(
     })
 }
 
-/// Deletes `key`. Durable as a put is.
+/// Deletes `key`. Durable as a put is, and possible when the store is full.
 ///
-/// `store` and `key` must not be NULL. Returns FLATKV_OK if there was a value, FLATKV_NOT_FOUND if there was none (nothing
-/// is written then), or an error code of flatkv_put. Safe from any thread. Cost: one drain, shared where writers meet.
+/// `store` and `key` must not be NULL. Returns FLATKV_OK if there was a value, FLATKV_NOT_FOUND if there was none
+/// (nothing is written then), or an error code of flatkv_put. Safe from any thread. Cost: one drain, shared where
+/// writers meet.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_delete(store: *mut flatkv_t, key: *const c_void, key_len: usize) -> flatkv_status_t {
     guard::with_store("flatkv_delete", store, |store| {
@@ -64,9 +66,9 @@ pub extern "C" fn flatkv_delete(store: *mut flatkv_t, key: *const c_void, key_le
 
 /// Tells whether `key` has a value, without reading it.
 ///
-/// `store` and `key` must not be NULL. Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL,
-/// bad handle), FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread. Cost: one
-/// look into the index and one at the entry.
+/// `store` and `key` must not be NULL. Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key,
+/// NULL, bad handle), FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread.
+/// Cost: one look into the index and one at the entry.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_exists(store: *mut flatkv_t, key: *const c_void, key_len: usize) -> flatkv_status_t {
     guard::with_store("flatkv_exists", store, |store| {
@@ -76,12 +78,13 @@ pub extern "C" fn flatkv_exists(store: *mut flatkv_t, key: *const c_void, key_le
 
 /// Copies the value of `key` into a new buffer.
 ///
-/// `store`, `key` and `out_value` must not be NULL. On FLATKV_OK the caller frees *out_value with flatkv_buffer_free; an
-/// empty value has a `data` that is not NULL. On any other code *out_value is {NULL, 0}. What *out_value held before is
-/// overwritten, not freed.
-/// Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle), FLATKV_E_TOO_LARGE,
-/// FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread; no call waits for a writer.
-/// Cost: a lookup, an allocation and a copy; flatkv_get_into saves the allocation, flatkv_get_pinned both.
+/// `store`, `key` and `out_value` must not be NULL. On FLATKV_OK the caller frees *out_value with flatkv_buffer_free;
+/// an empty value has a `data` that is not NULL. On any other code *out_value is {NULL, 0}. What *out_value held
+/// before is overwritten, not freed.
+/// Returns FLATKV_OK or FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle),
+/// FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread; no
+/// call waits for a writer. Cost: a lookup, an allocation and a copy; flatkv_get_into saves the allocation,
+/// flatkv_get_pinned both.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_get(
     store: *mut flatkv_t,
@@ -99,11 +102,11 @@ pub extern "C" fn flatkv_get(
 
 /// Copies the value of `key` into the caller's `buf` of `cap` bytes and its length into *out_len.
 ///
-/// `store`, `key` and `out_len` must not be NULL; `buf` may be if `cap` is 0, which asks for the length only. `key` must
-/// not lie inside `buf`. Returns FLATKV_OK or FLATKV_NOT_FOUND (*out_len is 0); FLATKV_E_BUFFER_TOO_SMALL with the value's
-/// length in *out_len; FLATKV_E_INVALID_ARGUMENT (empty key, key inside buf, NULL, bad handle), FLATKV_E_TOO_LARGE,
-/// FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Unless it is FLATKV_OK, `buf` holds nothing of use.
-/// Safe from any thread; no call waits for a writer. Cost: a lookup and a copy.
+/// `store`, `key` and `out_len` must not be NULL; `buf` may be if `cap` is 0, which asks for the length only. `key`
+/// must not lie inside `buf`. Returns FLATKV_OK or FLATKV_NOT_FOUND (*out_len is 0); FLATKV_E_BUFFER_TOO_SMALL with
+/// the value's length in *out_len; FLATKV_E_INVALID_ARGUMENT (empty key, key inside buf, NULL, bad handle),
+/// FLATKV_E_TOO_LARGE, FLATKV_E_CORRUPTED, FLATKV_E_IO, FLATKV_E_CLOSED, FLATKV_E_FORKED. Unless it is FLATKV_OK,
+/// `buf` holds nothing of use. Safe from any thread; no call waits for a writer. Cost: a lookup and a copy.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_get_into(
     store: *mut flatkv_t,
@@ -129,8 +132,9 @@ pub extern "C" fn flatkv_get_into(
 
 /// Makes everything durable that was written before this call, writes with durability "os" and asynchronous ones too.
 ///
-/// `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_IO (the store is poisoned), FLATKV_E_POISONED, FLATKV_E_CLOSED,
-/// FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: at most one drain per log.
+/// `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_IO (the store is poisoned), FLATKV_E_POISONED,
+/// FLATKV_E_CLOSED, FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: at most
+/// one drain per log.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_sync(store: *mut flatkv_t) -> flatkv_status_t {
     guard::with_store("flatkv_sync", store, |store| store.sync())
@@ -138,9 +142,10 @@ pub extern "C" fn flatkv_sync(store: *mut flatkv_t) -> flatkv_status_t {
 
 /// Gives the store's counters, sizes and choices as a JSON object. Names in it are stable; new ones are added.
 ///
-/// `store` and `out_json` must not be NULL. On FLATKV_OK the caller frees *out_json with flatkv_buffer_free; it is UTF-8
-/// and not NUL-terminated. On any other code it is {NULL, 0}. Returns FLATKV_OK, FLATKV_E_CLOSED, FLATKV_E_FORKED or
-/// FLATKV_E_INVALID_ARGUMENT (NULL, bad handle). Safe from any thread. Cost: tens of microseconds; not for hot paths.
+/// `store` and `out_json` must not be NULL. On FLATKV_OK the caller frees *out_json with flatkv_buffer_free; it is
+/// UTF-8 and not NUL-terminated. On any other code it is {NULL, 0}. Returns FLATKV_OK, FLATKV_E_CLOSED,
+/// FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (NULL, bad handle). Safe from any thread. Cost: tens of microseconds;
+/// not for hot paths.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_stats_json(store: *mut flatkv_t, out_json: *mut flatkv_buffer_t) -> flatkv_status_t {
     let out = handle::out(out_json, NO_BUFFER, "out_json");
@@ -150,10 +155,12 @@ pub extern "C" fn flatkv_stats_json(store: *mut flatkv_t, out_json: *mut flatkv_
     })
 }
 
-/// Tells whether the store takes writes: FLATKV_OK, or the code that writes are refused with; flatkv_last_error says why.
+/// Tells whether the store takes writes: FLATKV_OK, or the code that writes are refused with; flatkv_last_error says
+/// why.
 ///
-/// `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_POISONED, FLATKV_E_NO_SPACE, FLATKV_E_READ_ONLY, FLATKV_E_CLOSED,
-/// FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: a few loads.
+/// `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_POISONED, FLATKV_E_CLOSED, FLATKV_E_FORKED or
+/// FLATKV_E_INVALID_ARGUMENT (bad handle). Reads go on in every such state but the last three. Safe from any thread.
+/// Cost: a few loads.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_health(store: *mut flatkv_t) -> flatkv_status_t {
     guard::with_store("flatkv_health", store, |store| store.health())
@@ -161,8 +168,8 @@ pub extern "C" fn flatkv_health(store: *mut flatkv_t) -> flatkv_status_t {
 
 /// Frees the bytes of a buffer that this library filled and sets it to {NULL, 0}, so that a second call does nothing.
 ///
-/// NULL, and a buffer that is {NULL, 0}, are fine. A copy of the struct must not be freed as well. Any thread may free a
-/// buffer, also after its store was closed; two must not free the same one at once. Cost: one deallocation.
+/// NULL, and a buffer that is {NULL, 0}, are fine. A copy of the struct must not be freed as well. Any thread may
+/// free a buffer, also after its store was closed; two must not free the same one at once. Cost: one deallocation.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_buffer_free(buffer: *mut flatkv_buffer_t) {
     guard::value_of("flatkv_buffer_free", (), || {

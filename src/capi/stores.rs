@@ -3,9 +3,9 @@
 //! The counters are sharded by thread: a call writes one cache line that (up to [`SHARDS`] threads) no other thread
 //! writes, so calls on one store do not slow each other down here.
 //!
-//! Why a call never sees a store that is gone: a call adds itself to its shard and then reads the word; close changes the
-//! word and then reads the shards, all sequentially consistent. So either the call reads `CLOSING` and leaves without
-//! touching the store, or close reads the call's count and waits.
+//! Why a call never sees a store that is gone: a call adds itself to its shard and then reads the word; close changes
+//! the word and then reads the shards, all sequentially consistent. So either the call reads `CLOSING` and leaves
+//! without touching the store, or close reads the call's count and waits.
 
 use super::table::{self, CLOSING, Place, RETIRED, Refusal, Slot, Table, WORD_NEW};
 use crate::error::Error;
@@ -39,8 +39,8 @@ pub(super) struct StoreSlot {
     calls: [CachePadded<AtomicU64>; SHARDS],
 }
 
-// SAFETY: `store` is written only by the slot's taker before its word lets a handle in, and by the one closer after every
-// counted call has left; calls in between share `&Store`, and `Store` is `Send + Sync` (asserted below).
+// SAFETY: `store` is written only by the slot's taker before its word lets a handle in, and by the one closer after
+// every counted call has left; calls in between share `&Store`, and `Store` is `Send + Sync` (asserted below).
 unsafe impl Sync for StoreSlot {}
 
 const _: () = {
@@ -72,8 +72,8 @@ impl Slot for StoreSlot {
 /// Gives a store a slot. `None` if there are no more.
 pub(super) fn create(store: Store) -> Option<Place> {
     let (slot, at) = STORES.take()?;
-    // SAFETY: a taken slot is this thread's alone: its word lets no handle in until the store below, and a call with a
-    // made-up handle only touches the counters.
+    // SAFETY: a taken slot is this thread's alone: its word lets no handle in until the store below, and a call with
+    // a made-up handle only touches the counters.
     unsafe { *at.store.get() = Some(store) };
     at.process.store(std::process::id(), Ordering::Relaxed);
     let generation = table::generation(at.word.load(Ordering::Relaxed));
@@ -103,8 +103,8 @@ impl Deref for Entered {
 
     #[inline]
     fn deref(&self) -> &Store {
-        // SAFETY: `enter` counted this call and then saw the word let it in, so close waits for `drop` before it takes
-        // the store out (module comment); the word's value was stored after the store was put in.
+        // SAFETY: `enter` counted this call and then saw the word let it in, so close waits for `drop` before it
+        // takes the store out (module comment); the word's value was stored after the store was put in.
         let store = unsafe { &*self.at.store.get() };
         store.as_ref().expect("an open slot holds a store")
     }
@@ -117,8 +117,8 @@ impl Drop for Entered {
     }
 }
 
-/// Closes a store after the calls in progress. `Ok` holds what the store itself answered: with `Busy` it is open again,
-/// with anything else the handle is gone.
+/// Closes a store after the calls in progress. `Ok` holds what the store itself answered: with `Busy` it is open
+/// again, with anything else the handle is gone.
 pub(super) fn close(place: Place) -> Result<Result<(), Error>, Refusal> {
     let at = STORES.get(place.slot).ok_or(Refusal::Never)?;
     let open = u64::from(place.generation) << 32;
@@ -130,7 +130,8 @@ pub(super) fn close(place: Place) -> Result<Result<(), Error>, Refusal> {
         .compare_exchange(open, open | CLOSING, Ordering::SeqCst, Ordering::SeqCst)
         .map_err(|_| Refusal::Closed)?;
     wait_for_calls(at);
-    // SAFETY: the word is CLOSING, set by this thread, and every call that it let in has left. Nobody writes the cell.
+    // SAFETY: the word is CLOSING, set by this thread, and every call that it let in has left. Nobody writes the
+    // cell.
     let store = unsafe { &*at.store.get() };
     let answer = store.as_ref().expect("an open slot holds a store").close();
     if matches!(answer, Err(Error::Busy(_))) {
@@ -141,7 +142,8 @@ pub(super) fn close(place: Place) -> Result<Result<(), Error>, Refusal> {
     Ok(answer)
 }
 
-/// Waits until each shard was seen empty. One look at each is enough: a call that counts itself in later reads CLOSING.
+/// Waits until each shard was seen empty. One look at each is enough: a call that counts itself in later reads
+/// CLOSING.
 fn wait_for_calls(at: &StoreSlot) {
     for calls in &at.calls {
         let mut looks = 0;

@@ -1,5 +1,6 @@
-//! Slots with a fixed address and a number, for what C holds handles to. Taken, given back and looked up without a lock:
-//! a lookup is one read of a segment's address, and a child of `fork` finds no lock that a vanished thread holds.
+//! Slots with a fixed address and a number, for what C holds handles to. Taken, given back and looked up without a
+//! lock: a lookup is one read of a segment's address, and a child of `fork` finds no lock that a vanished thread
+//! holds.
 //!
 //! Invariants:
 //!   - Segment `k` has `2^k` slots; slot `i` lies in segment `floor(log2(i + 1))`. Segments are never freed or moved, so
@@ -89,8 +90,8 @@ pub(super) fn check(generation_of_handle: u32, word: u64) -> Result<(), Refusal>
 pub(super) struct Table<S: 'static> {
     segments: [AtomicPtr<S>; SEGMENTS],
     fresh: AtomicU32,
-    /// Heads: a count of changes in the upper half (so that a head that was taken and put back is seen to differ), the
-    /// listed number of the first slot in the lower.
+    /// Heads: a count of changes in the upper half (so that a head that was taken and put back is seen to differ),
+    /// the listed number of the first slot in the lower.
     free: [CachePadded<AtomicU64>; FREE_LISTS],
 }
 
@@ -111,8 +112,8 @@ impl<S: Slot> Table<S> {
         if first.is_null() {
             return None;
         }
-        // SAFETY: `first` came from `grow`, which leaked `2^segment` initialised slots there; `offset` is less than that
-        // by `position`. They are never freed, and shared references are all that anyone has (`S: Sync`).
+        // SAFETY: `first` came from `grow`, which leaked `2^segment` initialised slots there; `offset` is less than
+        // that by `position`. They are never freed, and shared references are all that anyone has (`S: Sync`).
         Some(unsafe { &*first.add(offset) })
     }
 
@@ -133,8 +134,8 @@ impl<S: Slot> Table<S> {
         let mut seen = head.load(Ordering::Acquire);
         loop {
             let slot = (seen as u32).checked_sub(1)?;
-            // The slot may be taken by another thread at this moment and its link may change: the exchange then fails,
-            // because every change of a head changes its count.
+            // The slot may be taken by another thread at this moment and its link may change: the exchange then
+            // fails, because every change of a head changes its count.
             let next = self.get(slot)?.next_free().load(Ordering::Relaxed);
             match head.compare_exchange_weak(seen, changed(seen, next), Ordering::Acquire, Ordering::Acquire)
             {

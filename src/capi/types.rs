@@ -1,5 +1,5 @@
-//! The types of the header: opaque handles, borrowed slices, owned buffers. Names are C names, and a tag `flatkv_x` has
-//! the typedef `flatkv_x_t`, which carries the comment.
+//! The types of the header: opaque handles, borrowed slices, owned buffers. Names are C names, and a tag `flatkv_x`
+//! has the typedef `flatkv_x_t`, which carries the comment.
 #![allow(non_camel_case_types, reason = "C names")]
 
 pub struct flatkv {
