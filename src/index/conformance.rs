@@ -158,10 +158,10 @@ fn low_bits_only(key: u64) -> u64 {
     mix(key) & 0xFFFF_FFFF
 }
 
-/// The directory gets deep at once: the low bits count up in a few cells only.
+/// Half of the keys share their low bits: some cells get deeper than others.
 fn lopsided(key: u64) -> u64 {
     let hash = mix(key);
-    if key % 8 == 0 { hash } else { hash & !0xFFF | 0xABC }
+    if key % 2 == 0 { hash } else { hash & !7 | 5 }
 }
 
 fn behaves_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I, hash: fn(u64) -> u64, keys: u64, steps: u64) {
@@ -265,7 +265,7 @@ fn entries_that_cannot_be_read_stay_findable<I: Index>(make: fn(Arc<FakeLog>) ->
     log.unreadable.store(1_000, Ordering::Relaxed);
     let subject = Subject { index: make(log.clone()), log };
     (0..KEYS).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
-    assert!(subject.log.hashes_read.load(Ordering::Relaxed) > KEYS / 4, "growth needed hashes");
+    assert!(subject.log.hashes_read.load(Ordering::Relaxed) > KEYS / 8, "growth needed hashes");
     (0..KEYS).for_each(|key| assert_eq!(subject.seq(key), Some(1), "key {key}"));
     assert_eq!(subject.index.len(), KEYS, "copies are not keys");
     // They can be replaced, moved and forgotten like others.
@@ -541,8 +541,15 @@ fn print_speed<I: Index>(make: fn(Arc<dyn KeyHashes>) -> I, out: &mut impl Write
         writeln!(out)?;
     }
     let began = Instant::now();
-    (0..10_000).for_each(|_| drop(make(Arc::new(NumberLog))));
-    writeln!(out, "create and drop {} ns", began.elapsed().as_nanos() / 10_000)
+    let indexes: Vec<I> = (0..1_000).map(|_| make(Arc::new(NumberLog))).collect();
+    let created = began.elapsed();
+    drop(indexes);
+    writeln!(
+        out,
+        "create {} ns, drop {} ns",
+        created.as_nanos() / 1_000,
+        (began.elapsed() - created).as_nanos() / 1_000
+    )
 }
 
 fn print_memory<I: Index>(make: fn(Arc<dyn KeyHashes>) -> I, out: &mut impl Write) -> std::io::Result<()> {
@@ -550,11 +557,15 @@ fn print_memory<I: Index>(make: fn(Arc<dyn KeyHashes>) -> I, out: &mut impl Writ
     let before = rss_anon_bytes();
     let index = make(Arc::new(NumberLog));
     let (mut next, mut key) = (1_000_000.0, 0);
-    let (mut sum, mut samples, mut most, mut longest) = (0.0, 0.0, 0.0_f64, Duration::ZERO);
+    let (mut sum, mut samples, mut most) = (0.0, 0.0, 0.0_f64);
+    let mut pauses = Vec::new();
     while key < KEYS {
         let began = Instant::now();
         insert_numbers(&index, key..key + 1);
-        longest = longest.max(began.elapsed());
+        let pause = began.elapsed();
+        if pause > Duration::from_micros(200) {
+            pauses.push((pause, key));
+        }
         key += 1;
         if key >= 1_000_000 && key % 10_000 == 0 {
             let per_key = (rss_anon_bytes() - before) / key as f64;
@@ -567,16 +578,25 @@ fn print_memory<I: Index>(make: fn(Arc<dyn KeyHashes>) -> I, out: &mut impl Writ
         }
     }
     let average = sum / samples;
-    writeln!(out, "bytes per key: average {average:.2}, most {most:.2}; longest insert {longest:?}")
+    writeln!(out, "bytes per key: average {average:.2}, most {most:.2}")?;
+    // Those that a busy machine interrupts are among them; run it twice to tell.
+    pauses.sort_unstable();
+    let longest: Vec<_> = pauses.iter().rev().take(8).collect();
+    writeln!(out, "{} inserts took more than 200 us, the longest: {longest:?}", pauses.len())
 }
 
 #[test]
 #[ignore = "prints figures: run alone, in release"]
-fn figures_of_the_hash_index() {
-    let mut out = std::io::stderr().lock();
-    let make = |hashes| HashIndex::new(hashes).expect("address space");
-    print_memory(make, &mut out).expect("stderr");
-    print_speed(make, &mut out).expect("stderr");
+fn figures_of_hash_memory() {
+    print_memory(|hashes| HashIndex::new(hashes).expect("address space"), &mut std::io::stderr())
+        .expect("stderr");
+}
+
+#[test]
+#[ignore = "prints figures: run alone, in release"]
+fn figures_of_hash_speed() {
+    print_speed(|hashes| HashIndex::new(hashes).expect("address space"), &mut std::io::stderr())
+        .expect("stderr");
 }
 
 macro_rules! every_kind {

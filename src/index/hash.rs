@@ -59,23 +59,25 @@ const DEPTH_MAX: u32 = 24;
 const PAGES_RESERVED: u32 = 1 << 24;
 /// Each cell needs at least one page.
 const DESCRIPTORS_RESERVED: u32 = 1 << 24;
-/// From here on a huge page more is noise beside what the index holds.
-const HUGE_FROM_BYTES: usize = 16 << 20;
 
 /// Pages a descriptor names.
 const PART_PAGES_MAX: usize = 8;
 /// Pages a cell of so many pages gets next; from the last on it is split, in two of `SPLIT_PAGES_MIN`. Larger steps copy
 /// and freeze less, smaller ones hold memory closer to what is needed.
-const PAGES_NEXT: [usize; PART_PAGES_MAX] = [1, 2, 3, 4, 6, 6, 8, 8];
-const SPLIT_PAGES_MIN: usize = 6;
-/// An insert that finds its slot more buckets than this from home makes the cell grow, at a load of about 0.87.
-const DISTANCE_MAX: u32 = 6;
+const PAGES_NEXT: [usize; PART_PAGES_MAX] = [1, 2, 3, 4, 5, 6, 7, 8];
+const SPLIT_PAGES_MIN: usize = 5;
+/// A split that leaves one side less than this share is not worth a deeper directory: hashes that bad are not random.
+const SPLIT_SHARE_MIN: usize = 16;
+/// An insert that finds its slot more buckets than this from home makes the cell grow, at a load of about 0.88.
+const DISTANCE_MAX: u32 = 24;
 /// No distance at all makes an oversized cell grow, only being full.
 const DISTANCE_ANY: u32 = u32::MAX;
 /// Below this load a crowded cell is not given pages: many equal positions crowd it, or removed keys.
 const GROWTH_LOAD_MIN: f64 = 0.7;
 /// Load up to which a rebuilt cell is filled.
 const REBUILT_LOAD_MAX: f64 = 0.75;
+/// Load to which the cells of an index made for so many keys are filled by them: few then have to grow.
+const EXPECTED_LOAD: f64 = 0.80;
 /// Entries whose hashes are read together.
 const REFILL_GROUP: usize = 16;
 
@@ -258,19 +260,30 @@ impl HashIndex {
     /// # Errors
     /// `Io` if address space cannot be reserved.
     pub fn new(hashes: Arc<dyn KeyHashes>) -> Result<HashIndex> {
+        HashIndex::with_expected(hashes, 0)
+    }
+
+    /// An empty index that takes about `expected` keys before it grows.
+    ///
+    /// # Errors
+    /// `Io` if address space cannot be reserved.
+    pub fn with_expected(hashes: Arc<dyn KeyHashes>, expected: u64) -> Result<HashIndex> {
         let storage = Arc::new(Storage {
             directory: Reserved::new(1 << DEPTH_MAX)?,
-            descriptors: Pool::new(DESCRIPTORS_RESERVED, usize::MAX)?,
-            pages: Pool::new(PAGES_RESERVED, HUGE_FROM_BYTES)?,
+            descriptors: Pool::new(DESCRIPTORS_RESERVED)?,
+            pages: Pool::new(PAGES_RESERVED)?,
             counters: Reserved::new(OWNED_COUNTERS + SHARED_COUNTERS)?,
         });
         let depth_max = storage.directory.count().ilog2().min(DEPTH_MAX);
-        let first = storage.build(&[], 1, DISTANCE_MAX, 0, 0);
-        storage.directory.get(0).store(first, Ordering::Release);
+        let (depth, pages) = shape_for(expected, depth_max);
+        for prefix in 0..1 << depth {
+            let cell = storage.build(&[], pages, DISTANCE_MAX, depth, prefix);
+            storage.directory.get(prefix as usize).store(cell, Ordering::Release);
+        }
         Ok(HashIndex {
             storage,
             hashes,
-            depth: AtomicU32::new(0),
+            depth: AtomicU32::new(depth),
             depth_max,
             is_broken: AtomicBool::new(false),
             directory_lock: CachePadded::new(Mutex::new(())),
@@ -449,7 +462,7 @@ impl HashIndex {
         }
         let halves = self.divide(&contents.words, depth, prefix);
         let smaller = halves.iter().map(Vec::len).min().unwrap_or(0);
-        if smaller < contents.words.len() / 8 {
+        if smaller < contents.words.len() / SPLIT_SHARE_MIN {
             return None;
         }
         let bits: [u64; 2] = [0, 1 << depth];
@@ -529,6 +542,14 @@ fn sides(word: u64, depth: u32) -> [bool; 2] {
     [!is_upper, is_upper]
 }
 
+/// Depth and pages per cell of an index that has room for `expected` keys: cells as growth would have left them.
+fn shape_for(expected: u64, depth_max: u32) -> (u32, usize) {
+    let pages = (expected as f64 / (EXPECTED_LOAD * PAGE_SLOTS as f64)).ceil() as u64;
+    let depth =
+        (0..depth_max).find(|depth| pages.div_ceil(1 << depth) <= PART_PAGES_MAX as u64).unwrap_or(depth_max);
+    (depth, (pages.div_ceil(1 << depth) as usize).clamp(1, PART_PAGES_MAX))
+}
+
 /// Pages that hold so many entries with room for more.
 fn pages_for(entries: usize) -> usize {
     ((entries as f64 / (REBUILT_LOAD_MAX * PAGE_SLOTS as f64)).ceil() as usize).max(1)
@@ -574,7 +595,9 @@ impl Storage {
     fn buckets(&self, first: &Line, mut visit: impl FnMut(&Bucket)) {
         self.parts(first, |part| {
             for page in 0..number(part, PAGE_COUNT) as usize {
-                self.pages.get(number(part, page)).buckets.iter().for_each(&mut visit);
+                let buckets = &self.pages.get(number(part, page)).buckets;
+                buckets.iter().for_each(prefetch);
+                buckets.iter().for_each(&mut visit);
             }
         });
     }
