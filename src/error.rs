@@ -143,7 +143,8 @@ impl fmt::Display for Error {
         match self {
             Error::InvalidArgument(what) => write!(f, "invalid argument: {what}"),
             Error::Io { what, errno } => {
-                write!(f, "{what}: {} (errno {errno})", std::io::Error::from_raw_os_error(*errno))
+                // The system's text ends with the number.
+                write!(f, "{what}: {}", std::io::Error::from_raw_os_error(*errno))
             }
             Error::NoSpace { needed_bytes, free_bytes, limit } => {
                 write!(f, "no space: {needed_bytes} bytes needed, {free_bytes} free, limited by {limit}")

@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::format::HOLDER_OFFSET;
+use crate::format::{HOLDER_OFFSET, HolderRecord};
 use crate::holder;
 use crate::index::hash::HashIndex;
 use crate::media::{self, Media, OpenRequest};
@@ -60,14 +60,18 @@ impl Store {
             file_mode: options.file_mode,
             lock_wait_ms: options.lock_wait_ms,
             holder_offset: HOLDER_OFFSET,
-            holder_record: holder::this_process().encode(),
             describe_holder: holder::describe,
         })?;
-        Self::open_on(opened.media, opened.is_new, options)
+        Self::open_on(opened.media, opened.is_new, options, &holder::this_process())
     }
 
-    pub(crate) fn open_on(media: Arc<dyn Media>, is_new: bool, options: Options) -> Result<Store> {
-        let engine = Engine::open(media, is_new, options, HashIndex::new)?;
+    pub(crate) fn open_on(
+        media: Arc<dyn Media>,
+        is_new: bool,
+        options: Options,
+        holder: &HolderRecord,
+    ) -> Result<Store> {
+        let engine = Engine::open(media, is_new, options, holder, HashIndex::with_expected)?;
         Ok(Store { handle: Arc::new(Handle { engine }) })
     }
 

@@ -1,6 +1,7 @@
 //! Stores on simulated media, for crash tests (feature `sim`). Not part of the stable interface.
 
 use crate::error::Result;
+use crate::format::HolderRecord;
 use crate::media::Media;
 use crate::options::Options;
 use crate::store::Store;
@@ -32,7 +33,9 @@ pub fn with_logs(mut options: Options, logs: usize) -> Options {
 pub fn open_on(media: Arc<dyn Media>, options: Options) -> Result<Store> {
     options.validate()?;
     let is_new = media.len_bytes() == 0;
-    Store::open_on(media, is_new, options)
+    // The same in every run: a simulation depends on nothing but its seed.
+    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
+    Store::open_on(media, is_new, options, &holder)
 }
 
 /// Ends a store as a killed process would: nothing more is written.

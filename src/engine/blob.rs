@@ -77,7 +77,11 @@ impl<I: Index + 'static> Engine<I> {
     /// `NoSpace`: nothing stays allocated. `Io`.
     pub(super) fn write_blob(&self, value: &[u8]) -> Result<InFlight<StagedBlob>> {
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
-        let ranges = self.extents.allocate(value.len() as u64)?;
+        let ranges = self.extents.allocate(value.len() as u64).map_err(|error| match error {
+            Error::NoSpace { .. } => error,
+            // A segment that was being opened: what of it is on the medium is unknown.
+            other => self.poisoned_by(other),
+        })?;
         let mut staged =
             StagedBlob { extents: Arc::clone(&self.extents), ranges: ranges.clone(), descriptor: Vec::new() };
         let mut descriptor =

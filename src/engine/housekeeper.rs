@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Rounds without a write after which the thread sleeps until it is woken.
 const IDLE_ROUNDS: u32 = 3;
-/// Slots kept ready beyond the reserve.
-const SLOTS_AHEAD: u32 = 2;
+/// Slots kept ready for each log that will soon need one, beyond the reserve.
+const SLOTS_AHEAD: u32 = 3;
 
 #[derive(Default)]
 struct Shared {
@@ -26,6 +26,7 @@ struct Shared {
 struct Wanted {
     stop: bool,
     activity: bool,
+    rolled: bool,
     async_since: Option<Instant>,
 }
 
@@ -41,6 +42,11 @@ impl Housekeeper {
     pub fn start<I: Index + 'static>(&self, engine: &Arc<Engine<I>>) -> std::io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let weak = Arc::downgrade(engine);
+        let roll_noticed = Arc::clone(&self.shared);
+        engine.oplog.call_on_roll(move || {
+            roll_noticed.wanted.lock().rolled = true;
+            roll_noticed.wake.notify_all();
+        });
         let wait = Duration::from_micros(engine.options.commit_wait_us_max);
         let run = move || run(&shared, &weak, wait);
         // Signals are the application's: none may be delivered here.
@@ -88,6 +94,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
     let idle = Duration::from_millis(IDLE_MARK_MS / 2);
     let mut positions = Vec::new();
     let mut quiet_rounds = 0;
+    let mut rolled;
     loop {
         {
             let mut wanted = shared.wanted.lock();
@@ -108,17 +115,22 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
                     continue;
                 }
                 wanted.async_since = None;
-            } else {
+            } else if !wanted.rolled {
                 shared.wake.wait_for(&mut wanted, idle);
             }
             wanted.activity = false;
+            rolled = std::mem::take(&mut wanted.rolled);
             if wanted.stop {
                 return;
             }
         }
         let Some(engine) = engine.upgrade() else { return };
         engine.committer.lead_all(&*engine);
-        engine.space.prepare(SLOTS_AHEAD);
+        let soon = engine.oplog.heads_past_half() + u32::from(std::mem::take(&mut rolled));
+        if soon > 0 {
+            engine.oplog.note_live_entries(engine.index.len());
+            engine.space.prepare(SLOTS_AHEAD * soon);
+        }
         if engine.keep_house(&mut positions) { quiet_rounds = 0 } else { quiet_rounds += 1 }
     }
 }

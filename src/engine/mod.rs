@@ -148,4 +148,3 @@ impl<I: Index + 'static> Engine<I> {
         }
     }
 }
-

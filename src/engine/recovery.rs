@@ -19,7 +19,9 @@ use super::housekeeper::Housekeeper;
 use super::stats::{Counters, OpenFacts};
 use crate::constants::*;
 use crate::error::{Error, Result};
-use crate::format::{SUPERBLOCK_A_OFFSET, SegmentState, Superblock};
+use crate::format::{
+    HOLDER_OFFSET, HolderRecord, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SegmentState, Superblock,
+};
 use crate::index::{Index, KeyHashes};
 use crate::media::durable::{Dirty, InFlight};
 use crate::media::{FlushGranularity, Media, Site};
@@ -29,9 +31,9 @@ use crate::oplog::read::EntryReader;
 use crate::options::Options;
 use crate::space::extent::Extents;
 use crate::space::superblock::SuperblockStore;
-use crate::space::{Geometry, Identities, Space};
+use crate::space::{Geometry, Identities, RESERVE_SLOTS, Space};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex};
-use crate::types::{LogId, MediaRange, SegmentId};
+use crate::types::{LogId, MediaRange, SegmentId, SegmentSlot};
 use collect::{Collected, HeadFacts};
 use std::time::Instant;
 use survey::Survey;
@@ -69,6 +71,40 @@ fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// Says who has the pool open.
+fn write_holder(media: &dyn Media, holder: &HolderRecord) -> Result<Dirty<()>> {
+    Dirty::write(media, HOLDER_OFFSET, &holder.encode(), ())
+}
+
+/// True for a pool whose creation in place died before its superblock was written: no superblock in either place, and a
+/// holder record, or nothing at all in a file that has grown by its first step only.
+fn is_half_created(media: &dyn Media) -> Result<bool> {
+    let mut head = [0; HEAD_SIZE_BYTES_MIN as usize];
+    if media.len_bytes() < HEAD_SIZE_BYTES_MIN {
+        return Ok(false);
+    }
+    media.read(0, &mut head)?;
+    let at = HOLDER_OFFSET as usize;
+    let record: &[u8; HOLDER_RECORD_BYTES] =
+        head[at..at + HOLDER_RECORD_BYTES].try_into().expect("its length");
+    let is_ours = HolderRecord::decode(record).is_some() || media.len_bytes() == HEAD_SIZE_BYTES_MIN;
+    head[at..at + HOLDER_RECORD_BYTES].fill(0);
+    Ok(is_ours && head.iter().all(|byte| *byte == 0))
+}
+
+/// A creation that was cut off may have left a state word in a slot.
+fn clear_states(media: &dyn Media, geometry: &Geometry) -> Result<()> {
+    for slot in (0..geometry.slots_in(media.len_bytes())).map(SegmentSlot) {
+        let at = geometry.offset_of(slot) + STATE_WORD_OFFSET;
+        let mut word = [0; 8];
+        media.read(at, &mut word)?;
+        if word != [0; 8] {
+            let _in_flight = Dirty::write_word(media, at, 0, ())?.flush(media, Site::CreateFlush);
+        }
+    }
+    Ok(())
+}
+
 /// What a store is assembled from.
 struct Parts {
     media: Arc<dyn Media>,
@@ -80,9 +116,9 @@ struct Parts {
     lanes: usize,
 }
 
-/// Makes an index that can ask for the hash of a key in the log.
-pub trait MakeIndex<I>: FnOnce(Arc<dyn KeyHashes>) -> Result<I> {}
-impl<I, F: FnOnce(Arc<dyn KeyHashes>) -> Result<I>> MakeIndex<I> for F {}
+/// Makes an index that can ask for the hash of a key in the log, with room for about so many keys.
+pub trait MakeIndex<I>: FnOnce(Arc<dyn KeyHashes>, u64) -> Result<I> {}
+impl<I, F: FnOnce(Arc<dyn KeyHashes>, u64) -> Result<I>> MakeIndex<I> for F {}
 
 impl<I: Index + 'static> Engine<I> {
     /// Opens the pool on a locked medium, formatting it if it is new.
@@ -93,13 +129,14 @@ impl<I: Index + 'static> Engine<I> {
         media: Arc<dyn Media>,
         is_new: bool,
         options: Options,
+        holder: &HolderRecord,
         make_index: impl MakeIndex<I>,
     ) -> Result<Arc<Engine<I>>> {
         let started = Instant::now();
-        let mut engine = if is_new {
-            Self::create(media, options, make_index)?
+        let mut engine = if is_new || is_half_created(&*media)? {
+            Self::create(media, options, holder, make_index)?
         } else {
-            Self::recover(media, options, make_index)?
+            Self::recover(media, options, holder, make_index)?
         };
         engine.facts.open_us = started.elapsed().as_micros() as u64;
         let engine = Arc::new(engine);
@@ -114,7 +151,12 @@ impl<I: Index + 'static> Engine<I> {
         Ok(engine)
     }
 
-    fn create(media: Arc<dyn Media>, options: Options, make_index: impl MakeIndex<I>) -> Result<Self> {
+    fn create(
+        media: Arc<dyn Media>,
+        options: Options,
+        holder: &HolderRecord,
+        make_index: impl MakeIndex<I>,
+    ) -> Result<Self> {
         if options.read_only {
             return Err(Error::InvalidArgument("read_only = true: there is no pool to read".into()));
         }
@@ -122,8 +164,8 @@ impl<I: Index + 'static> Engine<I> {
             options.head_size_bytes.unwrap_or(HEAD_SIZE_BYTES_DEFAULT),
             segment_size(&*media, &options),
         );
-        // One head, one to roll into, the reserve, and one to spare.
-        let slots = 5;
+        // The first head, and the reserve that lets a full device still delete, roll and recover.
+        let slots = 1 + RESERVE_SLOTS;
         let len = geometry.pool_len(slots);
         if let Some(quota) = options.max_bytes
             && quota < len
@@ -133,7 +175,14 @@ impl<I: Index + 'static> Engine<I> {
                 geometry.segment_size_bytes
             )));
         }
+        // The holder record first: it tells a creation that was cut off from a file that is none of ours.
+        media.grow(HEAD_SIZE_BYTES_MIN)?;
+        write_holder(&*media, holder)?
+            .flush(&*media, Site::CreateFlush)
+            .drain(&*media, Site::CreateDrain)?
+            .into_inner();
         media.grow(len)?;
+        clear_states(&*media, &geometry)?;
         let lanes = log_count(&*media, &options);
         let uuid = random_bytes::<16>()?;
         let superblock = SuperblockStore::create(Superblock {
@@ -153,7 +202,7 @@ impl<I: Index + 'static> Engine<I> {
         parts.superblock.update_both(&*parts.media, |_| ())?;
         parts.media.publish()?;
         parts.facts.was_clean = true;
-        Ok(Self::assemble(parts, options, make_index, |_, _| Ok(()))?.0)
+        Ok(Self::assemble(parts, options, make_index, 0, |_, _| Ok(()))?.0)
     }
 
     fn parts(
@@ -177,6 +226,7 @@ impl<I: Index + 'static> Engine<I> {
         parts: Parts,
         options: Options,
         make_index: impl MakeIndex<I>,
+        expected_keys: u64,
         fill: impl FnOnce(&mut Self, &EntryReader) -> Result<R>,
     ) -> Result<(Self, R)> {
         let hash_seed = parts.superblock.current().hash_seed;
@@ -189,7 +239,7 @@ impl<I: Index + 'static> Engine<I> {
         let frame_max = parts.oplog.frame_bytes_max(1) as usize;
         let inline_fits = (frame_max / 2).max(64);
         let mut engine = Engine {
-            index: make_index(Arc::new(reader.clone()))?,
+            index: make_index(Arc::new(reader.clone()), expected_keys)?,
             committer: Committer::new(
                 Arc::clone(&parts.oplog),
                 parts.lanes,
@@ -217,8 +267,17 @@ impl<I: Index + 'static> Engine<I> {
         Ok((engine, result))
     }
 
-    fn recover(media: Arc<dyn Media>, options: Options, make_index: impl MakeIndex<I>) -> Result<Self> {
+    fn recover(
+        media: Arc<dyn Media>,
+        options: Options,
+        holder: &HolderRecord,
+        make_index: impl MakeIndex<I>,
+    ) -> Result<Self> {
         let superblock = SuperblockStore::read(&*media)?;
+        if !options.read_only {
+            // Not part of the store's state: so that who comes meanwhile learns whom to wait for.
+            let (_, ()) = write_holder(&*media, holder)?.leave_dirty();
+        }
         let survey = Survey::take(&*media, superblock.current())?;
         let geometry = survey.geometry;
         let lanes = log_count(&*media, &options);
@@ -232,8 +291,12 @@ impl<I: Index + 'static> Engine<I> {
         parts.facts.was_clean = was_clean;
         parts.facts.unsafe_shutdowns = parts.superblock.current().unsafe_shutdowns + u64::from(!was_clean);
         survey.enter_into(&parts.space, &parts.extents);
+        let expected_keys = survey.live_entries.min(parts.media.len_bytes() / CACHE_LINE_BYTES);
         let (mut engine, collected) =
-            Self::assemble(parts, options, make_index, |engine, _| engine.collect(&survey, was_clean))?;
+            Self::assemble(parts, options, make_index, expected_keys, |engine, _| {
+                engine.collect(&survey, was_clean)
+            })?;
+        engine.oplog.note_live_entries(engine.index.len());
         engine.facts.recovered_entries = collected.entries;
         engine.facts.torn_heads = collected.heads.values().filter(|head| !head.closed).count() as u64;
         engine.oplog.raise_floor(collected.max_seq);

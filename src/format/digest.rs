@@ -22,7 +22,8 @@ mod at {
     pub const NEXT_ID: usize = 32;
     pub const COUNT: usize = 40;
     pub const LENGTH: usize = 44;
-    // 48..64 reserved, zero
+    pub const LIVE_ENTRIES: usize = 48;
+    // 56..64 reserved, zero
 }
 
 /// One listed segment.
@@ -45,6 +46,8 @@ pub struct Digest {
     pub number: u64,
     /// Lowest id not given when it was formed.
     pub next_id: SegmentId,
+    /// About how many keys the store had: lets recovery make the index large enough at once. Never relied on.
+    pub live_entries: u64,
     /// All segments in use, the head that holds this digest included.
     pub entries: Vec<DigestEntry>,
 }
@@ -66,6 +69,7 @@ impl Digest {
         put(&mut bytes, at::NEXT_ID, &self.next_id.0.to_le_bytes());
         put(&mut bytes, at::COUNT, &(self.entries.len() as u32).to_le_bytes());
         put(&mut bytes, at::LENGTH, &length.to_le_bytes());
+        put(&mut bytes, at::LIVE_ENTRIES, &self.live_entries.to_le_bytes());
         for (i, entry) in self.entries.iter().enumerate() {
             let start = HEADER_BYTES + i * ENTRY_BYTES;
             put(&mut bytes, start, &entry.slot.0.to_le_bytes());
@@ -109,6 +113,7 @@ impl Digest {
         let digest = Digest {
             number: u64_at(whole, at::NUMBER),
             next_id: SegmentId(u64_at(whole, at::NEXT_ID)),
+            live_entries: u64_at(whole, at::LIVE_ENTRIES),
             entries,
         };
         Some((digest, length as u64))

@@ -89,6 +89,14 @@ impl FrameHeader {
     /// the rest of the frame.
     #[inline]
     pub fn decode(bytes: &[u8], seed: SegmentSeed, offset: u64) -> Option<FrameHeader> {
+        let header = FrameHeader::parse(bytes)?;
+        let computed = checksum::crc32c(&bytes[at::BASE_SEQ..at::HEADER_CRC]) ^ seed.mask32(offset);
+        checksum::verify(CheckSite::FrameHeader, u32_at(bytes, at::HEADER_CRC), computed).then_some(header)
+    }
+
+    /// Reads the header's fields; `None` if they are impossible. Only for frames that are verified as a whole next.
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Option<FrameHeader> {
         let bytes = bytes.get(..FRAME_HEADER_BYTES)?;
         let len = u32_at(bytes, at::LENGTH);
         // Cheap plausibility first: a scan behind a hole tries every line.
@@ -96,10 +104,6 @@ impl FrameHeader {
             return None;
         }
         let kind = FrameKind::from_u8(bytes[at::KIND])?;
-        let computed = checksum::crc32c(&bytes[at::BASE_SEQ..at::HEADER_CRC]) ^ seed.mask32(offset);
-        if !checksum::verify(CheckSite::FrameHeader, u32_at(bytes, at::HEADER_CRC), computed) {
-            return None;
-        }
         Some(FrameHeader {
             checksum: u64_at(bytes, at::CHECKSUM),
             base_seq: Seq(u64_at(bytes, at::BASE_SEQ)),

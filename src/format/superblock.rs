@@ -9,6 +9,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"FlatKV\x01\n");
 /// Two constants that differ in half of their bits: no few flips turn one into the other.
 const CLEAN: u64 = 0x5AC3_9D0F_66A5_3C71;
 const UNCLEAN: u64 = 0xA53C_9DF0_995A_3C8E;
+/// Later versions that are recognized as such even if their superblock is laid out otherwise.
+const VERSIONS_AHEAD: u32 = 0xFFFF;
 const CHECKSUM_SEED: u64 = 0x666C_6174_6B76_7362;
 /// What a newer library may set that this one can ignore, read only, or not open at all.
 const INCOMPATIBLE_KNOWN: u64 = 0;
@@ -92,14 +94,20 @@ impl Superblock {
         }
         let stored = u64_at(bytes, at::CHECKSUM);
         let computed = checksum::hash64(CHECKSUM_SEED, &bytes[..at::CHECKSUM]);
-        if !checksum::verify(CheckSite::Superblock, stored, computed) {
-            return Err(corrupted("superblock checksum", computed, stored));
-        }
+        let is_whole = checksum::verify(CheckSite::Superblock, stored, computed);
+        // A later format may put its checksum elsewhere: a version from here to there is taken at its word, where one
+        // flipped bit of ours would not lead.
         let version = u32_at(bytes, at::VERSION);
-        if version != FORMAT_VERSION {
+        let is_later = (FORMAT_VERSION + 1..=FORMAT_VERSION + VERSIONS_AHEAD).contains(&version);
+        if version != FORMAT_VERSION
+            && (is_whole || is_later && u32_at(bytes, at::LENGTH) != SUPERBLOCK_BYTES as u32)
+        {
             return Err(Error::Unsupported(format!(
                 "pool format version {version}: this library reads version {FORMAT_VERSION}"
             )));
+        }
+        if !is_whole {
+            return Err(corrupted("superblock checksum", computed, stored));
         }
         let incompatible = u64_at(bytes, at::INCOMPATIBLE) & !INCOMPATIBLE_KNOWN;
         if incompatible != 0 {

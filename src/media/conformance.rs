@@ -53,7 +53,6 @@ pub(super) fn request(path: &Path, media: MediaChoice) -> OpenRequest<'_> {
         file_mode: 0o600,
         lock_wait_ms: 0,
         holder_offset: HOLDER_OFFSET,
-        holder_record: [HOLDER_MARK; HOLDER_RECORD_BYTES],
         describe_holder: |record| format!("held by {:#x}", record[0]),
     }
 }
@@ -239,7 +238,6 @@ fn a_new_pool_appears_under_its_name_when_it_is_published() {
         let content = std::fs::read(&fixture.path).unwrap();
         assert_eq!(content.len() as u64, POOL_BYTES, "{name}");
         assert_eq!(&content[PAGE_BYTES as usize..][..7], b"content", "{name}");
-        assert_eq!(content[HOLDER_OFFSET as usize], HOLDER_MARK, "{name}: the holder record is there");
     });
 }
 

@@ -38,7 +38,6 @@ impl DaxMedium {
         let why = format!("{why}; lines are written back with {}", write_back.name());
         let medium = DaxMedium { region, pool, kind, why, write_back, growth: Mutex::new(()) };
         medium.map(len_bytes)?;
-        medium.introduce_holder(len_bytes)?;
         Ok(medium)
     }
 
@@ -46,16 +45,6 @@ impl DaxMedium {
         let from = self.region.len();
         self.region.map_file(self.pool.fd()?, len_bytes, map_flags(self.kind))?;
         self.region.hint_large_pages(MediaRange::new(from, self.region.len() - from));
-        Ok(())
-    }
-
-    fn introduce_holder(&self, len_bytes: u64) -> Result<()> {
-        if !self.pool.is_device() {
-            return self.pool.write_holder(len_bytes);
-        }
-        if let Some((offset, record)) = self.pool.take_holder(len_bytes) {
-            self.region.copy_in(offset, &record);
-        }
         Ok(())
     }
 
@@ -71,7 +60,6 @@ impl DaxMedium {
     fn allocate(&self, from: u64, to: u64) -> Result<()> {
         let fd = self.pool.fd()?;
         self.pool.allocate(from, to)?;
-        self.pool.write_holder(to)?;
         persist::sync_all(CallSite::GrowSync, fd)
             .map_err(|errno| self.pool.error(format_args!("fsync after growth to {to} bytes"), errno))?;
         self.map(to)
@@ -159,9 +147,7 @@ impl Media for DaxMedium {
             return Ok(());
         }
         self.pool.check_growth(from, len_bytes)?;
-        self.allocate(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))?;
-        self.pool.forget_holder(len_bytes);
-        Ok(())
+        self.allocate(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))
     }
 
     fn prefault(&self, range: MediaRange) {

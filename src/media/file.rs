@@ -31,7 +31,6 @@ impl FileMedium {
     pub(super) fn new(pool: PoolFile, why: String, len_bytes: u64) -> Result<FileMedium> {
         let region = Region::reserve(len_bytes, LARGE_PAGE_BYTES, false)?;
         region.map_file(pool.fd()?, len_bytes, libc::MAP_SHARED)?;
-        pool.write_holder(len_bytes)?;
         Ok(FileMedium { region, pool, why, syncs: SyncTurns::default(), growth: Mutex::new(()) })
     }
 
@@ -49,7 +48,6 @@ impl FileMedium {
         let fd = self.pool.fd()?;
         self.pool.allocate(from, to)?;
         self.pool.write_zeros(from, to)?;
-        self.pool.write_holder(to)?;
         self.syncs
             .sync_alone(|| persist::sync_all(CallSite::GrowSync, fd))
             .map_err(|errno| self.pool.error(format_args!("fsync after growth to {to} bytes"), errno))?;
@@ -119,9 +117,7 @@ impl Media for FileMedium {
             return Ok(());
         }
         self.pool.check_growth(from, len_bytes)?;
-        self.allocate(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))?;
-        self.pool.forget_holder(len_bytes);
-        Ok(())
+        self.allocate(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))
     }
 
     /// An append is a `pwrite`, which faults nothing; what this saves is the read of a page that is not cached.

@@ -170,8 +170,6 @@ pub struct OpenRequest<'a> {
     pub lock_wait_ms: u64,
     /// Pool offset of the holder record.
     pub holder_offset: u64,
-    /// Written as holder record once the lock is held (not when read-only).
-    pub holder_record: [u8; HOLDER_RECORD_BYTES],
     /// Turns the record of whoever holds the lock into words for the `Locked` error.
     pub describe_holder: fn(&[u8; HOLDER_RECORD_BYTES]) -> String,
 }

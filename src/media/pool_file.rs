@@ -3,7 +3,7 @@
 //!   - nothing is read before the lock is held, except the holder record, to say who holds it
 //!   - a new pool has no name until it is formatted and durable, so nobody ever opens half of one; an existing empty file
 //!     is formatted in place, because the name is the user's
-//!   - the holder record lies outside all checksums, is written once the lock is held and never flushed: it informs
+//!   - the holder record lies outside all checksums and is written by the engine, once it knows a pool: it informs
 //!   - the lock lies on an open file of its own that is never mapped: a mapping keeps the open file it was made from, and
 //!     with it the lock, also in a forked child whose descriptors are closed. It is not lost when others are closed
 
@@ -31,9 +31,6 @@ const PRIVATE_MODE: u32 = 0o600;
 /// New bytes are written as zeros in pieces of this size.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
 
-/// The holder record and its pool offset, until the pool is long enough to hold it.
-type Holder = (u64, [u8; HOLDER_RECORD_BYTES]);
-
 /// An open pool file. The lock goes with it.
 pub(super) struct PoolFile {
     /// Reads, writes, and is mapped.
@@ -48,7 +45,6 @@ pub(super) struct PoolFile {
     /// Bytes of a device-dax device, `None` for a regular file.
     device_bytes: Option<u64>,
     name: Mutex<Name>,
-    holder: Mutex<Option<Holder>>,
 }
 
 /// How the pool is named now.
@@ -89,6 +85,13 @@ fn finish(pool: PoolFile, request: &OpenRequest<'_>) -> Result<Opened> {
     if is_new && (request.read_only || !request.create) {
         let message = format!("{} is empty: not a pool, and this open creates none", request.path.display());
         return Err(Error::InvalidArgument(message));
+    }
+    if !is_new && file_bytes < HEAD_SIZE_BYTES_MIN {
+        let message = format!(
+            "{} has {file_bytes} bytes: no pool, or the rest of one, whose head has at least {HEAD_SIZE_BYTES_MIN}",
+            request.path.display()
+        );
+        return Err(Error::Incomplete(message));
     }
     // Pools have whole pages; a remainder was cut off by somebody, and the floors above will miss what it held.
     let len_bytes = file_bytes - file_bytes % PAGE_BYTES;
@@ -210,7 +213,6 @@ impl PoolFile {
         device_bytes: Option<u64>,
         name: Name,
     ) -> PoolFile {
-        let holder = (!request.read_only).then_some((request.holder_offset, request.holder_record));
         PoolFile {
             descriptor,
             lock,
@@ -219,7 +221,6 @@ impl PoolFile {
             read_only: request.read_only,
             device_bytes,
             name: Mutex::new(name),
-            holder: Mutex::new(holder),
         }
     }
 
@@ -407,34 +408,6 @@ impl PoolFile {
         if let Ok(fd) = self.fd() {
             let _ = sys::truncate(fd, from);
         }
-    }
-
-    /// Writes the holder record if a pool of `len_bytes` has room for it and it was not written yet. Not flushed.
-    pub(super) fn write_holder(&self, len_bytes: u64) -> Result<()> {
-        let Some((offset, record)) = self.pending_holder(len_bytes) else {
-            return Ok(());
-        };
-        sys::write_all_at(CallSite::WriteHolder, self.fd()?, &record, offset)
-            .map_err(|errno| self.error(format_args!("pwrite of the holder record at {offset}"), errno))
-    }
-
-    /// The pool has `len_bytes` from now on, and the holder record if there is room.
-    pub(super) fn forget_holder(&self, len_bytes: u64) {
-        let _ = self.take_holder(len_bytes);
-    }
-
-    /// The holder record, to be written through a mapping.
-    pub(super) fn take_holder(&self, len_bytes: u64) -> Option<Holder> {
-        let pending = self.pending_holder(len_bytes)?;
-        *self.holder.lock() = None;
-        Some(pending)
-    }
-
-    fn pending_holder(&self, len_bytes: u64) -> Option<Holder> {
-        let fits = |holder: &Holder| {
-            holder.0.checked_add(HOLDER_RECORD_BYTES as u64).is_some_and(|end| end <= len_bytes)
-        };
-        self.holder.lock().filter(fits)
     }
 
     /// See [`super::Media::publish`]; `sync` makes the content durable.

@@ -33,7 +33,6 @@ pub enum CallSite {
     Lock = 8,
     LockOwner = 9,
     ReadHolder = 10,
-    WriteHolder = 11,
     SyncProbe = 12,
     Reserve = 13,
     MapPart = 14,

@@ -55,7 +55,12 @@ impl OpLog {
         let log = state.id();
         let mut entries = self.listing(leave_out);
         entries.push(DigestEntry { slot, id, sealed: false, log });
-        let digest = Digest { number: identities.digest_number + 1, next_id: SegmentId(id.0 + 1), entries };
+        let digest = Digest {
+            number: identities.digest_number + 1,
+            next_id: SegmentId(id.0 + 1),
+            live_entries: self.live_entries.load(Ordering::Relaxed),
+            entries,
+        };
         let segment_size = self.space.geometry().segment_size_bytes;
         if Digest::encoded_len(digest.entries.len()) > (segment_size / 4).max(SECTOR_BYTES) {
             drop(identities);
@@ -146,6 +151,9 @@ impl OpLog {
         }
         state.replace_head(new);
         self.rolls.fetch_add(1, Ordering::Relaxed);
+        if let Some(notify) = self.on_roll.get() {
+            notify();
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{FOOTER_BYTES, SEGMENT_BODY_OFFSET};
 use crate::media::Media;
 use crate::space::Space;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::types::{LogId, Seq};
 use append::LogState;
 use crossbeam_utils::CachePadded;
@@ -37,6 +37,10 @@ pub struct OpLog {
     poison_reason: Mutex<String>,
     align_bytes: u64,
     rolls: AtomicU64,
+    /// About how many keys the store has; goes into the next digest.
+    live_entries: AtomicU64,
+    /// Called after every roll: the next one needs a slot that is ready.
+    on_roll: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl OpLog {
@@ -65,6 +69,8 @@ impl OpLog {
             poison_reason: Mutex::new(String::new()),
             align_bytes,
             rolls: AtomicU64::new(0),
+            live_entries: AtomicU64::new(0),
+            on_roll: OnceLock::new(),
         }
     }
 
@@ -114,6 +120,27 @@ impl OpLog {
         let floor = Seq(self.floor.load(Ordering::Acquire));
         let newest = self.logs.iter().map(|log| log.state.lock().last_seq()).max().unwrap_or(Seq::ZERO);
         Seq(newest.max(floor).0 | ((1 << crate::constants::LOG_ID_BITS) - 1))
+    }
+
+    /// Notes about how many keys the store has.
+    pub fn note_live_entries(&self, count: u64) {
+        self.live_entries.store(count, Ordering::Relaxed);
+    }
+
+    /// Has `call` called after every roll, with the log locked: it must only take notice.
+    pub fn call_on_roll(&self, call: impl Fn() + Send + Sync + 'static) {
+        assert!(self.on_roll.set(Box::new(call)).is_ok(), "one listener");
+    }
+
+    /// Heads that will need a new segment soon.
+    pub fn heads_past_half(&self) -> u32 {
+        let half = self.space.geometry().segment_size_bytes / 2;
+        let is_past = |log: &&CachePadded<Log>| {
+            log.state
+                .try_lock()
+                .is_none_or(|state| state.head().is_some_and(|head| u64::from(head.tail()) > half))
+        };
+        self.logs.iter().filter(is_past).count() as u32
     }
 
     /// Heads that rolled since open.

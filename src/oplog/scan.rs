@@ -71,7 +71,11 @@ impl<'a> SegmentBytes<'a> {
     /// The whole frame at `at`, if there is one that ends at or before `end`.
     #[inline]
     fn frame_at(&self, at: u32, end: u32) -> Option<(FrameHeader, &'a [u8])> {
-        let header = self.header_at(at)?;
+        self.whole_frame(at, end, FrameHeader::parse(self.bytes.get(at as usize..)?)?)
+    }
+
+    #[inline]
+    fn whole_frame(&self, at: u32, end: u32, header: FrameHeader) -> Option<(FrameHeader, &'a [u8])> {
         if u64::from(at) + u64::from(header.len) > u64::from(end) {
             return None;
         }
@@ -81,9 +85,11 @@ impl<'a> SegmentBytes<'a> {
 
     fn next_frame_behind(&self, at: u32, end: u32) -> Option<(u32, FrameHeader)> {
         let step = CACHE_LINE_BYTES as usize;
-        (at as usize + step..end as usize)
-            .step_by(step)
-            .find_map(|place| self.frame_at(place as u32, end).map(|(header, _)| (place as u32, header)))
+        (at as usize + step..end as usize).step_by(step).find_map(|place| {
+            // The header's own crc first: most places hold none, and the whole frame is dear to check.
+            let header = self.header_at(place as u32)?;
+            self.whole_frame(place as u32, end, header).map(|(header, _)| (place as u32, header))
+        })
     }
 
     /// Shows everything between `start` and `end`, where frames are known to be.

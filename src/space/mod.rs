@@ -17,6 +17,9 @@ use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
 use std::collections::BTreeSet;
 use table::{SegmentTable, SlotState};
 
+/// Free slots kept for deletes, rolls and recovery.
+pub const RESERVE_SLOTS: u32 = 2;
+
 /// Where slots lie.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
@@ -137,7 +140,7 @@ impl Space {
             growth: Mutex::new(()),
             slots_max,
             quota,
-            reserve: 2,
+            reserve: RESERVE_SLOTS,
             grown_in_foreground: AtomicU64::new(0),
         }
     }

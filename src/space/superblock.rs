@@ -28,8 +28,7 @@ impl SuperblockStore {
         let needed = SUPERBLOCK_B_OFFSET + SUPERBLOCK_BYTES as u64;
         if media.len_bytes() < needed {
             return Err(Error::Incomplete(format!(
-                "the file has {} bytes, a pool head needs at least {needed}",
-                media.len_bytes()
+                "the file is shorter than a pool head, which has at least {needed} bytes"
             )));
         }
         let a = Self::read_copy(media, SUPERBLOCK_A_OFFSET);

@@ -17,10 +17,10 @@ use crate::media::durable::{Durable, Publishable};
 use crate::oplog::scan::{Piece, SegmentBytes, Tail};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Entries whose index memory is asked for together.
-const GROUP: usize = 32;
+/// Entries that wait for their index memory, which is asked for when they are found.
+const IN_FLIGHT: usize = 64;
 
 /// An active head as found.
 pub struct HeadFacts {
@@ -85,7 +85,7 @@ struct Extent {
 #[derive(Default)]
 struct Share {
     found: Collected,
-    pending: Vec<Pending>,
+    pending: VecDeque<Pending>,
     /// Entries, bytes and order of the segment at work.
     entries: u32,
     op_bytes: u64,
@@ -269,18 +269,21 @@ impl<I: Index + 'static> Engine<I> {
         if op.kind() == OpKind::PutBlob {
             share.found.blobs.push(BlobSeen { addr, unvouched });
         }
-        share.pending.push(Pending { hash, addr, seq, frame_seq, bytes: bytes as u32 });
-        if share.pending.len() == GROUP {
-            self.insert_pending(share);
+        self.index.prefetch(hash);
+        share.pending.push_back(Pending { hash, addr, seq, frame_seq, bytes: bytes as u32 });
+        if share.pending.len() == IN_FLIGHT {
+            self.insert_oldest(share, IN_FLIGHT / 2);
         }
     }
 
     fn insert_pending(&self, share: &mut Share) {
-        for pending in &share.pending {
-            self.index.prefetch(pending.hash);
-        }
+        self.insert_oldest(share, share.pending.len());
+    }
+
+    fn insert_oldest(&self, share: &mut Share, count: usize) {
+        // A guard for a few entries at a time: pages that a growing index retires come back only between guards.
         let _guard = epoch::pin();
-        for pending in share.pending.drain(..) {
+        for pending in share.pending.drain(..count) {
             self.insert(&pending);
         }
     }

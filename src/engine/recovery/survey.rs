@@ -43,6 +43,8 @@ pub struct Survey {
     pub next_id: SegmentId,
     /// Number of the ruling digest.
     pub digest_number: u64,
+    /// About how many keys the index will have.
+    pub live_entries: u64,
 }
 
 struct SlotView {
@@ -85,6 +87,7 @@ impl Survey {
             unvouched_headers: Vec::new(),
             next_id: digest.next_id,
             digest_number: digest.number,
+            live_entries: digest.live_entries,
         };
         survey.admit_listed(&digest, &views)?;
         survey.judge_unlisted(&digest, &views)?;
