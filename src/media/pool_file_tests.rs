@@ -284,12 +284,12 @@ fn a_file_with_part_of_a_page_is_opened_without_it_and_growth_zeroes_it() {
     for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pool.fkv");
-        std::fs::write(&path, vec![7; PAGE_BYTES as usize + 100]).unwrap();
+        std::fs::write(&path, vec![7; 2 * PAGE_BYTES as usize + 100]).unwrap();
         let opened = super::open(&request(&path, media)).unwrap();
         assert!(!opened.is_new);
-        assert_eq!(opened.media.len_bytes(), PAGE_BYTES);
-        opened.media.grow(2 * PAGE_BYTES).unwrap();
-        let tail = opened.media.region().bytes(MediaRange::new(PAGE_BYTES, PAGE_BYTES)).unwrap();
+        assert_eq!(opened.media.len_bytes(), 2 * PAGE_BYTES);
+        opened.media.grow(3 * PAGE_BYTES).unwrap();
+        let tail = opened.media.region().bytes(MediaRange::new(2 * PAGE_BYTES, PAGE_BYTES)).unwrap();
         assert!(tail.iter().all(|&byte| byte == 0));
     }
 }
