@@ -5,7 +5,8 @@
 //! 3. heads are scanned to their cut, then all segments in parallel into the index: the highest stamp of a key wins, so
 //!    the order of segments does not matter
 //! 4. what is adopted from segments whose seal no digest vouches for is made durable again, before anything is served
-//! 5. the clean mark is cleared, heads that did not end with a close mark are sealed at their cut and replaced
+//! 5. the clean mark is cleared, heads that did not end with a close mark, or have no room for another, are sealed at
+//!    their cut and replaced
 //!
 //! Running it twice gives the same store; it may die anywhere.
 
@@ -376,7 +377,7 @@ impl<I: Index + 'static> Engine<I> {
         let head = heads.pop().expect("a log in use has an active head");
         let closed = head.closed && larger.is_none();
         let old = self.head_from(head);
-        if closed {
+        if closed && old.can_be_resumed(&self.oplog) {
             self.oplog.lock(usize::from(log.0)).resume(old);
             return Ok(());
         }

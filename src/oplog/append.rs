@@ -103,6 +103,12 @@ impl Head {
         self.damaged
     }
 
+    /// True if an open may go on appending to the head. Not if it was closed so often that it has no room for another
+    /// pair of marks, nor if a medium with smaller units left its tail where this one must not append.
+    pub fn can_be_resumed(&self, log: &OpLog) -> bool {
+        u64::from(self.tail).is_multiple_of(log.align_bytes) && self.fits(log, 0, 0)
+    }
+
     /// True if `bytes` more with `entries` more still leave room for a close mark, filter and footer.
     #[inline]
     fn fits(&self, log: &OpLog, bytes: u64, entries: usize) -> bool {

@@ -1,0 +1,65 @@
+//! Opening and closing over and over, on the same medium and from one to another: nothing is lost, and nothing grows.
+
+use flatkv::{MediaChoice, Options, Store};
+use std::path::Path;
+
+const SEGMENT_BYTES: u64 = 8192;
+
+fn open(path: &Path, media: MediaChoice) -> Store {
+    Options::new().media(media).segment_size_bytes(SEGMENT_BYTES).head_size_bytes(8192).open(path).unwrap()
+}
+
+/// A head has room for a bounded number of close marks: an open must not resume one that has none left.
+#[test]
+fn closing_more_often_than_a_head_has_room_for_marks_loses_nothing() {
+    for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pool.fkv");
+        let store = open(&path, media);
+        store.put(b"key", b"value").unwrap();
+        // Extents in the slot behind the head, which the marks would run into.
+        let blob = vec![7; 9000];
+        store.put(b"blob", &blob).unwrap();
+        store.close().unwrap();
+        drop(store);
+        let len_bytes = std::fs::metadata(&path).unwrap().len();
+        for round in 0..100 {
+            let store = open(&path, media);
+            assert_eq!(
+                store.get(b"key").unwrap().as_deref(),
+                Some(&b"value"[..]),
+                "{media:?}, round {round}"
+            );
+            assert!(store.get(b"blob").unwrap() == Some(blob.clone()), "{media:?}, round {round}");
+            store.close().unwrap();
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), len_bytes, "{media:?}");
+    }
+}
+
+/// Files reserve whole sectors behind a tail, persistent memory only lines.
+#[test]
+fn a_full_head_of_persistent_memory_is_closed_and_written_on_files() {
+    for puts in 1..80_u32 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pool.fkv");
+        let store = open(&path, MediaChoice::EmulatedPm);
+        for i in 0..puts {
+            store.put(&i.to_le_bytes(), &[i as u8; 100]).unwrap();
+        }
+        store.close().unwrap();
+        drop(store);
+        for round in 0..3 {
+            let store = open(&path, MediaChoice::File);
+            for i in 0..puts {
+                assert!(store.exists(&i.to_le_bytes()).unwrap(), "{puts} puts, round {round}, key {i}");
+            }
+            store.close().unwrap();
+        }
+        let store = open(&path, MediaChoice::File);
+        store.put(b"after", b"all").unwrap();
+        for i in 0..puts {
+            assert!(store.exists(&i.to_le_bytes()).unwrap(), "{puts} puts, key {i}");
+        }
+    }
+}
