@@ -1,0 +1,265 @@
+//! Crash consistency: histories are crashed at every event, and what each crash leaves is opened, compared with what
+//! was promised, worked on and crashed again. See `docs/CRASH_MODEL.md`.
+//!
+//! A failure prints one line that makes it happen again, `make crash SEED=.. HISTORY=.. POINT=.. IMAGE=..`, and the
+//! keys that differ. The four words are environment variables; with `HISTORY` alone that history is swept.
+//! `CRASH_LENGTH` is the length of the histories that are swept exhaustively (default 2, the campaign has 3),
+//! `CRASH_SECONDS` the time of `a_campaign_finds_nothing`.
+
+mod crash {
+    pub mod history;
+    pub mod model;
+    pub mod run;
+    pub mod subject;
+    pub mod sweep;
+    pub mod toy;
+}
+
+use crash::history::History;
+use crash::subject::Subject;
+use crash::sweep::{Failure, ImageName, LIMITS_CI, LIMITS_LONG, LIMITS_WIDE, Limits, Place, Sweep};
+use crash::toy::{Toy, bug};
+use flatkv::Store;
+use flatkv::media::sim::SimKind;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+const SEED: u64 = 0x5eed;
+const KINDS: [SimKind; 2] = [SimKind::Pm, SimKind::File];
+/// Histories for what exhaustive enumeration of short ones does not reach.
+const PICKED: &[&str] = &[
+    "put,os@2,put",
+    "os,os@2,sync",
+    "os@2,larger,os,delete@2,sync@2",
+    "os,batch@2",
+    "put,kill,put",
+    "os,kill,put,kill,delete",
+    "faildrain,put,sync",
+    "faildrain,kill,put",
+    "put,faildrain@2,reopen,put,kill,same",
+    "os,faildrain,kill,sync,os",
+    "failwrite,kill,put",
+    "roll,roll,roll",
+    "roll,kill,roll,reopen,put",
+    "roll,delete,roll,reopen",
+    "bigbatch,bigbatch,kill,delete",
+    "roll,bigbatch,reopen,batch",
+    "blob,blob,delete,reopen",
+    "blob,kill,larger,batch",
+    "reopen,reopen,put",
+];
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = variable(name)?;
+    let parsed =
+        text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u64::from_str_radix(hex, 16).ok());
+    Some(parsed.unwrap_or_else(|| panic!("{name}={text}: expected a number")))
+}
+
+fn seed() -> u64 {
+    number("SEED").unwrap_or(SEED)
+}
+
+/// True if the environment names one history: the other tests then have nothing to do.
+fn replaying() -> bool {
+    variable("HISTORY").is_some()
+}
+
+/// Not captured, so that figures are seen in every log.
+fn report(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn sweep<S: Subject>(name: &str, histories: impl Iterator<Item = History>, limits: &Limits) {
+    if replaying() {
+        return;
+    }
+    let mut sweep = Sweep::<S>::new(seed());
+    for history in histories {
+        sweep.history(&history, limits).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+    report(&format!("{name}: {}", sweep.tally));
+}
+
+fn picked(kind: SimKind) -> impl Iterator<Item = History> {
+    let prefix = if kind == SimKind::Pm { "pm:" } else { "file:" };
+    PICKED
+        .iter()
+        .map(move |words| format!("{prefix}{words}").parse().expect("picked histories are well-formed"))
+}
+
+fn short<S: Subject>(name: &str, kind: SimKind) {
+    let length = number("CRASH_LENGTH").unwrap_or(2) as u32;
+    sweep::<S>(&format!("{name}, length 1"), History::all(kind, 1), LIMITS_WIDE);
+    for len in 2..=length {
+        sweep::<S>(&format!("{name}, length {len}"), History::all(kind, len), LIMITS_CI);
+    }
+}
+
+#[test]
+fn short_histories_on_persistent_memory_survive_every_crash() {
+    short::<Store>("short histories on persistent memory", SimKind::Pm);
+}
+
+#[test]
+fn short_histories_on_a_file_survive_every_crash() {
+    short::<Store>("short histories on a file", SimKind::File);
+}
+
+#[test]
+fn picked_histories_survive_every_crash() {
+    for kind in KINDS {
+        sweep::<Store>(&format!("picked histories, {kind:?}"), picked(kind), LIMITS_CI);
+    }
+}
+
+#[test]
+fn a_crash_while_a_pool_is_created_leaves_no_pool_or_an_empty_one() {
+    for kind in KINDS {
+        let history = History { kind, creates: true, random_keys: false, acts: Vec::new() };
+        sweep::<Store>(&format!("creation, {kind:?}"), std::iter::once(history), LIMITS_WIDE);
+    }
+}
+
+#[test]
+fn long_random_histories_survive_every_crash() {
+    for kind in KINDS {
+        let histories = (0..4).map(|number| History::random(kind, 60, seed() + number));
+        sweep::<Store>(&format!("random histories, {kind:?}"), histories, LIMITS_LONG);
+    }
+}
+
+/// Every line that ever failed, for good.
+#[test]
+fn crashes_that_failed_once_do_not_fail_again() {
+    if !replaying() {
+        for line in include_str!("crash_seeds.txt").lines().filter(|line| line.starts_with("make crash ")) {
+            let word =
+                |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            replay(word("SEED"), word("HISTORY"), word("POINT"), word("IMAGE"));
+        }
+    }
+}
+
+#[test]
+fn the_crash_that_the_environment_names() {
+    let words = ["SEED", "HISTORY", "POINT", "IMAGE"].map(variable);
+    let [seed, history, point, image] = words.each_ref().map(Option::as_deref);
+    if history.is_some() {
+        replay(seed, history, point, image);
+    }
+}
+
+fn replay(seed: Option<&str>, history: Option<&str>, point: Option<&str>, image: Option<&str>) {
+    let seed = seed.map_or(SEED, |text| {
+        let hex = text.trim_start_matches("0x");
+        u64::from_str_radix(hex, if hex.len() < text.len() { 16 } else { 10 }).expect("SEED is a number")
+    });
+    let history: History =
+        history.expect("HISTORY is given").parse().unwrap_or_else(|error| panic!("{error}"));
+    let mut sweep = Sweep::<Store>::new(seed);
+    let result = match (point, image) {
+        (Some(point), Some(image)) => {
+            let (session, point) = point.split_once('.').unwrap_or(("0", point));
+            let place = Place {
+                session: session.parse().expect("POINT is SESSION.EVENT"),
+                point: point.parse().expect("POINT is SESSION.EVENT"),
+                image: image.parse::<ImageName>().unwrap_or_else(|error| panic!("{error}")),
+            };
+            sweep.replay(&history, place)
+        }
+        _ => sweep.history(&history, LIMITS_CI),
+    };
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    report(&format!("{history}: {}", sweep.tally));
+}
+
+/// For hours: random histories of growing length from ever new seeds, until `CRASH_SECONDS` are over.
+#[test]
+#[ignore = "a campaign: make crash-campaign"]
+fn a_campaign_finds_nothing() {
+    let end = Instant::now() + Duration::from_secs(number("CRASH_SECONDS").unwrap_or(600));
+    let (mut current, mut lines) = (seed(), Instant::now());
+    let mut total = Sweep::<Store>::new(current);
+    while Instant::now() < end && !replaying() {
+        for kind in KINDS {
+            let len = 1 << (current % 7);
+            let limits = if len <= 4 { LIMITS_WIDE } else { LIMITS_LONG };
+            total.seed = current;
+            total
+                .history(&History::random(kind, len, current), limits)
+                .unwrap_or_else(|failure| panic!("{failure}"));
+        }
+        current += 1;
+        if lines.elapsed() > Duration::from_secs(60) {
+            lines = Instant::now();
+            report(&format!("campaign up to SEED={current:#x}: {}", total.tally));
+        }
+    }
+}
+
+fn toy_failure<const BUG: u8>() -> Option<Failure> {
+    for kind in KINDS {
+        let mut sweep = Sweep::<Toy<BUG>>::new(SEED);
+        let creation = History { kind, creates: true, random_keys: false, acts: Vec::new() };
+        let random = (0..2).map(|number| History::random(kind, 30, number));
+        for history in
+            std::iter::once(creation).chain(History::all(kind, 1)).chain(picked(kind)).chain(random)
+        {
+            if let Err(failure) = sweep.history(&history, LIMITS_CI) {
+                // What cannot be replayed cannot be repaired.
+                if let Some(place) = failure.place {
+                    let again = Sweep::<Toy<BUG>>::new(SEED).replay(&history, place).expect_err("replays");
+                    assert_eq!(again.to_string(), failure.to_string());
+                }
+                return Some(failure);
+            }
+        }
+        report(&format!("toy {BUG}, {kind:?}: {}", sweep.tally));
+    }
+    None
+}
+
+#[test]
+fn a_toy_without_bugs_passes() {
+    if let Some(failure) = toy_failure::<{ bug::NONE }>() {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn every_planted_bug_is_noticed() {
+    let found = [
+        ("no drain", toy_failure::<{ bug::NO_DRAIN }>()),
+        ("no flush", toy_failure::<{ bug::NO_FLUSH }>()),
+        ("no adoption", toy_failure::<{ bug::NO_ADOPTION }>()),
+        ("half an adoption", toy_failure::<{ bug::HALF_ADOPTION }>()),
+        ("no checksum", toy_failure::<{ bug::NO_CHECKSUM }>()),
+        ("split batch", toy_failure::<{ bug::SPLIT_BATCH }>()),
+        ("early switch", toy_failure::<{ bug::EARLY_SWITCH }>()),
+        ("hole", toy_failure::<{ bug::HOLE }>()),
+        ("forgotten delete", toy_failure::<{ bug::FORGOTTEN_DELETE }>()),
+        ("ignored error", toy_failure::<{ bug::IGNORED_ERROR }>()),
+        ("no poison", toy_failure::<{ bug::NO_POISON }>()),
+        ("wrong value", toy_failure::<{ bug::WRONG_VALUE }>()),
+        ("no sync", toy_failure::<{ bug::NO_SYNC }>()),
+    ];
+    for (name, failure) in found {
+        let failure = failure.unwrap_or_else(|| panic!("the bug \"{name}\" was not noticed"));
+        report(&format!("{name}: {failure}"));
+    }
+}
+
+#[test]
+fn a_history_survives_being_written_down() {
+    for kind in KINDS {
+        for history in History::all(kind, 2).chain(picked(kind)).chain([History::random(kind, 200, 1)]) {
+            assert_eq!(history.to_string().parse::<History>().unwrap(), history);
+        }
+    }
+    assert!("pm:putt".parse::<History>().unwrap_err().contains("putt"));
+}
