@@ -2,13 +2,13 @@
 
 use crate::error::Result;
 use crate::format::HolderRecord;
-use crate::media::Media;
 use crate::options::Options;
 use crate::store::Store;
 use crate::sync::Arc;
 
 pub use crate::checksum::CheckSite;
-pub use crate::media::Site;
+pub use crate::media::{Media, Site};
+pub use crate::types::MediaRange;
 #[cfg(feature = "sim")]
 pub use crate::media::sim;
 

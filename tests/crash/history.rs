@@ -1,7 +1,7 @@
 //! The language of histories: what is done to a store before it crashes. A history is a line of words, so that a
 //! failure can be given as one.
 
-use flatkv::media::sim::SimKind;
+use flatkv::testing::sim::SimKind;
 use std::fmt;
 use std::str::FromStr;
 

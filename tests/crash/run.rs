@@ -3,11 +3,10 @@
 use crate::crash::history::{Act, History, Op, Random};
 use crate::crash::model::{self, Allowed, End, HISTORY_KEYS, KEYS, State, Step, ValueId, World};
 use crate::crash::subject::Subject;
-use flatkv::media::Site;
-use flatkv::media::sim::{Fault, PageCache, Recording, SimKind, SimMedia};
-use flatkv::sync::Arc;
+use flatkv::testing::Site;
+use flatkv::testing::sim::{Fault, PageCache, Recording, SimKind, SimMedia};
 use flatkv::{Durability, Error, Result};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 /// Room for a pool of the test geometry.
 pub const CAPACITY_BYTES: u64 = 512 << 10;
@@ -265,7 +264,7 @@ impl<'w, S: Subject> Driver<'w, S> {
 
     fn reopen(&mut self) -> Result<(), String> {
         self.covering(0, S::close)?;
-        let media: Arc<dyn flatkv::media::Media> = self.media.clone();
+        let media: Arc<dyn flatkv::testing::Media> = self.media.clone();
         self.store = Arc::new(S::open(media).map_err(|error| format!("open after close failed: {error}"))?);
         self.check_view("after close and open")
     }

@@ -1,8 +1,8 @@
 //! What is tested: FlatKV, or a toy with planted bugs that proves that the tests would notice.
 
-use flatkv::media::Media;
-use flatkv::sync::Arc;
+use flatkv::testing::Media;
 use flatkv::{Durability, Result, Store, WriteBatch, WriteOptions};
+use std::sync::Arc;
 
 /// A store as the sweep sees it.
 pub trait Subject: Send + Sync + Sized + 'static {

@@ -5,12 +5,12 @@ use crate::crash::model::{self, Allowed, HISTORY_KEYS, State, World};
 use crate::crash::run::{self, Driver, Session, observe};
 use crate::crash::subject::Subject;
 use flatkv::Durability;
-use flatkv::media::sim::{CrashImage, Level, PageCache, Replay, Seen, SimMedia};
-use flatkv::sync::Arc;
+use flatkv::testing::sim::{CrashImage, Level, PageCache, Replay, Seen, SimMedia};
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Images per point at each level: all there are, or so many of them.

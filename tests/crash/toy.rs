@@ -2,13 +2,10 @@
 //! lies in one half of the pool; opening copies what is live into the other half and then switches over.
 
 use crate::crash::subject::Subject;
-use flatkv::checksum::hash64;
-use flatkv::constants::PAGE_BYTES;
-use flatkv::media::{Media, Site};
-use flatkv::sync::{Arc, Mutex};
-use flatkv::types::MediaRange;
+use flatkv::testing::{Media, MediaRange, Site};
 use flatkv::{Durability, Error, Result};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 /// The planted bugs: `Toy<BUG>`.
 pub mod bug {
@@ -41,6 +38,7 @@ pub mod bug {
     pub const NO_SYNC: u8 = 12;
 }
 
+const PAGE_BYTES: u64 = 4096;
 const HALF_BYTES: u64 = 96 << 10;
 const HEAD_BYTES: u64 = 2 * PAGE_BYTES;
 const FRAME_HEAD_BYTES: usize = 16;
@@ -61,6 +59,14 @@ struct Log {
 }
 
 type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// Good enough for a toy: every bit of the input reaches every bit of the result.
+fn hash64(seed: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(seed ^ 0x9E37_79B9_7F4A_7C15, |hash, byte| {
+        let hash = (hash ^ u64::from(*byte)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        hash ^ (hash >> 32)
+    })
+}
 
 fn half(generation: u64) -> u64 {
     HEAD_BYTES + generation % 2 * HALF_BYTES
@@ -137,7 +143,7 @@ impl<const BUG: u8> Toy<BUG> {
     }
 
     fn change(&self, changes: &[Change], durability: Durability) -> Result<()> {
-        let mut log = self.log.lock();
+        let mut log = self.log.lock().expect("no panic under the lock");
         let log = &mut *log;
         match changes {
             [(_, None)] if BUG == bug::FORGOTTEN_DELETE => {}
@@ -221,12 +227,12 @@ impl<const BUG: u8> Subject for Toy<BUG> {
             toy.write_superblock(1)?;
             toy.media.publish()?;
         }
-        toy.recover(&mut toy.log.lock())?;
+        toy.recover(&mut toy.log.lock().expect("no panic under the lock"))?;
         Ok(toy)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let log = self.log.lock();
+        let log = self.log.lock().expect("no panic under the lock");
         let found = if BUG == bug::WRONG_VALUE {
             log.live.range(..=key.to_vec()).next_back().map(|(_, value)| value)
         } else {
@@ -240,7 +246,7 @@ impl<const BUG: u8> Subject for Toy<BUG> {
     }
 
     fn delete(&self, key: &[u8]) -> Result<bool> {
-        let found = self.log.lock().live.contains_key(key);
+        let found = self.log.lock().expect("no panic under the lock").live.contains_key(key);
         self.change(&[(key.to_vec(), None)], Durability::Sync)?;
         Ok(found)
     }
@@ -250,7 +256,7 @@ impl<const BUG: u8> Subject for Toy<BUG> {
     }
 
     fn sync(&self) -> Result<()> {
-        let mut log = self.log.lock();
+        let mut log = self.log.lock().expect("no panic under the lock");
         if log.poisoned {
             return Err(Error::Poisoned("an earlier drain failed".into()));
         }
