@@ -19,7 +19,7 @@ pub type Limits = [(Level, u64)];
 /// For each history of continuous integration.
 pub const LIMITS_CI: &Limits = &[(Level::A, 64), (Level::B, 32), (Level::C, 32), (Level::D, 4)];
 /// For histories that are so short that nearly everything can be tried.
-pub const LIMITS_WIDE: &Limits = &[(Level::A, 4096), (Level::B, 1024), (Level::C, 4096), (Level::D, 64)];
+pub const LIMITS_WIDE: &Limits = &[(Level::A, 1024), (Level::B, 512), (Level::C, 1024), (Level::D, 64)];
 /// For long histories.
 pub const LIMITS_LONG: &Limits = &[(Level::A, 3), (Level::B, 3), (Level::C, 3), (Level::D, 1)];
 
