@@ -25,6 +25,8 @@ pub const LIMITS_LONG: &Limits = &[(Level::A, 3), (Level::B, 3), (Level::C, 3), 
 
 /// Of so many images of a crash in a recovery, one is opened, crashed in *its* recovery and opened again.
 const TWICE_IN: u64 = 4;
+/// Images that are picked, besides the one that lost most, at each second crash after a kill.
+const KILL_PICKS: u64 = 4;
 /// Acknowledged events after a recovery: see `work`.
 const WORK_PUTS: usize = 2;
 
@@ -194,7 +196,7 @@ impl<S: Subject> Sweep<S> {
         };
         let event = session.recording.describe(place.point);
         let choice = self.choice(place.point, place.image);
-        self.crashed(&mut world, media, allowed, choice).map_err(|what| Failure {
+        self.crashed(&mut world, media, allowed, place.image, choice).map_err(|what| Failure {
             seed: self.seed,
             history: history.to_string(),
             place: Some(place),
@@ -234,7 +236,7 @@ impl<S: Subject> Sweep<S> {
                     self.tally.images += 1;
                     let media = SimMedia::from_crash(&image);
                     let choice = self.choice(point, name);
-                    self.crashed(world, media, allowed.clone().after_power_cut(), choice)
+                    self.crashed(world, media, allowed.clone().after_power_cut(), name, choice)
                         .map_err(|what| (name, what))?;
                 }
             }
@@ -247,7 +249,7 @@ impl<S: Subject> Sweep<S> {
             let name = ImageName::Kill(cache);
             let choice = self.choice(point, name);
             let media = SimMedia::after_kill(replay, cache);
-            self.crashed(world, media, after_kill(allowed.clone(), cache), choice)
+            self.crashed(world, media, after_kill(allowed.clone(), cache), name, choice)
                 .map_err(|what| (name, what))?;
         }
         Ok(())
@@ -268,6 +270,7 @@ impl<S: Subject> Sweep<S> {
         world: &mut World,
         media: SimMedia,
         allowed: Allowed,
+        crash: ImageName,
         mut choice: Random,
     ) -> Result<(), String> {
         self.tally.states += 1;
@@ -278,24 +281,26 @@ impl<S: Subject> Sweep<S> {
             Ok(driver.finish())
         })?;
         let (observed, last) = (session.observed, session.recording.last_point());
-        let in_recovery = start + choice.below((observed - start).max(1) as u64) as usize;
+        let recovery = (observed - start).max(1);
+        let in_recovery = match crash {
+            ImageName::PowerCut { .. } => vec![start + choice.below(recovery as u64) as usize],
+            // A recovery that forgets to make durable what it found shows itself only between two of its own writes.
+            ImageName::Kill(_) => (start..start + recovery).collect(),
+        };
         let in_work = observed + choice.below((last - observed).max(1) as u64) as usize;
+        let behind = [(observed, "behind the recovery"), (in_work, "at work"), (last, "after work")];
         let mut replay = session.recording.replay();
-        for (point, place) in [
-            (in_recovery, "in the recovery"),
-            (observed, "behind the recovery"),
-            (in_work, "at work"),
-            (last, "after work"),
-        ] {
+        for (point, place) in in_recovery.into_iter().map(|point| (point, "in the recovery")).chain(behind) {
             replay.advance_to(point);
             let allowed = session.allowed(point).power_cut;
             let images = replay.images(Level::C, 64, self.seed);
             let possible = images.possible().min(64);
-            // Number 0 has lost everything that could be lost; a second one is picked.
-            let numbers = [Some(0), (possible > 1).then(|| 1 + choice.below(possible - 1))];
-            for number in numbers.into_iter().flatten() {
+            // Number 0 has lost everything that could be lost; others are picked.
+            let picks = if matches!(crash, ImageName::Kill(_)) { KILL_PICKS } else { 1 };
+            let picked = (0..picks.min(possible - 1)).map(|_| 1 + choice.below(possible - 1));
+            for number in std::iter::once(0).chain(picked.collect::<Vec<_>>()) {
                 let image = images.nth_image(number);
-                self.crashed_again(world, &image, &allowed, point == in_recovery, &mut choice).map_err(
+                self.crashed_again(world, &image, &allowed, point < observed, &mut choice).map_err(
                     |what| format!("second crash {place} (event {point}, image C.64.{number}): {what}"),
                 )?;
             }
