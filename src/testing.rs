@@ -7,10 +7,10 @@ use crate::store::Store;
 use crate::sync::Arc;
 
 pub use crate::checksum::CheckSite;
-pub use crate::media::{Media, Site};
-pub use crate::types::MediaRange;
 #[cfg(feature = "sim")]
 pub use crate::media::sim;
+pub use crate::media::{Media, Site};
+pub use crate::types::MediaRange;
 
 /// Options of a small pool with the same code: 4 KiB segments, 8 KiB head, one log, nothing in the background.
 pub fn options() -> Options {

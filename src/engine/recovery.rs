@@ -310,15 +310,11 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Rule 9: whatever was adopted and is not vouched for is made durable again, before anything is served.
     fn make_durable_again(&self, survey: &Survey, collected: &Collected) -> Result<()> {
-        let ranges = collected.unvouched.iter().chain(survey.unvouched_headers.iter());
-        let mut any = false;
-        for range in ranges {
+        self.adopt(self.superblock.lock().current_range())?;
+        for range in collected.unvouched.iter().chain(survey.unvouched_headers.iter()) {
             self.adopt(*range)?;
-            any = true;
         }
-        if any {
-            InFlight::nothing(()).drain(&*self.media, Site::AdoptDrain)?.into_inner();
-        }
+        InFlight::nothing(()).drain(&*self.media, Site::AdoptDrain)?.into_inner();
         Ok(())
     }
 

@@ -56,6 +56,12 @@ pub struct Tail {
     pub dropped_seq: Seq,
 }
 
+/// True for the second of two close marks whose first should lie at `hole`: that one rotted, or never reached the
+/// medium, and held no data.
+fn is_second_close_mark(header: &FrameHeader, hole: u32) -> bool {
+    header.kind == FrameKind::Close && header.durable_end == hole
+}
+
 impl Tail {
     /// A head without frames.
     pub fn at(start: u32) -> Tail {
@@ -101,13 +107,16 @@ impl<'a> SegmentBytes<'a> {
                 at += header.len;
                 continue;
             }
-            let header =
-                self.header_at(at).filter(|header| u64::from(at) + u64::from(header.len) <= u64::from(end));
+            let fits = |header: &FrameHeader| u64::from(at) + u64::from(header.len) <= u64::from(end);
+            let header = self.header_at(at).filter(fits);
+            let behind = if header.is_none() { self.next_frame_behind(at, end) } else { None };
             let next = match header {
                 Some(header) => at + header.len,
-                None => self.next_frame_behind(at, end).map_or(end, |(place, _)| place),
+                None => behind.map_or(end, |(place, _)| place),
             };
-            visit(Piece::Damage { at, end: next, header });
+            if !behind.is_some_and(|(_, behind)| is_second_close_mark(&behind, at)) {
+                visit(Piece::Damage { at, end: next, header });
+            }
             at = next;
         }
     }
@@ -133,8 +142,7 @@ impl<'a> SegmentBytes<'a> {
         let mut place = hole;
         let mut proven = false;
         while let Some((at, header)) = self.next_frame_behind(place, limit) {
-            if header.kind == FrameKind::Close && header.durable_end == hole && first.is_none() {
-                // The first of the two close marks rotted; it held no data.
+            if first.is_none() && is_second_close_mark(&header, hole) {
                 return Some(at);
             }
             first.get_or_insert(at);

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::format::{SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET, SUPERBLOCK_BYTES, Superblock};
 use crate::media::durable::InFlight;
 use crate::media::{Media, Site};
+use crate::types::MediaRange;
 
 /// The superblock and where its newest copy lies.
 #[derive(Debug)]
@@ -52,6 +53,13 @@ impl SuperblockStore {
     /// The newest superblock.
     pub fn current(&self) -> &Superblock {
         &self.current
+    }
+
+    /// Where the newest copy lies. Whoever was killed may have left it in caches only: it has to be durable before the
+    /// other copy is overwritten.
+    pub fn current_range(&self) -> MediaRange {
+        let offset = SUPERBLOCK_A_OFFSET + SUPERBLOCK_B_OFFSET - self.next_offset;
+        MediaRange::new(offset, SUPERBLOCK_BYTES as u64)
     }
 
     /// Changes the superblock by writing the older copy; durable when it returns.
