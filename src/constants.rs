@@ -59,12 +59,8 @@ pub const ASYNC_BYTES_MAX_DEFAULT: u64 = 64 << 20;
 pub const HOLDER_RECORD_BYTES: usize = 512;
 /// Longest time an asynchronous write waits for company unless `commit_wait_us_max` says otherwise.
 pub const COMMIT_WAIT_US_MAX_DEFAULT: u64 = 1_000;
-/// Longest time a write waits for space unless `write_stall_ms_max` says otherwise.
-pub const WRITE_STALL_MS_MAX_DEFAULT: u64 = 1_000;
 /// An idle log proves its last frame durable by a mark after this long.
 pub const IDLE_MARK_MS: u64 = 100;
-/// Share of the usable bytes that may be live before the pool grows instead of being cleaned.
-pub const TARGET_UTILIZATION_DEFAULT: f64 = 0.80;
 
 const _: () = assert!(HEAD_SIZE_BYTES_MIN >= 2 * PAGE_BYTES, "two superblock copies on pages of their own");
 const _: () =

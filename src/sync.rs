@@ -4,9 +4,7 @@
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 pub use std::sync::Arc;
 pub use std::sync::OnceLock;
-pub use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-};
+pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use std::cell::Cell;
 

@@ -158,11 +158,6 @@ impl Committer {
         thread_number() % self.lanes.len()
     }
 
-    /// Number of lanes.
-    pub fn lane_count(&self) -> usize {
-        self.lanes.len()
-    }
-
     /// Most bytes of a group, and of a frame that others may join.
     fn group_bytes_max(&self, entries: u64) -> u64 {
         self.oplog.frame_bytes_max(entries).min(GROUP_BYTES_MAX as u64)

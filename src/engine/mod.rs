@@ -140,6 +140,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Ends the store as a killed process would: nothing more is written.
+    #[cfg(feature = "sim")]
     pub fn abandon(&self) {
         self.closed.store(true, Ordering::Release);
         self.housekeeper.stop();

@@ -196,6 +196,7 @@ impl<I: Index + 'static> Engine<I> {
             segment_id_high_water: 1,
             unsafe_shutdowns: 0,
             clean: false,
+            read_only_features: 0,
         });
         let identities = Identities { next_id: SegmentId(1), digest_number: 0 };
         let mut parts = Self::parts(media, geometry, superblock, identities, lanes, lanes, &options);
@@ -275,6 +276,12 @@ impl<I: Index + 'static> Engine<I> {
         make_index: impl MakeIndex<I>,
     ) -> Result<Self> {
         let superblock = SuperblockStore::read(&*media)?;
+        let features = superblock.current().read_only_features;
+        if features != 0 && !options.read_only {
+            return Err(Error::Unsupported(format!(
+                "the pool has features {features:#x} that this library can only read: open it with read_only = true"
+            )));
+        }
         if !options.read_only {
             // Not part of the store's state: so that who comes meanwhile learns whom to wait for.
             let (_, ()) = write_holder(&*media, holder)?.leave_dirty();

@@ -1,6 +1,7 @@
 //! Statistics: counters that two threads never share a line for, sizes, and what open found. Stable names.
 
 use super::Engine;
+use crate::format::SegmentClass;
 use crate::index::Index;
 use crate::space::table::SlotState;
 use crate::sync::{AtomicU64, Ordering, thread_number};
@@ -87,6 +88,7 @@ impl<I: Index + 'static> Engine<I> {
         let table = self.space.table();
         let (mut op_bytes, mut dead_bytes, mut entries) = (0, 0, 0);
         let mut by_state = [0_u64; 4];
+        let (mut used_bytes, mut extent_segments) = (0, 0);
         for slot in (0..self.space.slot_count()).map(SegmentSlot) {
             let info = table.slot(slot);
             by_state[info.state() as usize] += 1;
@@ -94,6 +96,8 @@ impl<I: Index + 'static> Engine<I> {
                 op_bytes += info.op_bytes();
                 dead_bytes += info.dead_bytes();
                 entries += u64::from(info.entries());
+                used_bytes += u64::from(info.data_end());
+                extent_segments += u64::from(info.class() == Some(SegmentClass::Extent));
             }
         }
         let (extent_bytes, extent_segment_bytes) = self.extents.usage_bytes();
@@ -104,6 +108,7 @@ impl<I: Index + 'static> Engine<I> {
             "health": self.health().err().map_or("ok".to_string(), |error| error.to_string()),
             "pool_bytes": self.media.len_bytes(),
             "segment_size_bytes": self.space.geometry().segment_size_bytes,
+            "used_bytes": used_bytes + extent_segment_bytes,
             "log_bytes": op_bytes,
             "dead_bytes": dead_bytes,
             "live_bytes": op_bytes.saturating_sub(dead_bytes) + extent_bytes,
@@ -118,6 +123,7 @@ impl<I: Index + 'static> Engine<I> {
                 "open": by_state[SlotState::Open as usize],
                 "active": by_state[SlotState::Active as usize],
                 "sealed": by_state[SlotState::Sealed as usize],
+                "extent": extent_segments,
             },
             "logs": self.oplog.log_count(),
             "rolls": self.oplog.rolls(),

@@ -55,11 +55,6 @@ impl BlobDescriptor {
         bytes
     }
 
-    /// Length of the value, without reading the pieces.
-    pub fn value_len(bytes: &[u8]) -> Option<u64> {
-        (bytes.len() >= HEADER_BYTES).then(|| u64_at(bytes, 0))
-    }
-
     /// Reads a descriptor; `None` if its lengths do not add up.
     pub fn decode(bytes: &[u8]) -> Option<BlobDescriptor> {
         let header = bytes.get(..HEADER_BYTES)?;

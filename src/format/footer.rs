@@ -44,9 +44,6 @@ pub struct Footer {
 }
 
 impl Footer {
-    /// Bytes of a footer on the medium.
-    pub const BYTES: usize = BYTES;
-
     /// The bytes, for the pool offset they will be written to.
     pub fn encode(&self, seed: SegmentSeed, offset: u64) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
@@ -84,7 +81,7 @@ impl Footer {
 }
 
 /// Filters start and end at cache lines.
-pub const FILTER_ALIGN_BYTES: u64 = CACHE_LINE_BYTES;
+const FILTER_ALIGN_BYTES: u64 = CACHE_LINE_BYTES;
 const BITS_PER_ENTRY: u64 = 10;
 const BLOCK_BYTES: usize = 32;
 /// Odd constants that spread one 32-bit hash over the eight words of a block (split-block Bloom filter, as in Parquet).
@@ -158,7 +155,7 @@ impl Filter {
 
     fn block_of(hash: u32, blocks: usize) -> usize {
         let mixed = hash.wrapping_mul(0x9E37_79B1).rotate_left(15).wrapping_mul(0x85EB_CA77);
-        (u64::from(mixed) * blocks as u64 >> 32) as usize
+        ((u64::from(mixed) * blocks as u64) >> 32) as usize
     }
 
     fn bits(hash: u32) -> impl Iterator<Item = usize> {

@@ -28,7 +28,7 @@ mod tests;
 pub use batch::{CommitRecord, PartsInSegment};
 pub use blob::{BlobDescriptor, Chunk};
 pub use digest::{Digest, DigestEntry};
-pub use footer::{FILTER_ALIGN_BYTES, Filter, Footer, filter_len};
+pub use footer::{Filter, Footer, filter_len};
 pub use frame::{FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, frame_checksum, verify_frame};
 pub use op::{Op, OpKind, OpSpec, Ops, encoded_len_max};
 pub use segment::{SegmentClass, SegmentHeader, SegmentState, StateWord};

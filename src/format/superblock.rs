@@ -20,7 +20,7 @@ mod at {
     pub const MAGIC: usize = 0;
     pub const VERSION: usize = 8;
     pub const LENGTH: usize = 12;
-    pub const COMPATIBLE: usize = 16;
+    // 16..24: features that any library may ignore, zero in this version
     pub const READ_ONLY_COMPATIBLE: usize = 24;
     pub const INCOMPATIBLE: usize = 32;
     pub const UUID: usize = 40;
@@ -59,6 +59,8 @@ pub struct Superblock {
     pub unsafe_shutdowns: u64,
     /// Set by close, after everything else is durable.
     pub clean: bool,
+    /// A later library gave the pool features that this one can read and must not write. Zero when this one creates.
+    pub read_only_features: u64,
 }
 
 impl Superblock {
@@ -68,6 +70,7 @@ impl Superblock {
         put(&mut bytes, at::MAGIC, &MAGIC.to_le_bytes());
         put(&mut bytes, at::VERSION, &FORMAT_VERSION.to_le_bytes());
         put(&mut bytes, at::LENGTH, &(SUPERBLOCK_BYTES as u32).to_le_bytes());
+        put(&mut bytes, at::READ_ONLY_COMPATIBLE, &self.read_only_features.to_le_bytes());
         put(&mut bytes, at::UUID, &self.uuid);
         put(&mut bytes, at::HASH_SEED, &self.hash_seed.to_le_bytes());
         put(&mut bytes, at::SEQUENCE, &self.sequence.to_le_bytes());
@@ -129,19 +132,10 @@ impl Superblock {
             segment_id_high_water: u64_at(bytes, at::SEGMENT_ID_HIGH_WATER),
             unsafe_shutdowns: u64_at(bytes, at::UNSAFE_SHUTDOWNS),
             clean: mark == CLEAN,
+            read_only_features: u64_at(bytes, at::READ_ONLY_COMPATIBLE) & !READ_ONLY_COMPATIBLE_KNOWN,
         };
         superblock.check_geometry().map_err(|(what, expected, found)| corrupted(what, expected, found))?;
         Ok(superblock)
-    }
-
-    /// True if the pool has features that forbid this library to write.
-    pub fn must_stay_read_only(bytes: &[u8; SUPERBLOCK_BYTES]) -> bool {
-        u64_at(bytes, at::READ_ONLY_COMPATIBLE) & !READ_ONLY_COMPATIBLE_KNOWN != 0
-    }
-
-    /// Feature bits that any library may ignore.
-    pub fn compatible_features(bytes: &[u8; SUPERBLOCK_BYTES]) -> u64 {
-        u64_at(bytes, at::COMPATIBLE)
     }
 
     fn check_geometry(&self) -> Result<(), (&'static str, u64, u64)> {

@@ -209,7 +209,7 @@ fn behaves_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I, hash: fn(u64) -> u6
 fn an_empty_index_finds_nothing<I: Index>(make: fn(Arc<FakeLog>) -> I) {
     let log = FakeLog::new(1, mix);
     let subject = Subject { index: make(log.clone()), log };
-    assert!(subject.index.is_empty());
+    assert_eq!(subject.index.len(), 0);
     assert_eq!(subject.get(7), None);
     assert!(!subject.remove(7, Addr::from_bits(1)));
     assert_eq!(subject.entries(), HashMap::new());
@@ -255,7 +255,7 @@ fn a_key_rewritten_and_removed_for_ever_takes_no_more_memory<I: Index>(make: fn(
         let at = subject.get(round).expect("just put");
         assert!(subject.remove(round, at));
     }
-    assert!(subject.index.is_empty());
+    assert_eq!(subject.index.len(), 0);
     assert!(subject.index.memory_bytes() < 1 << 20, "{} bytes", subject.index.memory_bytes());
 }
 
@@ -591,7 +591,7 @@ fn memory_per_key_stays_within_bounds() {
 #[test]
 #[ignore = "run by memory_per_key_stays_within_bounds"]
 fn memory_per_key_in_this_process() {
-    let make = |hashes| HashIndex::new(hashes).expect("address space");
+    let make = |hashes| HashIndex::with_expected(hashes, 0).expect("address space");
     let (average, most) = print_memory(make, 2_500_000, &mut std::io::sink()).expect("a sink");
     assert!(average <= 12.0, "{average:.2} bytes per key on average");
     assert!(most <= 16.0, "{most:.2} bytes per key at most");
@@ -600,14 +600,14 @@ fn memory_per_key_in_this_process() {
 #[test]
 #[ignore = "prints figures: run alone, in release"]
 fn figures_of_hash_memory() {
-    let make = |hashes| HashIndex::new(hashes).expect("address space");
+    let make = |hashes| HashIndex::with_expected(hashes, 0).expect("address space");
     print_memory(make, 16_000_000, &mut std::io::stderr()).expect("stderr");
 }
 
 #[test]
 #[ignore = "prints figures: run alone, in release"]
 fn figures_of_hash_speed() {
-    print_speed(|hashes| HashIndex::new(hashes).expect("address space"), &mut std::io::stderr())
+    print_speed(|hashes| HashIndex::with_expected(hashes, 0).expect("address space"), &mut std::io::stderr())
         .expect("stderr");
 }
 
@@ -646,5 +646,5 @@ macro_rules! every_kind {
 }
 
 every_kind! {
-    hash = |log| HashIndex::new(log).expect("address space");
+    hash = |log| HashIndex::with_expected(log, 0).expect("address space");
 }

@@ -255,14 +255,6 @@ impl Drop for BreaksOnPanic<'_> {
 }
 
 impl HashIndex {
-    /// An empty index. `hashes` is asked for the hashes of entries when slots have used up their growth bits.
-    ///
-    /// # Errors
-    /// `Io` if address space cannot be reserved.
-    pub fn new(hashes: Arc<dyn KeyHashes>) -> Result<HashIndex> {
-        HashIndex::with_expected(hashes, 0)
-    }
-
     /// An empty index that takes about `expected` keys before it grows.
     ///
     /// # Errors

@@ -54,6 +54,10 @@ pub trait KeyHashes: Send + Sync {
 ///
 /// Thread-safe; `get` writes no shared memory. Callers hold an epoch guard during every call, so that no address they
 /// are shown is reused. Tombstones are entries like others: the index keeps them until [`Index::remove`].
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "relocate, remove and for_each are the cleaner's and verify's")
+)]
 pub trait Index: Send + Sync {
     /// Shows `probe` each entry that may be the key's until it answers `Some`, and returns that.
     fn get<R>(&self, key: Key<'_>, probe: impl FnMut(Addr) -> Option<R>) -> Option<R>;
@@ -81,11 +85,6 @@ pub trait Index: Send + Sync {
 
     /// Entries, tombstones included. Exact when no call is in progress.
     fn len(&self) -> u64;
-
-    /// True if there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 
     /// Bytes of DRAM it holds.
     fn memory_bytes(&self) -> u64;

@@ -116,14 +116,14 @@ fn written_bytes_are_read_back_through_mapping_and_pread() {
                 bytes,
                 "{name}: visible before the drain, {range:?}"
             );
-            media.flush(Site::FrameFlush, range);
+            media.flush(Site::BlobFlush, range);
             media.drain(Site::FrameDrain).unwrap();
             assert_eq!(read(media, at, len), bytes, "{name}: {range:?}");
         }
         let untouched = read(media, 4 * PAGE_BYTES, PAGE_BYTES as usize);
         assert!(untouched.iter().all(|&byte| byte == 0), "{name}: neighbours are untouched");
         media.write(0, &[]).unwrap();
-        media.flush(Site::FrameFlush, MediaRange::new(POOL_BYTES, 0));
+        media.flush(Site::BlobFlush, MediaRange::new(POOL_BYTES, 0));
     });
 }
 

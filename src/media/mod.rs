@@ -45,6 +45,7 @@ pub enum MediaKind {
     /// Cache-line flushes and fences on any shared mapping, e.g. tmpfs. Survives a killed process, **not** a power cut.
     EmulatedPm,
     /// The simulated medium of the crash tests.
+    #[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "only tests make one"))]
     Sim,
 }
 
@@ -180,11 +181,6 @@ pub struct Opened {
     pub media: Arc<dyn Media>,
     /// True if it has no bytes yet: the caller formats it and then calls [`Media::publish`].
     pub is_new: bool,
-}
-
-/// The instruction that writes a cache line back on this CPU, for statistics.
-pub fn write_back_instruction() -> &'static str {
-    persist::write_back().name()
 }
 
 /// Opens and locks a medium: the registry of kinds.

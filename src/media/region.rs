@@ -200,12 +200,6 @@ impl Region {
         self.len.load(Ordering::Acquire)
     }
 
-    /// True if there are none yet.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The bytes of `range`, or `None` if it does not lie within the region. Only for bytes that are write-once: see the
     /// head of `region.rs`.
     #[inline]
@@ -225,6 +219,7 @@ impl Region {
     ///
     /// # Panics
     /// If it is not aligned or not within the region.
+    #[cfg(any(test, feature = "sim"))]
     #[inline]
     pub fn load_word(&self, offset: u64) -> u64 {
         self.word(offset).load(Ordering::Acquire)

@@ -6,13 +6,11 @@
 #[repr(u16)]
 #[allow(missing_docs, reason = "each name says which bytes become durable")]
 pub enum Site {
-    FrameFlush = 1,
     FrameDrain = 2,
     UndrainedFlush = 3,
     SyncDrain = 4,
     BlobFlush = 5,
     BlobDrain = 6,
-    HeadFlush = 7,
     HeadDrain = 8,
     ActiveFlush = 9,
     ActiveDrain = 10,
@@ -20,9 +18,7 @@ pub enum Site {
     SealDrain = 12,
     OpenSegmentFlush = 13,
     OpenSegmentDrain = 14,
-    MarkFlush = 15,
     MarkDrain = 16,
-    SuperblockFlush = 17,
     SuperblockDrain = 18,
     AdoptFlush = 19,
     AdoptDrain = 20,
@@ -30,7 +26,5 @@ pub enum Site {
     FreeDrain = 22,
     CreateFlush = 23,
     CreateDrain = 24,
-    RetireFlush = 25,
-    RetireDrain = 26,
     BatchDrain = 27,
 }

@@ -447,6 +447,7 @@ impl OpLog {
     }
 
     /// Refuses appends without touching the medium: the store dies as if the process had.
+    #[cfg(feature = "sim")]
     pub fn abandon(&self, state: &mut LogState) {
         state.closed = true;
     }

@@ -18,7 +18,6 @@ use crossbeam_utils::CachePadded;
 
 /// One log: its state behind its lock, and how far it is durable.
 pub struct Log {
-    id: LogId,
     state: Mutex<LogState>,
     /// Bytes of this log, over all its segments since open, that are durable.
     durable_position: AtomicU64,
@@ -53,7 +52,6 @@ impl OpLog {
                 let id = LogId(id as u8);
                 let state = Mutex::new(LogState::new(id));
                 CachePadded::new(Log {
-                    id,
                     state,
                     durable_position: AtomicU64::new(0),
                     appended_position: AtomicU64::new(0),

@@ -132,7 +132,7 @@ impl<const BUG: u8> Toy<BUG> {
 
     fn persist(&self, log: &mut Log, ranges: &[MediaRange]) -> Result<()> {
         if BUG != bug::NO_FLUSH {
-            ranges.iter().for_each(|range| self.media.flush(Site::FrameFlush, *range));
+            ranges.iter().for_each(|range| self.media.flush(Site::BlobFlush, *range));
         }
         if BUG == bug::NO_DRAIN {
             return Ok(());
@@ -214,7 +214,7 @@ impl<const BUG: u8> Toy<BUG> {
         bytes[..8].copy_from_slice(&generation.to_le_bytes());
         bytes[8..].copy_from_slice(&hash64(copy, &generation.to_le_bytes()).to_le_bytes());
         self.media.write(copy * PAGE_BYTES, &bytes)?;
-        self.media.flush(Site::SuperblockFlush, MediaRange::new(copy * PAGE_BYTES, 16));
+        self.media.flush(Site::ActiveFlush, MediaRange::new(copy * PAGE_BYTES, 16));
         self.media.drain(Site::SuperblockDrain)
     }
 }

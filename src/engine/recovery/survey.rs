@@ -165,7 +165,7 @@ impl Survey {
                 }
                 // The header of a segment that was being opened in a reused or fresh slot, and its predecessor's state.
                 (Some(_), Some(word)) if word.id_bits < digest.next_id.0 => {
-                    self.to_free_unless_free(view.slot, word);
+                    self.free_unless_free(view.slot, word);
                 }
                 (Some(_), None) if StateWord::is_blank(view.word) => {}
                 (Some(header), None) if header.id < digest.next_id => {
@@ -173,7 +173,7 @@ impl Survey {
                 }
                 (None, None) if StateWord::is_blank(view.word) => {}
                 (None, Some(word)) if word.id_bits < digest.next_id.0 => {
-                    self.to_free_unless_free(view.slot, word);
+                    self.free_unless_free(view.slot, word);
                 }
                 // Neither a header nor a state word: nothing that came into use looks like this.
                 (None, None) => self.to_free.push((view.slot, SegmentId(0))),
@@ -183,7 +183,7 @@ impl Survey {
         Ok(())
     }
 
-    fn to_free_unless_free(&mut self, slot: SegmentSlot, word: StateWord) {
+    fn free_unless_free(&mut self, slot: SegmentSlot, word: StateWord) {
         if word.state != SegmentState::Free {
             self.to_free.push((slot, SegmentId(word.id_bits)));
         }

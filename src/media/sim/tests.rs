@@ -7,7 +7,7 @@ use crate::types::MediaRange;
 use std::collections::{BTreeMap, BTreeSet};
 
 const PAGE: usize = PAGE_BYTES as usize;
-const FLUSH: Site = Site::FrameFlush;
+const FLUSH: Site = Site::BlobFlush;
 const DRAIN: Site = Site::FrameDrain;
 
 fn pm() -> SimMedia {
