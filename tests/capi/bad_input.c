@@ -143,7 +143,7 @@ static void options_that_make_no_pool(void)
     OK(flatkv_options_set(options, "segment_size_bytes", "128KiB"));
     OK(flatkv_options_set(options, "create", "false"));
     GIVES(FLATKV_E_IO, flatkv_open(path_of("none"), options, &store));
-    SAYS("(errno 2)");
+    SAYS("(os error 2)");
     CHECK(store == NULL && access(path_of("none"), F_OK) != 0);
     flatkv_options_free(options);
 }
@@ -153,7 +153,7 @@ static void paths_that_cannot_be_a_pool(void)
     flatkv_t *store;
     GIVES(FLATKV_E_IO, flatkv_open(path_of("no/such/directory/pool"), NULL, &store));
     SAYS("no/such/directory");
-    SAYS("(errno 2)");
+    SAYS("(os error 2)");
     CHECK(store == NULL);
     CHECK(mkdir(path_of("directory"), 0700) == 0);
     GIVES(FLATKV_E_INVALID_ARGUMENT, flatkv_open(path_of("directory"), NULL, &store));
