@@ -71,7 +71,7 @@ pub enum MediaChoice {
     Dax,
     /// Treat it as an ordinary file, even where `MAP_SYNC` would work.
     File,
-    /// See [`MediaKind::EmulatedPm`].
+    /// Cache-line flushes and fences on any file, e.g. on tmpfs. Survives a killed process, **not** a power cut.
     EmulatedPm,
 }
 
@@ -96,7 +96,7 @@ impl FlushGranularity {
 
 /// A medium. Called once per frame, not per entry.
 ///
-/// Rules: published bytes are write-once, which is what makes reading through [`Region`] safe. `drain` covers what *the
+/// Rules: published bytes are write-once, which is what makes reading through `Region` safe. `drain` covers what *the
 /// calling thread* flushed or wrote through before it, on files everything that was written. An `Err` from `drain` is
 /// final: the caller poisons the store and never retries.
 pub trait Media: Send + Sync {
@@ -148,7 +148,7 @@ pub trait Media: Send + Sync {
     fn grow(&self, len_bytes: u64) -> Result<()>;
     /// Touches the pages of `range` so that the next append does not fault. A hint: free bytes only, errors are ignored.
     fn prefault(&self, range: MediaRange);
-    /// Makes a pool that [`open`] created under no name visible under its path, durably. No-op for an existing one.
+    /// Makes a pool that `open` created under no name visible under its path, durably. No-op for an existing one.
     ///
     /// # Errors
     /// `Io`; `Locked` if somebody else created the path meanwhile.
