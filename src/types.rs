@@ -67,6 +67,9 @@ pub struct Seq(pub u64);
 impl Seq {
     /// Below every stamp that was ever given.
     pub const ZERO: Seq = Seq(0);
+    /// Above every stamp that is ever given. Decoders refuse it and all beyond, so that arithmetic with stamps cannot
+    /// overflow.
+    pub const END: Seq = Seq(1 << 63);
 
     /// The first stamp of `log` that lies above every stamp, of any log, up to `self`.
     #[inline]

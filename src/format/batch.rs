@@ -60,6 +60,7 @@ impl CommitRecord {
                 checksum: u64_at(e, 16),
             })
             .collect();
-        Some(CommitRecord { batch: Seq(u64_at(header, 0)), parts })
+        let batch = Seq(u64_at(header, 0));
+        (batch < Seq::END).then_some(CommitRecord { batch, parts })
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{u32_at, u64_at};
 use crate::checksum::{self, SegmentSeed};
-use crate::constants::{BLOB_CHUNK_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::constants::{BLOB_CHUNK_BYTES_MAX, POOL_BYTES_MAX, VALUE_BYTES_MAX};
 
 const HEADER_BYTES: usize = 16;
 const CHUNK_BYTES: usize = 16;
@@ -55,7 +55,7 @@ impl BlobDescriptor {
         bytes
     }
 
-    /// Reads a descriptor; `None` if its lengths do not add up.
+    /// Reads a descriptor; `None` if its lengths do not add up or a piece lies where no pool reaches.
     pub fn decode(bytes: &[u8]) -> Option<BlobDescriptor> {
         let header = bytes.get(..HEADER_BYTES)?;
         let len = u64_at(header, 0);
@@ -68,8 +68,12 @@ impl BlobDescriptor {
             .chunks_exact(CHUNK_BYTES)
             .map(|c| Chunk { offset: u64_at(c, 0), len: u32_at(c, 8), crc: u32_at(c, 12) })
             .collect();
-        let sizes_fit = chunks.iter().all(|c| c.len > 0 && u64::from(c.len) <= BLOB_CHUNK_BYTES_MAX);
+        let is_possible = |c: &Chunk| {
+            let len = u64::from(c.len);
+            (1..=BLOB_CHUNK_BYTES_MAX).contains(&len) && c.offset <= POOL_BYTES_MAX - len
+        };
+        let chunks_fit = chunks.iter().all(is_possible);
         let total: u64 = chunks.iter().map(|c| u64::from(c.len)).sum();
-        (sizes_fit && total == len).then_some(BlobDescriptor { len, chunks })
+        (chunks_fit && total == len).then_some(BlobDescriptor { len, chunks })
     }
 }

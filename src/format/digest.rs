@@ -1,7 +1,7 @@
 //! The log digest (RAMCloud): the list of every segment of the store, at the start of each log head. The highest-numbered
 //! digest among active heads rules: what it lists must be there, or the store is incomplete.
 
-use super::{put, u16_at, u32_at, u64_at};
+use super::{NUMBERS_END, put, u16_at, u32_at, u64_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
 use crate::constants::CACHE_LINE_BYTES;
 use crate::types::{LogId, SegmentId, SegmentSlot};
@@ -91,6 +91,8 @@ impl Digest {
             || u16_at(header, at::KIND) != KIND_FULL
             || count > bytes.len() / ENTRY_BYTES
             || length as u64 != Self::encoded_len(count)
+            || u64_at(header, at::NUMBER) >= NUMBERS_END
+            || u64_at(header, at::NEXT_ID) >= NUMBERS_END
         {
             return None;
         }

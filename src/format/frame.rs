@@ -104,6 +104,9 @@ impl FrameHeader {
             return None;
         }
         let kind = FrameKind::from_u8(bytes[at::KIND])?;
+        if u64_at(bytes, at::BASE_SEQ) >= Seq::END.0 {
+            return None;
+        }
         Some(FrameHeader {
             checksum: u64_at(bytes, at::CHECKSUM),
             base_seq: Seq(u64_at(bytes, at::BASE_SEQ)),

@@ -50,6 +50,9 @@ pub const STATE_WORD_OFFSET: u64 = 256;
 pub const SEGMENT_BODY_OFFSET: u64 = 512;
 /// Bytes at the end of every segment that belong to the footer.
 pub const FOOTER_BYTES: u64 = 512;
+/// Ids and other numbers that count upwards never reach this; decoders refuse it, so that nothing that is computed from
+/// them overflows.
+const NUMBERS_END: u64 = 1 << 63;
 /// The version this library writes.
 pub const FORMAT_VERSION: u32 = 1;
 

@@ -132,7 +132,11 @@ impl<'a> Op<'a> {
         }
         let mut moved = None;
         if flags & FLAG_MOVED != 0 {
-            moved = Some(Seq(u64_at(bytes.get(..at + 8)?, at)));
+            let seq = Seq(u64_at(bytes.get(..at + 8)?, at));
+            if seq >= Seq::END {
+                return None;
+            }
+            moved = Some(seq);
             at += 8;
         }
         let (key_len, at) = varint_at(bytes, at)?;

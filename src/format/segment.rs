@@ -1,7 +1,8 @@
 //! Segment header and state word.
 
-use super::{SEGMENT_HEADER_BYTES, put, u16_at, u32_at, u64_at};
+use super::{NUMBERS_END, SEGMENT_HEADER_BYTES, put, u16_at, u32_at, u64_at};
 use crate::checksum::{self, CheckSite};
+use crate::constants::LOGS_MAX;
 use crate::types::{LogId, SegmentId, SegmentSlot, Seq};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"FkvSegm\x01");
@@ -87,9 +88,10 @@ impl SegmentHeader {
             && checksum::verify(CheckSite::SegmentHeader, u64_at(bytes, at::CHECKSUM), computed)
             && bytes[at::UUID..at::UUID + 16] == uuid[..]
             && u32_at(bytes, at::SLOT) == slot.0;
-        debug_assert!(!whole || (u64_at(bytes, at::TERM) == 0 && bytes[at::COPY] == 0));
-        debug_assert!(!whole || u16_at(bytes, at::DEVICE_GROUP) == 0);
-        if !whole {
+        let is_reserved_zero =
+            u64_at(bytes, at::TERM) == 0 && bytes[at::COPY] == 0 && u16_at(bytes, at::DEVICE_GROUP) == 0;
+        let is_possible = u64_at(bytes, at::ID) < NUMBERS_END && usize::from(bytes[at::LOG]) < LOGS_MAX;
+        if !(whole && is_reserved_zero && is_possible) {
             return None;
         }
         Some(SegmentHeader {

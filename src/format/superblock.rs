@@ -1,6 +1,6 @@
 //! The root of the pool: two copies that are written in turn; the newer one that verifies counts.
 
-use super::{FORMAT_VERSION, SUPERBLOCK_BYTES, put, u32_at, u64_at};
+use super::{FORMAT_VERSION, NUMBERS_END, SUPERBLOCK_BYTES, put, u32_at, u64_at};
 use crate::checksum::{self, CheckSite};
 use crate::constants::*;
 use crate::error::{Error, Result};
@@ -134,11 +134,11 @@ impl Superblock {
             clean: mark == CLEAN,
             read_only_features: u64_at(bytes, at::READ_ONLY_COMPATIBLE) & !READ_ONLY_COMPATIBLE_KNOWN,
         };
-        superblock.check_geometry().map_err(|(what, expected, found)| corrupted(what, expected, found))?;
+        superblock.check_fields().map_err(|(what, expected, found)| corrupted(what, expected, found))?;
         Ok(superblock)
     }
 
-    fn check_geometry(&self) -> Result<(), (&'static str, u64, u64)> {
+    fn check_fields(&self) -> Result<(), (&'static str, u64, u64)> {
         let size = self.segment_size_bytes;
         if !size.is_power_of_two() || !(SEGMENT_SIZE_BYTES_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size) {
             return Err(("superblock segment size", SEGMENT_SIZE_BYTES_MIN, size));
@@ -146,6 +146,15 @@ impl Superblock {
         let head = self.head_size_bytes;
         if !head.is_multiple_of(PAGE_BYTES) || !(HEAD_SIZE_BYTES_MIN..=1 << 30).contains(&head) {
             return Err(("superblock head size", HEAD_SIZE_BYTES_MIN, head));
+        }
+        for (what, number) in [
+            ("superblock sequence", self.sequence),
+            ("superblock segment id high water", self.segment_id_high_water),
+            ("superblock unsafe shutdowns", self.unsafe_shutdowns),
+        ] {
+            if number >= NUMBERS_END {
+                return Err((what, NUMBERS_END, number));
+            }
         }
         if self.log_count == 0 || self.log_count as usize > LOGS_MAX {
             return Err(("superblock log count", LOGS_MAX as u64, u64::from(self.log_count)));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::checksum::{CheckSite, crc32c};
+use crate::constants::POOL_BYTES_MAX;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -490,5 +491,47 @@ proptest! {
         prop_assert_eq!(bytes.len(), CommitRecord::encoded_len(record.parts.len()));
         bytes.resize(bytes.len() + 40, 0);
         prop_assert_eq!(CommitRecord::decode(&bytes), Some(record));
+    }
+}
+
+/// Checksums can be made to fit by whoever writes a hostile file; callers do arithmetic with what decoders let through.
+#[test]
+fn fields_that_no_store_can_have_written_are_refused() {
+    let end = Seq::END;
+    for (log, id) in [(64, ID.0), (255, ID.0), (0, 1 << 63), (0, u64::MAX)] {
+        let forged = SegmentHeader { log: LogId(log), id: SegmentId(id), ..header() };
+        assert_eq!(SegmentHeader::decode(&forged.encode(&UUID), &UUID, SegmentSlot(9)), None, "{forged:?}");
+    }
+    // Term, copy and device group are reserved.
+    for reserved in [40, 50, 52] {
+        let mut bytes = header().encode(&UUID);
+        bytes[reserved] = 1;
+        let sum = crate::checksum::hash64(u64_at(&bytes, 0), &bytes[..248]);
+        put(&mut bytes, 248, &sum.to_le_bytes());
+        assert_eq!(SegmentHeader::decode(&bytes, &UUID, SegmentSlot(9)), None, "reserved byte {reserved}");
+    }
+    for (number, next_id) in [(u64::MAX, 5), (1 << 63, 5), (5, u64::MAX)] {
+        let forged = Digest { number, next_id: SegmentId(next_id), ..digest() };
+        assert_eq!(Digest::decode(&forged.encode(seed(), OFFSET), seed(), OFFSET), None, "{forged:?}");
+    }
+    for base in [end, Seq(u64::MAX)] {
+        let mut builder = FrameBuilder::new(FrameKind::Ops);
+        let bytes = builder.finish(seed(), OFFSET, base, 0);
+        assert_eq!(FrameHeader::decode(bytes, seed(), OFFSET), None, "{base:?}");
+        let moved = [OpSpec { moved: Some(base), ..put_op(b"key", b"value") }];
+        let bytes = frame(FrameKind::Survivor, &moved);
+        assert!(Op::decode(&bytes[FRAME_HEADER_BYTES..]).is_none(), "{base:?}");
+        let forged = CommitRecord { batch: base, ..record() };
+        assert_eq!(CommitRecord::decode(&forged.encode()), None, "{base:?}");
+    }
+    for offset in [u64::MAX, u64::MAX - 100, POOL_BYTES_MAX, POOL_BYTES_MAX - 1] {
+        let chunks = vec![Chunk { offset, len: 2, crc: 0 }];
+        assert_eq!(BlobDescriptor::decode(&BlobDescriptor { len: 2, chunks }.encode()), None, "{offset}");
+    }
+    for field in 0..3 {
+        let mut forged = superblock();
+        *[&mut forged.sequence, &mut forged.segment_id_high_water, &mut forged.unsafe_shutdowns][field] =
+            1 << 63;
+        assert_eq!(decode_superblock(&forged.encode()), None, "{forged:?}");
     }
 }
