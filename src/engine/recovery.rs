@@ -409,7 +409,7 @@ impl<I: Index + 'static> Engine<I> {
             facts.hashes,
             facts.min_seq,
             facts.max_seq,
-            facts.has_damage,
+            facts.has_damage || facts.has_commit,
         )
     }
 }

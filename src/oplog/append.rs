@@ -32,7 +32,8 @@ pub struct Head {
     max_seq: Seq,
     /// The newest frame is a mark: nothing that an idle log would have to prove.
     marked: bool,
-    damaged: bool,
+    /// Counts although it may hold no entry: damage, or the commit of a batch whose parts lie elsewhere.
+    indispensable: bool,
 }
 
 impl Head {
@@ -48,7 +49,7 @@ impl Head {
             min_seq: Seq(u64::MAX),
             max_seq: Seq::ZERO,
             marked: true,
-            damaged: false,
+            indispensable: false,
         }
     }
 
@@ -62,13 +63,13 @@ impl Head {
         hashes: Vec<u32>,
         min_seq: Seq,
         max_seq: Seq,
-        damaged: bool,
+        indispensable: bool,
     ) -> Head {
         let mut head = Head::empty(log, slot, id, tail);
         head.hashes = hashes;
         head.min_seq = min_seq;
         head.max_seq = max_seq;
-        head.damaged = damaged;
+        head.indispensable = indispensable;
         head
     }
 
@@ -99,8 +100,8 @@ impl Head {
         self.max_seq
     }
 
-    pub(super) fn is_damaged(&self) -> bool {
-        self.damaged
+    pub(super) fn is_indispensable(&self) -> bool {
+        self.indispensable
     }
 
     /// True if an open may go on appending to the head. Not if it was closed so often that it has no room for another

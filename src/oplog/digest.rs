@@ -157,7 +157,7 @@ impl OpLog {
         Ok(())
     }
 
-    /// Recovery: gives log `log` a new head and ends its old one at its cut. An old head without entries is left out of
+    /// Recovery: gives log `log` a new head and ends its old one at its cut. An old head without entries or commits is left out of
     /// the digest and freed, so that opening and dying over and over uses no space.
     ///
     /// # Errors
@@ -166,7 +166,7 @@ impl OpLog {
         let mut state = self.lock(log.0 as usize);
         let empty: Vec<SegmentSlot> = old
             .iter()
-            .filter(|head| head.hashes().is_empty() && !head.is_damaged())
+            .filter(|head| head.hashes().is_empty() && !head.is_indispensable())
             .map(Head::slot)
             .collect();
         let new = self.open_head(&mut state, Purpose::Internal, &empty)?;

@@ -30,6 +30,8 @@ pub struct HeadFacts {
     pub cut: u32,
     pub closed: bool,
     pub has_damage: bool,
+    /// A batch that is larger than a frame ends here: without this head it never was.
+    pub has_commit: bool,
     /// No frame lies anywhere in it.
     pub is_empty: bool,
     pub hashes: Vec<u32>,
@@ -92,6 +94,7 @@ struct Share {
     hashes: Vec<u32>,
     min_seq: Option<Seq>,
     segment_max_seq: Seq,
+    has_commit: bool,
     keep_hashes: bool,
 }
 
@@ -247,6 +250,7 @@ impl<I: Index + 'static> Engine<I> {
             FrameKind::BatchCommit => {
                 if let Some(record) = CommitRecord::decode(&frame[FRAME_HEADER_BYTES..]) {
                     let range = MediaRange::new(offset, u64::from(header.len));
+                    share.has_commit = true;
                     share.found.commits.push((member.header.log, record, range));
                 }
             }
@@ -371,6 +375,7 @@ impl<I: Index + 'static> Engine<I> {
                     // A clean store ends every head with a close mark; one that lost both is treated as torn.
                     closed: tail.closed && was_clean,
                     has_damage: tail.has_damage,
+                    has_commit: share.has_commit,
                     is_empty: extent.is_empty,
                     hashes: std::mem::take(&mut share.hashes),
                     min_seq: share.min_seq.unwrap_or(Seq(u64::MAX)),
@@ -473,6 +478,7 @@ impl Share {
         self.hashes.clear();
         self.min_seq = None;
         self.segment_max_seq = Seq::ZERO;
+        self.has_commit = false;
         self.keep_hashes = keep_hashes;
     }
 

@@ -1,0 +1,73 @@
+//! What the test files share: seeded numbers, pool folders, options by medium.
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use flatkv::{MediaChoice, Options, Store};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Small numbers that depend on nothing but their seed (splitmix64).
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+
+    /// True once in `n`.
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&self.next().to_ne_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+/// A folder in memory where there is one: many small pools, no waiting for a disk.
+pub fn memory_dir() -> TempDir {
+    if Path::new("/dev/shm").is_dir() {
+        return tempfile::tempdir_in("/dev/shm").unwrap();
+    }
+    tempfile::tempdir().unwrap()
+}
+
+/// The media that tests run on.
+pub const MEDIA: [MediaChoice; 2] = [MediaChoice::File, MediaChoice::EmulatedPm];
+
+/// Options of a small pool on `media`.
+pub fn small(media: MediaChoice, segment_size_bytes: u64) -> Options {
+    Options::new().media(media).segment_size_bytes(segment_size_bytes).head_size_bytes(8192)
+}
+
+/// One statistic of a store.
+pub fn stat(store: &Store, name: &str) -> u64 {
+    let stats: serde_json::Value = serde_json::from_str(&store.stats_json()).unwrap();
+    let value = name.split('.').fold(&stats, |value, part| &value[part]);
+    value.as_u64().unwrap_or_else(|| panic!("statistic {name} is {value}"))
+}
+
+/// Options that use `logs` logs instead of the medium's own choice.
+#[cfg(feature = "sim")]
+pub fn with_logs(options: Options, logs: usize) -> Options {
+    flatkv::testing::with_logs(options, logs)
+}
+
+/// Without the feature `sim` a store chooses the number of its logs itself.
+#[cfg(not(feature = "sim"))]
+pub fn with_logs(options: Options, _logs: usize) -> Options {
+    options
+}
