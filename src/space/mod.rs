@@ -229,7 +229,7 @@ impl Space {
         let have = self.free_slots();
         let want = self.reserve + ahead;
         if have < want {
-            let step = (self.slot_count() / 8).clamp(want - have, self.grow_step_max());
+            let step = growth_step(self.slot_count(), want - have, self.grow_step_max());
             let _ = self.grow_from(self.slot_count(), step);
         }
         let next: Vec<u32> = self.free.lock().iter().take(ahead as usize).copied().collect();
@@ -370,5 +370,23 @@ impl Space {
     pub fn enter(&self, header: &SegmentHeader, state: SlotState) {
         let seed = SegmentSeed::new(&self.uuid, header.id);
         self.table.slot(header.slot).enter(header, state, seed);
+    }
+}
+
+/// Slots to grow by ahead of need: an eighth of the pool, at most `most`, but always what is `missing`.
+fn growth_step(slots: u32, missing: u32, most: u32) -> u32 {
+    (slots / 8).min(most).max(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_ahead_of_several_heads_may_exceed_the_usual_step() {
+        // `clamp` panicked here and ended the background thread: no asynchronous write became durable by itself any more.
+        assert_eq!(growth_step(3, 6, 4), 6);
+        assert_eq!(growth_step(80, 2, 4), 4);
+        assert_eq!(growth_step(16, 1, 4), 2);
     }
 }
