@@ -3,7 +3,7 @@
 mod common;
 
 use common::{memory_dir, small};
-use flatkv::{MediaChoice, WriteBatch};
+use flatkv::{Error, MediaChoice, WriteBatch};
 
 /// The commit of a batch that is larger than a frame may be alone in its head. Recovery took such a head for an empty one
 /// and gave it back: the batch was there after the first open and gone after the second.
@@ -29,6 +29,36 @@ fn a_large_batch_whose_commit_is_alone_in_its_head_survives_two_opens() {
             for i in 0..entries {
                 let found = store.get(format!("batch {i:02}").as_bytes()).unwrap();
                 assert_eq!(found.as_deref(), Some(&[7; 80][..]), "{entries} entries, open {opened}, batch {i}");
+            }
+        }
+    }
+}
+
+/// The list of segments in a head has a limit. Blobs opened segments beyond it, and then nothing could roll any more: every
+/// write was refused as unsupported, and after an unclean end the pool could not even be opened.
+#[test]
+fn a_pool_with_as_many_segments_as_a_head_can_list_is_full_and_opens_again() {
+    for media in common::MEDIA {
+        for value_len in [50, 3000] {
+            let dir = memory_dir();
+            let path = dir.path().join("pool.fkv");
+            let open = || small(media, 8192).open(&path).unwrap_or_else(|error| panic!("{media:?}: {error}"));
+            let store = open();
+            let value = vec![3; value_len];
+            let mut count = 0_u32;
+            let refused = loop {
+                match store.put(&count.to_ne_bytes(), &value) {
+                    Ok(()) => count += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(refused, Error::NoSpace { .. }), "{media:?}, {value_len}: {refused}");
+            assert!(store.delete(&0_u32.to_ne_bytes()).unwrap());
+            drop(store);
+            let store = open();
+            assert_eq!(store.get(&0_u32.to_ne_bytes()).unwrap(), None);
+            for i in 1..count {
+                assert_eq!(store.get(&i.to_ne_bytes()).unwrap().as_ref(), Some(&value));
             }
         }
     }

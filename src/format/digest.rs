@@ -3,7 +3,7 @@
 
 use super::{NUMBERS_END, put, u16_at, u32_at, u64_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
-use crate::constants::CACHE_LINE_BYTES;
+use crate::constants::{CACHE_LINE_BYTES, SECTOR_BYTES};
 use crate::types::{LogId, SegmentId, SegmentSlot};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"Dgst");
@@ -56,6 +56,11 @@ impl Digest {
     /// Bytes on the medium of a digest with `count` entries.
     pub fn encoded_len(count: usize) -> u64 {
         super::align_up((HEADER_BYTES + count * ENTRY_BYTES) as u64, CACHE_LINE_BYTES)
+    }
+
+    /// Most bytes that a digest may take of a segment: what a frame may count on is the rest.
+    pub fn bytes_max(segment_size_bytes: u64) -> u64 {
+        (segment_size_bytes / 4).max(SECTOR_BYTES)
     }
 
     /// The bytes, for the pool offset they will be written to.

@@ -62,7 +62,7 @@ impl OpLog {
             entries,
         };
         let segment_size = self.space.geometry().segment_size_bytes;
-        if Digest::encoded_len(digest.entries.len()) > (segment_size / 4).max(SECTOR_BYTES) {
+        if Digest::encoded_len(digest.entries.len()) > Digest::bytes_max(segment_size) {
             drop(identities);
             self.space.return_slot(slot);
             return Err(Error::Unsupported(format!(

@@ -6,9 +6,9 @@ mod digest;
 pub mod read;
 pub mod scan;
 
-use crate::constants::{LOGS_MAX, SECTOR_BYTES};
+use crate::constants::LOGS_MAX;
 use crate::error::{Error, Result};
-use crate::format::{FOOTER_BYTES, SEGMENT_BODY_OFFSET};
+use crate::format::{Digest, FOOTER_BYTES, SEGMENT_BODY_OFFSET};
 use crate::media::Media;
 use crate::space::Space;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
@@ -173,7 +173,7 @@ impl OpLog {
     /// a digest that has grown to a quarter of it.
     pub fn frame_bytes_max(&self, entries: u64) -> u64 {
         let segment = self.space.geometry().segment_size_bytes;
-        let digest = (segment / 4).max(SECTOR_BYTES);
+        let digest = Digest::bytes_max(segment);
         let fixed = SEGMENT_BODY_OFFSET + digest + FOOTER_BYTES + 3 * self.align_bytes;
         segment.saturating_sub(fixed + crate::format::filter_len(entries)) & !(self.align_bytes - 1)
     }

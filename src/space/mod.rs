@@ -8,7 +8,7 @@ use crate::checksum::SegmentSeed;
 use crate::constants::*;
 use crate::error::{Error, Result};
 use crate::format::{
-    SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET, SegmentClass, SegmentHeader, SegmentState, StateWord,
+    Digest, SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET, SegmentClass, SegmentHeader, SegmentState, StateWord,
 };
 use crate::media::durable::{Dirty, Durable, InFlight};
 use crate::media::{Media, Site};
@@ -128,7 +128,8 @@ impl Space {
     ) -> Self {
         let slots = geometry.slots_in(media.len_bytes());
         let limit = quota.unwrap_or(POOL_BYTES_MAX).min(POOL_BYTES_MAX);
-        let slots_max = geometry.slots_in(limit).min(table::SLOTS_MAX).max(slots);
+        let slots_max =
+            geometry.slots_in(limit).min(table::SLOTS_MAX).min(listed_slots_max(&geometry)).max(slots);
         Space {
             media,
             uuid,
@@ -253,7 +254,7 @@ impl Space {
         }
         let target = slots.saturating_add(step).min(self.slots_max);
         if target <= slots {
-            return Err(self.no_space("the quota max_bytes"));
+            return Err(self.no_space(self.growth_limit()));
         }
         match self.media.grow(self.geometry.pool_len(target)) {
             Ok(()) => {}
@@ -266,6 +267,13 @@ impl Space {
         self.free.lock().extend(slots..now);
         self.slots.store(now, Ordering::Release);
         Ok(())
+    }
+
+    fn growth_limit(&self) -> &'static str {
+        if self.slots_max == listed_slots_max(&self.geometry) {
+            return "the number of segments that a log head can list (larger segments allow more)";
+        }
+        "the quota max_bytes"
     }
 
     /// Bytes that puts could still get: free slots beyond the reserve, and growth within the quota.
@@ -371,6 +379,14 @@ impl Space {
         let seed = SegmentSeed::new(&self.uuid, header.id);
         self.table.slot(header.slot).enter(header, state, seed);
     }
+}
+
+/// Segments that the digest in a head can list: every slot may have to be listed, or a roll would fail for want of room
+/// in the head when there is room in the pool.
+fn listed_slots_max(geometry: &Geometry) -> u32 {
+    let room = Digest::bytes_max(geometry.segment_size_bytes) - Digest::encoded_len(0);
+    let entry = (Digest::encoded_len(64) - Digest::encoded_len(0)) / 64;
+    (room / entry).min(u64::from(u32::MAX)) as u32
 }
 
 /// Slots to grow by ahead of need: an eighth of the pool, at most `most`, but always what is `missing`.
