@@ -49,6 +49,12 @@ const PICKED: &[&str] = &[
     "blob,blob,delete,reopen",
     "blob,kill,larger,batch",
     "reopen,reopen,put",
+    "reopen,reopen,reopen,reopen,reopen,put,reopen",
+    "kill,kill,kill,put",
+    "put,kill,kill,put,roll",
+    "blob,kill,kill,delete,kill,roll,kill",
+    "roll,kill,kill,roll,kill,kill,batch",
+    "faildrain,kill,kill,os,kill,sync",
 ];
 
 fn variable(name: &str) -> Option<String> {

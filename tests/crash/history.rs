@@ -40,7 +40,7 @@ pub enum Op {
 
 impl Op {
     /// What short histories are made of.
-    pub const ALPHABET: [Op; 11] = [
+    pub const ALPHABET: [Op; 12] = [
         Op::PutNew,
         Op::OverwriteSame,
         Op::OverwriteLarger,
@@ -52,6 +52,7 @@ impl Op {
         Op::OsPut,
         Op::Sync,
         Op::Reopen,
+        Op::Kill,
     ];
 
     const WORDS: [(Op, &'static str); 14] = [
