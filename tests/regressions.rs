@@ -28,7 +28,11 @@ fn a_large_batch_whose_commit_is_alone_in_its_head_survives_two_opens() {
             let store = open();
             for i in 0..entries {
                 let found = store.get(format!("batch {i:02}").as_bytes()).unwrap();
-                assert_eq!(found.as_deref(), Some(&[7; 80][..]), "{entries} entries, open {opened}, batch {i}");
+                assert_eq!(
+                    found.as_deref(),
+                    Some(&[7; 80][..]),
+                    "{entries} entries, open {opened}, batch {i}"
+                );
             }
         }
     }

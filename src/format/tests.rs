@@ -52,6 +52,7 @@ fn superblock() -> Superblock {
         segment_id_high_water: 0x0102_0305,
         unsafe_shutdowns: 2,
         clean: true,
+        read_only_features: 0,
     }
 }
 
@@ -75,6 +76,7 @@ fn digest() -> Digest {
     Digest {
         number: 12,
         next_id: SegmentId(0x0102_0305),
+        live_entries: 0,
         entries: vec![
             entry(0, 1, true, 0),
             entry(0xA1A2_A3A4, 0xB1B2, false, 63),
