@@ -42,17 +42,30 @@ check() {
     fi
 }
 
+# Sweeps of many thousand crashes or faults run optimised, each as a step of its own; everything else with debug checks.
+sweeps="crash mutants bit_rot faults"
+
 rust_tests() {
-    if cargo nextest --version >/dev/null 2>&1; then
-        cargo nextest run --features sim --no-tests pass
-        cargo test --quiet --features sim --doc
-    else
-        cargo test --quiet --features sim
-    fi
+    local file name others=()
+    for file in tests/*.rs; do
+        name=$(basename "$file" .rs)
+        case " $sweeps " in
+        *" $name "*) ;;
+        *) others+=(--test "$name") ;;
+        esac
+    done
+    cargo test --quiet --features sim --lib "${others[@]}"
+    cargo test --quiet --features sim --doc
 }
+
+sweep() { cargo test --quiet --release --features sim --test "$1" -- --nocapture; }
 
 tests() {
     step "Rust tests, debug, with the simulated medium" rust_tests
+    local name
+    for name in $sweeps; do
+        if [ -e "tests/$name.rs" ]; then step "sweep of $name, optimised" sweep "$name"; fi
+    done
     step "library and C examples build" make --no-print-directory build
     if [ -x scripts/test_capi.sh ]; then
         step "C tests" scripts/test_capi.sh
