@@ -37,7 +37,8 @@ pub struct Survey {
     pub digest_lens: BTreeMap<SegmentSlot, u64>,
     /// Slots whose state word does not say free, though nothing lists them.
     pub to_free: Vec<(SegmentSlot, SegmentId)>,
-    /// Headers (and digests) that the ruling digest does not vouch for.
+    /// Headers (and digests) that the ruling digest does not vouch for, and those of free slots: a killed process may
+    /// have left the word that says so in caches, and the slot must not be used again on the strength of that.
     pub unvouched_headers: Vec<MediaRange>,
     /// Lowest id that was never given.
     pub next_id: SegmentId,
@@ -141,6 +142,9 @@ impl Survey {
         let listed: BTreeSet<SegmentSlot> = digest.entries.iter().map(|entry| entry.slot).collect();
         for view in views.iter().filter(|view| !listed.contains(&view.slot)) {
             let offset = self.geometry.offset_of(view.slot);
+            if !StateWord::is_blank(view.word) {
+                self.unvouched_headers.push(MediaRange::new(offset, SEGMENT_BODY_OFFSET));
+            }
             if let Some(header) = &view.header {
                 self.next_id = self.next_id.max(SegmentId(header.id.0 + 1));
             }
