@@ -26,7 +26,7 @@ pub const LIMITS_LONG: &Limits = &[(Level::A, 3), (Level::B, 3), (Level::C, 3), 
 /// Of so many images of a crash in a recovery, one is opened, crashed in *its* recovery and opened again.
 const TWICE_IN: u64 = 4;
 /// Images that are picked, besides the one that lost most, at each second crash after a kill.
-const KILL_PICKS: u64 = 4;
+const KILL_PICKS: u64 = 2;
 /// Acknowledged events after a recovery: see `work`.
 const WORK_PUTS: usize = 2;
 
