@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{memory_dir, small};
+use common::{memory_dir, small, with_logs};
 use flatkv::{Error, MediaChoice, WriteBatch};
 
 /// The commit of a batch that is larger than a frame may be alone in its head. Recovery took such a head for an empty one
@@ -65,5 +65,43 @@ fn a_pool_with_as_many_segments_as_a_head_can_list_is_full_and_opens_again() {
                 assert_eq!(store.get(&i.to_ne_bytes()).unwrap().as_ref(), Some(&value));
             }
         }
+    }
+}
+
+/// After an unclean end every log gets a new head out of the reserve. A full pool that was written to after each such open
+/// used the reserve up, one or two segments at a time, and then did not open any more.
+#[test]
+fn a_full_pool_that_dies_after_every_write_still_opens() {
+    for (media, logs) in [(MediaChoice::File, 1), (MediaChoice::EmulatedPm, 1), (MediaChoice::EmulatedPm, 2)] {
+        let dir = memory_dir();
+        let path = dir.path().join("pool.fkv");
+        let open = |round: usize| {
+            let options = with_logs(small(media, 16 << 10).max_bytes(400 << 10), logs);
+            options.open(&path).unwrap_or_else(|error| panic!("{media:?}, {logs} logs, round {round}: {error}"))
+        };
+        let store = open(0);
+        let count = (0..).find(|i: &u32| store.put(&i.to_ne_bytes(), &[5; 200]).is_err()).unwrap();
+        drop(store);
+        let mut deleted = 0;
+        for round in 1..50 {
+            let store = open(round);
+            for i in deleted..count {
+                assert_eq!(store.get(&i.to_ne_bytes()).unwrap().as_deref(), Some(&[5; 200][..]));
+            }
+            // From a thread of its own, so that every log gets its turn.
+            let put = std::thread::scope(|scope| scope.spawn(|| store.put(b"more", b"")).join().unwrap());
+            assert!(matches!(put, Ok(()) | Err(Error::NoSpace { .. })), "{put:?}");
+            match store.delete(&deleted.to_ne_bytes()) {
+                Ok(found) => {
+                    assert!(found);
+                    deleted += 1;
+                }
+                Err(error) => assert!(matches!(error, Error::NoSpace { .. }), "{error}"),
+            }
+            if round % 7 == 0 {
+                store.close().unwrap();
+            }
+        }
+        assert!(deleted > 0, "a full pool deletes");
     }
 }

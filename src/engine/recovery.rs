@@ -40,12 +40,15 @@ use std::time::Instant;
 use survey::Survey;
 
 /// Logs that writers use on this medium.
-fn log_count(media: &dyn Media, options: &Options) -> usize {
+fn log_count(media: &dyn Media, options: &Options, geometry: &Geometry) -> usize {
+    // Every log takes a head, and a slot of the reserve: a small share of what the quota allows.
+    let affordable = options.max_bytes.map_or(LOGS_MAX, |quota| geometry.slots_in(quota) as usize / 32);
     options.logs.unwrap_or_else(|| match media.granularity() {
         FlushGranularity::File => 1,
-        FlushGranularity::CacheLine => {
-            std::thread::available_parallelism().map_or(1, |n| n.get()).min(LOGS_MAX)
-        }
+        FlushGranularity::CacheLine => std::thread::available_parallelism()
+            .map_or(1, |n| n.get())
+            .min(affordable)
+            .clamp(1, LOGS_MAX),
     })
 }
 
@@ -168,11 +171,13 @@ impl<I: Index + 'static> Engine<I> {
         // The first head, and the reserve that lets a full device still delete, roll and recover.
         let slots = 1 + RESERVE_SLOTS;
         let len = geometry.pool_len(slots);
+        let lanes = log_count(&*media, &options, &geometry);
+        let needed = geometry.pool_len(slots + lanes as u32);
         if let Some(quota) = options.max_bytes
-            && quota < len
+            && quota < needed
         {
             return Err(Error::InvalidArgument(format!(
-                "max_bytes = {quota}: a pool with segments of {} bytes needs at least {len}",
+                "max_bytes = {quota}: a pool with segments of {} bytes needs at least {needed}",
                 geometry.segment_size_bytes
             )));
         }
@@ -184,7 +189,6 @@ impl<I: Index + 'static> Engine<I> {
             .into_inner();
         media.grow(len)?;
         clear_states(&*media, &geometry)?;
-        let lanes = log_count(&*media, &options);
         let uuid = random_bytes::<16>()?;
         let superblock = SuperblockStore::create(Superblock {
             uuid,
@@ -217,7 +221,7 @@ impl<I: Index + 'static> Engine<I> {
         options: &Options,
     ) -> Parts {
         let uuid = superblock.current().uuid;
-        let space = Arc::new(Space::new(Arc::clone(&media), uuid, geometry, options.max_bytes, identities));
+        let space = Arc::new(Space::new(Arc::clone(&media), uuid, geometry, options.max_bytes, identities, logs));
         let oplog = Arc::new(OpLog::new(Arc::clone(&media), Arc::clone(&space), logs));
         let extents = Arc::new(Extents::new(Arc::clone(&space)));
         Parts { media, space, oplog, extents, superblock, facts: OpenFacts::default(), lanes }
@@ -288,7 +292,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         let survey = Survey::take(&*media, superblock.current())?;
         let geometry = survey.geometry;
-        let lanes = log_count(&*media, &options);
+        let lanes = log_count(&*media, &options, &geometry);
         let logs = lanes.max(survey.heads.keys().map(|log| usize::from(log.0) + 1).max().unwrap_or(1));
         let identities = Identities {
             next_id: survey.next_id.max(SegmentId(superblock.current().segment_id_high_water)),

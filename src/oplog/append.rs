@@ -34,6 +34,8 @@ pub struct Head {
     marked: bool,
     /// Counts although it may hold no entry: damage, or the commit of a batch whose parts lie elsewhere.
     indispensable: bool,
+    /// Opened or found empty by recovery: its slot came out of the reserve, which the first entry must find refilled.
+    unbacked: bool,
 }
 
 impl Head {
@@ -50,6 +52,7 @@ impl Head {
             max_seq: Seq::ZERO,
             marked: true,
             indispensable: false,
+            unbacked: false,
         }
     }
 
@@ -70,7 +73,12 @@ impl Head {
         head.min_seq = min_seq;
         head.max_seq = max_seq;
         head.indispensable = indispensable;
+        head.unbacked = head.hashes.is_empty() && !indispensable;
         head
+    }
+
+    pub(super) fn mark_unbacked(&mut self) {
+        self.unbacked = true;
     }
 
     /// Its slot.
@@ -273,6 +281,10 @@ impl OpLog {
             self.make_room(state, frame, terms)?;
             let tail = state.head.as_ref().map_or(0, |head| head.tail);
             pad = self.padding(tail, frame.len_bytes(), align);
+        }
+        if let Some(head) = state.head.as_mut().filter(|head| head.unbacked) {
+            self.space.back_recovered_head(terms.purpose)?;
+            head.unbacked = false;
         }
         self.write_frame(state, frame, terms, pad).map_err(|error| self.poison_with(error))
     }

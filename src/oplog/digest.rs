@@ -169,8 +169,9 @@ impl OpLog {
             .filter(|head| head.hashes().is_empty() && !head.is_indispensable())
             .map(Head::slot)
             .collect();
-        let new = self.open_head(&mut state, Purpose::Internal, &empty)?;
+        let mut new = self.open_head(&mut state, Purpose::Internal, &empty)?;
         if let Some(old) = old {
+            new.mark_unbacked();
             if empty.is_empty() {
                 self.seal(&old)?;
             } else {

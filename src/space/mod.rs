@@ -17,7 +17,8 @@ use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
 use std::collections::BTreeSet;
 use table::{SegmentTable, SlotState};
 
-/// Free slots kept for deletes, rolls and recovery.
+/// Free slots kept for deletes, rolls and recovery beyond one for each log, which recovery needs to replace its head:
+/// one for deletes, and one so that recovery can also replace heads that turn out to be empty.
 pub const RESERVE_SLOTS: u32 = 2;
 
 /// Where slots lie.
@@ -83,7 +84,7 @@ impl Geometry {
 pub enum Purpose {
     /// New data: leaves the whole reserve.
     Put,
-    /// Tombstones and what frees space: may use half of the reserve.
+    /// Tombstones and what frees space: leaves what recovery needs.
     Delete,
     /// Recovery and close: may use all of it.
     Internal,
@@ -125,6 +126,7 @@ impl Space {
         geometry: Geometry,
         quota: Option<u64>,
         identities: Identities,
+        logs: usize,
     ) -> Self {
         let slots = geometry.slots_in(media.len_bytes());
         let limit = quota.unwrap_or(POOL_BYTES_MAX).min(POOL_BYTES_MAX);
@@ -141,7 +143,7 @@ impl Space {
             growth: Mutex::new(()),
             slots_max,
             quota,
-            reserve: RESERVE_SLOTS,
+            reserve: logs as u32 + RESERVE_SLOTS,
             grown_in_foreground: AtomicU64::new(0),
         }
     }
@@ -188,11 +190,7 @@ impl Space {
     /// # Errors
     /// `NoSpace`: nothing was changed. `Io` from growth.
     pub fn take_slot(&self, purpose: Purpose) -> Result<SegmentSlot> {
-        let keep = match purpose {
-            Purpose::Put => self.reserve,
-            Purpose::Delete => self.reserve / 2,
-            Purpose::Internal => 0,
-        };
+        let keep = self.kept_from(purpose);
         loop {
             if let Some(slot) = self.take_ready(keep) {
                 return Ok(slot);
@@ -201,6 +199,26 @@ impl Space {
             self.grown_in_foreground.fetch_add(1, Ordering::Relaxed);
             self.grow_from(before, 1)?;
         }
+    }
+
+    fn kept_from(&self, purpose: Purpose) -> u32 {
+        match purpose {
+            Purpose::Put => self.reserve,
+            Purpose::Delete => self.reserve - 1,
+            Purpose::Internal => 0,
+        }
+    }
+
+    /// Makes sure that what is kept from `purpose` is there. Whoever appends first to a head that recovery opened asks:
+    /// that head came out of the reserve, and with an entry in it the next recovery needs one more.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing was changed. `Io` from growth.
+    pub fn back_recovered_head(&self, purpose: Purpose) -> Result<()> {
+        while self.free_slots() < self.kept_from(purpose) {
+            self.grow_from(self.slot_count(), 1)?;
+        }
+        Ok(())
     }
 
     fn take_ready(&self, keep: u32) -> Option<SegmentSlot> {
