@@ -72,12 +72,15 @@ fn a_pool_with_as_many_segments_as_a_head_can_list_is_full_and_opens_again() {
 /// used the reserve up, one or two segments at a time, and then did not open any more.
 #[test]
 fn a_full_pool_that_dies_after_every_write_still_opens() {
-    for (media, logs) in [(MediaChoice::File, 1), (MediaChoice::EmulatedPm, 1), (MediaChoice::EmulatedPm, 2)] {
+    for (media, logs) in [(MediaChoice::File, 1), (MediaChoice::EmulatedPm, 1), (MediaChoice::EmulatedPm, 2)]
+    {
         let dir = memory_dir();
         let path = dir.path().join("pool.fkv");
         let open = |round: usize| {
             let options = with_logs(small(media, 16 << 10).max_bytes(400 << 10), logs);
-            options.open(&path).unwrap_or_else(|error| panic!("{media:?}, {logs} logs, round {round}: {error}"))
+            options
+                .open(&path)
+                .unwrap_or_else(|error| panic!("{media:?}, {logs} logs, round {round}: {error}"))
         };
         let store = open(0);
         let count = (0..).find(|i: &u32| store.put(&i.to_ne_bytes(), &[5; 200]).is_err()).unwrap();

@@ -1,6 +1,6 @@
 //! Opening and closing over and over, on the same medium and from one to another: nothing is lost, and nothing grows.
 
-use flatkv::{MediaChoice, Options, Store};
+use flatkv::{Error, MediaChoice, Options, Store};
 use std::path::Path;
 
 const SEGMENT_BYTES: u64 = 8192;
@@ -62,4 +62,26 @@ fn a_full_head_of_persistent_memory_is_closed_and_written_on_files() {
             assert!(store.exists(&i.to_le_bytes()).unwrap(), "{puts} puts, key {i}");
         }
     }
+}
+
+/// A later library may set features that this one can read past but must not write past.
+#[test]
+fn a_pool_with_unknown_read_only_features_opens_for_reading_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pool.fkv");
+    let store = open(&path, MediaChoice::File);
+    store.put(b"key", b"value").unwrap();
+    store.close().unwrap();
+    drop(store);
+    let mut bytes = std::fs::read(&path).unwrap();
+    for copy in [0, 4096] {
+        let superblock = &mut bytes[copy..copy + 512];
+        superblock[24] = 1;
+        let sum = xxhash_rust::xxh3::xxh3_64_with_seed(&superblock[..504], 0x666C_6174_6B76_7362);
+        superblock[504..].copy_from_slice(&sum.to_le_bytes());
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(matches!(Options::new().media(MediaChoice::File).open(&path), Err(Error::Unsupported(_))));
+    let store = Options::new().media(MediaChoice::File).read_only(true).open(&path).unwrap();
+    assert_eq!(store.get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
 }

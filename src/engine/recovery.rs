@@ -45,10 +45,9 @@ fn log_count(media: &dyn Media, options: &Options, geometry: &Geometry) -> usize
     let affordable = options.max_bytes.map_or(LOGS_MAX, |quota| geometry.slots_in(quota) as usize / 32);
     options.logs.unwrap_or_else(|| match media.granularity() {
         FlushGranularity::File => 1,
-        FlushGranularity::CacheLine => std::thread::available_parallelism()
-            .map_or(1, |n| n.get())
-            .min(affordable)
-            .clamp(1, LOGS_MAX),
+        FlushGranularity::CacheLine => {
+            std::thread::available_parallelism().map_or(1, |n| n.get()).min(affordable).clamp(1, LOGS_MAX)
+        }
     })
 }
 
@@ -191,6 +190,8 @@ impl<I: Index + 'static> Engine<I> {
         clear_states(&*media, &geometry)?;
         let uuid = random_bytes::<16>()?;
         let superblock = SuperblockStore::create(Superblock {
+            compatible: 0,
+            read_only_compatible: 0,
             uuid,
             hash_seed: u64::from_le_bytes(random_bytes::<8>()?),
             sequence: 0,
@@ -200,7 +201,6 @@ impl<I: Index + 'static> Engine<I> {
             segment_id_high_water: 1,
             unsafe_shutdowns: 0,
             clean: false,
-            read_only_features: 0,
         });
         let identities = Identities { next_id: SegmentId(1), digest_number: 0 };
         let mut parts = Self::parts(media, geometry, superblock, identities, lanes, lanes, &options);
@@ -221,7 +221,8 @@ impl<I: Index + 'static> Engine<I> {
         options: &Options,
     ) -> Parts {
         let uuid = superblock.current().uuid;
-        let space = Arc::new(Space::new(Arc::clone(&media), uuid, geometry, options.max_bytes, identities, logs));
+        let space =
+            Arc::new(Space::new(Arc::clone(&media), uuid, geometry, options.max_bytes, identities, logs));
         let oplog = Arc::new(OpLog::new(Arc::clone(&media), Arc::clone(&space), logs));
         let extents = Arc::new(Extents::new(Arc::clone(&space)));
         Parts { media, space, oplog, extents, superblock, facts: OpenFacts::default(), lanes }
@@ -280,13 +281,8 @@ impl<I: Index + 'static> Engine<I> {
         make_index: impl MakeIndex<I>,
     ) -> Result<Self> {
         let superblock = SuperblockStore::read(&*media)?;
-        let features = superblock.current().read_only_features;
-        if features != 0 && !options.read_only {
-            return Err(Error::Unsupported(format!(
-                "the pool has features {features:#x} that this library can only read: open it with read_only = true"
-            )));
-        }
         if !options.read_only {
+            superblock.current().check_may_write()?;
             // Not part of the store's state: so that who comes meanwhile learns whom to wait for.
             let (_, ()) = write_holder(&*media, holder)?.leave_dirty();
         }

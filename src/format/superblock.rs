@@ -6,7 +6,7 @@ use crate::constants::*;
 use crate::error::{Error, Result};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"FlatKV\x01\n");
-/// Two constants that differ in half of their bits: no few flips turn one into the other.
+/// Two constants that differ in 48 of their 64 bits: no few flips turn one into the other.
 const CLEAN: u64 = 0x5AC3_9D0F_66A5_3C71;
 const UNCLEAN: u64 = 0xA53C_9DF0_995A_3C8E;
 /// Later versions that are recognized as such even if their superblock is laid out otherwise.
@@ -20,7 +20,7 @@ mod at {
     pub const MAGIC: usize = 0;
     pub const VERSION: usize = 8;
     pub const LENGTH: usize = 12;
-    // 16..24: features that any library may ignore, zero in this version
+    pub const COMPATIBLE: usize = 16;
     pub const READ_ONLY_COMPATIBLE: usize = 24;
     pub const INCOMPATIBLE: usize = 32;
     pub const UUID: usize = 40;
@@ -41,6 +41,10 @@ const _: () = assert!(at::CHECKSUM + 8 == SUPERBLOCK_BYTES);
 /// What the superblock says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
+    /// Features that any library may ignore; kept as they are.
+    pub compatible: u64,
+    /// Features that a library which does not know them may read past, but not write past; kept as they are.
+    pub read_only_compatible: u64,
     /// Identity of the pool; part of every checksum seed.
     pub uuid: [u8; 16],
     /// Seeds the hash of keys, so that nobody can prepare colliding ones.
@@ -59,8 +63,6 @@ pub struct Superblock {
     pub unsafe_shutdowns: u64,
     /// Set by close, after everything else is durable.
     pub clean: bool,
-    /// A later library gave the pool features that this one can read and must not write. Zero when this one creates.
-    pub read_only_features: u64,
 }
 
 impl Superblock {
@@ -70,7 +72,8 @@ impl Superblock {
         put(&mut bytes, at::MAGIC, &MAGIC.to_le_bytes());
         put(&mut bytes, at::VERSION, &FORMAT_VERSION.to_le_bytes());
         put(&mut bytes, at::LENGTH, &(SUPERBLOCK_BYTES as u32).to_le_bytes());
-        put(&mut bytes, at::READ_ONLY_COMPATIBLE, &self.read_only_features.to_le_bytes());
+        put(&mut bytes, at::COMPATIBLE, &self.compatible.to_le_bytes());
+        put(&mut bytes, at::READ_ONLY_COMPATIBLE, &self.read_only_compatible.to_le_bytes());
         put(&mut bytes, at::UUID, &self.uuid);
         put(&mut bytes, at::HASH_SEED, &self.hash_seed.to_le_bytes());
         put(&mut bytes, at::SEQUENCE, &self.sequence.to_le_bytes());
@@ -123,6 +126,8 @@ impl Superblock {
             return Err(corrupted("superblock clean mark", UNCLEAN, mark));
         }
         let superblock = Superblock {
+            compatible: u64_at(bytes, at::COMPATIBLE),
+            read_only_compatible: u64_at(bytes, at::READ_ONLY_COMPATIBLE),
             uuid: bytes[at::UUID..at::UUID + 16].try_into().expect("sixteen bytes"),
             hash_seed: u64_at(bytes, at::HASH_SEED),
             sequence: u64_at(bytes, at::SEQUENCE),
@@ -132,10 +137,22 @@ impl Superblock {
             segment_id_high_water: u64_at(bytes, at::SEGMENT_ID_HIGH_WATER),
             unsafe_shutdowns: u64_at(bytes, at::UNSAFE_SHUTDOWNS),
             clean: mark == CLEAN,
-            read_only_features: u64_at(bytes, at::READ_ONLY_COMPATIBLE) & !READ_ONLY_COMPATIBLE_KNOWN,
         };
         superblock.check_fields().map_err(|(what, expected, found)| corrupted(what, expected, found))?;
         Ok(superblock)
+    }
+
+    /// Refuses to write to a pool with features that this library would not keep up.
+    ///
+    /// # Errors
+    /// `Unsupported`.
+    pub fn check_may_write(&self) -> Result<()> {
+        match self.read_only_compatible & !READ_ONLY_COMPATIBLE_KNOWN {
+            0 => Ok(()),
+            unknown => Err(Error::Unsupported(format!(
+                "pool feature bits {unknown:#x} are unknown to this library: it may be opened with read_only = true"
+            ))),
+        }
     }
 
     fn check_fields(&self) -> Result<(), (&'static str, u64, u64)> {

@@ -43,6 +43,8 @@ fn assert_golden(bytes: &[u8], expected: &str) {
 
 fn superblock() -> Superblock {
     Superblock {
+        compatible: 0,
+        read_only_compatible: 0,
         uuid: UUID,
         hash_seed: 0x1122_3344_5566_7788,
         sequence: 7,
@@ -52,7 +54,6 @@ fn superblock() -> Superblock {
         segment_id_high_water: 0x0102_0305,
         unsafe_shutdowns: 2,
         clean: true,
-        read_only_features: 0,
     }
 }
 

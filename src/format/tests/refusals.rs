@@ -3,6 +3,7 @@
 use super::*;
 use crate::checksum::{CheckSite, crc32c};
 use crate::constants::{CACHE_LINE_BYTES, POOL_BYTES_MAX};
+use crate::error::Error;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -415,6 +416,8 @@ proptest! {
         clean in any::<bool>(),
     ) {
         let superblock = Superblock {
+            compatible: u64::from(numbers[0]) << 16,
+            read_only_compatible: u64::from(numbers[1]) << 8,
             uuid,
             hash_seed: u64::from(numbers[0]) << 32,
             sequence: u64::from(numbers[1]),
@@ -424,7 +427,6 @@ proptest! {
             segment_id_high_water: u64::from(numbers[2]),
             unsafe_shutdowns: u64::from(numbers[3]),
             clean,
-            read_only_features: u64::from(numbers[3]),
         };
         prop_assert_eq!(decode_superblock(&superblock.encode()), Some(superblock));
     }
@@ -533,5 +535,30 @@ fn fields_that_no_store_can_have_written_are_refused() {
         *[&mut forged.sequence, &mut forged.segment_id_high_water, &mut forged.unsafe_shutdowns][field] =
             1 << 63;
         assert_eq!(decode_superblock(&forged.encode()), None, "{forged:?}");
+    }
+}
+
+#[test]
+fn feature_bits_of_later_formats_are_kept_or_refused() {
+    let later = Superblock { compatible: 0x8000_0000_0000_0001, ..superblock() };
+    assert_eq!(
+        decode_superblock(&later.encode()),
+        Some(later.clone()),
+        "any library may ignore them, none drops them"
+    );
+    assert!(later.check_may_write().is_ok());
+    let later = Superblock { read_only_compatible: 1 << 40, ..superblock() };
+    assert_eq!(decode_superblock(&later.encode()), Some(later.clone()));
+    assert!(matches!(later.check_may_write(), Err(Error::Unsupported(_))));
+    // Incompatible bits and other versions, under a checksum that fits.
+    for (at, what) in [(32, "feature bits"), (8, "version")] {
+        let mut bytes = superblock().encode();
+        bytes[at] ^= 2;
+        let sum = crate::checksum::hash64(0x666C_6174_6B76_7362, &bytes[..504]);
+        put(&mut bytes, 504, &sum.to_le_bytes());
+        match Superblock::decode(&bytes, 0) {
+            Err(Error::Unsupported(message)) => assert!(message.contains(what), "{message}"),
+            other => panic!("{what}: {other:?}"),
+        }
     }
 }
