@@ -19,8 +19,9 @@ use crate::sync::{AtomicUsize, Mutex, Ordering};
 use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Entries that wait for their index memory, which is asked for when they are found.
-const IN_FLIGHT: usize = 64;
+/// Entries whose index memory is asked for together, so that the misses of the index's upper levels overlap, too; they
+/// are inserted when the next group has been asked for.
+const GROUP: usize = 32;
 
 /// An active head as found.
 pub struct HeadFacts {
@@ -273,10 +274,12 @@ impl<I: Index + 'static> Engine<I> {
         if op.kind() == OpKind::PutBlob {
             share.found.blobs.push(BlobSeen { addr, unvouched });
         }
-        self.index.prefetch(hash);
         share.pending.push_back(Pending { hash, addr, seq, frame_seq, bytes: bytes as u32 });
-        if share.pending.len() == IN_FLIGHT {
-            self.insert_oldest(share, IN_FLIGHT / 2);
+        if share.pending.len() == 2 * GROUP {
+            for pending in share.pending.range(GROUP..) {
+                self.index.prefetch(pending.hash);
+            }
+            self.insert_oldest(share, GROUP);
         }
     }
 
