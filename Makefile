@@ -17,7 +17,7 @@ export PREFIX LIBDIR INCLUDEDIR DESTDIR
 -include mk/lib.mk
 -include mk/examples.mk
 
-.PHONY: help run build check test crash bench install uninstall clean deps
+.PHONY: help run build check test crash bench fixtures install uninstall clean deps
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ crash: ## Sweep the crash points on the simulated medium; SEED= POINT= IMAGE= re
 
 bench: ## Run the engine's benchmarks
 	@scripts/bench.sh
+
+fixtures: ## Write the pools in tests/fixtures of the present format; never replaces one
+	cargo test --quiet --features sim --test fixtures -- --ignored write_the_fixtures
 
 install: lib ## Install library, header and flatkv.pc (PREFIX= LIBDIR= INCLUDEDIR= DESTDIR=)
 	@scripts/install.sh install $(LIB_DIR)
