@@ -47,6 +47,8 @@ mod write_batch;
 
 pub use constants::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use error::{Error, Result, status};
-pub use options::{CommitPolicy, Durability, IndexKind, MediaChoice, OPTION_NAMES, Options, WriteOptions};
+pub use options::{
+    CommitPolicy, Durability, IndexKind, MediaChoice, OPTION_NAMES, Options, SigbusPolicy, WriteOptions,
+};
 pub use store::{Store, Ticket, ValueRef};
 pub use write_batch::WriteBatch;

@@ -37,6 +37,18 @@ pub enum CommitPolicy {
     Grouped,
 }
 
+/// What happens when a read meets bytes of the pool that the medium cannot deliver: an uncorrectable memory error, a bad
+/// block, a file that was truncated while it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SigbusPolicy {
+    /// What the system does: SIGBUS, which ends the process unless the application handles it. Reads are loads from the
+    /// mapping, without a system call or a copy.
+    #[default]
+    Default,
+    /// `Io` that names the pool offset; every other key is still served. See [`Options::sigbus`].
+    Guard,
+}
+
 /// How to open a store. Fields that shape the pool (`segment_size_bytes`, `head_size_bytes`) count at creation only.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -53,6 +65,7 @@ pub struct Options {
     pub(crate) commit_wait_us_max: u64,
     pub(crate) async_bytes_max: u64,
     pub(crate) verify_reads: bool,
+    pub(crate) sigbus: SigbusPolicy,
     pub(crate) file_mode: u32,
     pub(crate) lock_wait_ms: u64,
     /// Off in simulations: whatever the housekeeper would do is then done by explicit calls.
@@ -77,6 +90,7 @@ impl Default for Options {
             commit_wait_us_max: COMMIT_WAIT_US_MAX_DEFAULT,
             async_bytes_max: ASYNC_BYTES_MAX_DEFAULT,
             verify_reads: true,
+            sigbus: SigbusPolicy::Default,
             file_mode: 0o600,
             lock_wait_ms: 0,
             background: true,
@@ -100,6 +114,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "commit_wait_us_max",
     "async_bytes_max",
     "verify_reads",
+    "sigbus",
     "file_mode",
     "lock_wait_ms",
 ];
@@ -191,6 +206,20 @@ impl Options {
         self
     }
 
+    /// Whether reads of an unreadable part of the pool are an error instead of a signal. Default: `Default`, the signal.
+    ///
+    /// With `Guard` nothing is read through the mapping: entries are copied by `pread`, which can fail. That costs one
+    /// system call for each entry that is looked at and one for each piece of a large value (0.3 to 1 us more for a
+    /// small get, half of that again for a put, which looks up what it replaces), makes recovery slower, and
+    /// [`Store::get_pinned`] copies. No signal handler is installed. A page that failed once fails until the store is
+    /// opened again; a later put or delete of a key that lay on it cures the key. An unreadable page of the log found
+    /// at open makes the open fail. Not covered are stores into persistent memory that breaks while it is written
+    /// (with media `file` writes never signal). A device-dax device can only be mapped: `Unsupported` there.
+    pub fn sigbus(mut self, policy: SigbusPolicy) -> Self {
+        self.sigbus = policy;
+        self
+    }
+
     /// Permissions of a created pool. Default: 0600.
     pub fn file_mode(mut self, mode: u32) -> Self {
         self.file_mode = mode;
@@ -256,6 +285,13 @@ impl Options {
             "commit_wait_us_max" => self.commit_wait_us_max = parse_number(name, value)?,
             "async_bytes_max" => self.async_bytes_max = parse_bytes(name, value)?,
             "verify_reads" => self.verify_reads = parse_bool(name, value)?,
+            "sigbus" => {
+                self.sigbus = choose(
+                    name,
+                    value,
+                    &[("default", SigbusPolicy::Default), ("guard", SigbusPolicy::Guard)],
+                )?;
+            }
             "file_mode" => {
                 self.file_mode = u32::from_str_radix(value.trim_start_matches("0o"), 8)
                     .ok()

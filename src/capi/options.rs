@@ -34,6 +34,7 @@ pub extern "C" fn flatkv_options_new() -> *mut flatkv_options_t {
 /// | commit_wait_us_max     | microseconds                                           | delay of asynchronous writes      |
 /// | async_bytes_max        | bytes                                                  | asynchronous writes in flight     |
 /// | verify_reads           | true, false                                            | check sums on every read          |
+/// | sigbus                 | default, guard                                         | guard: unreadable is FLATKV_E_IO  |
 /// | file_mode              | octal, 0600                                            | permissions at creation           |
 /// | lock_wait_ms           | milliseconds, 0                                        | wait for another process's lock   |
 ///

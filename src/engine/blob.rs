@@ -9,6 +9,7 @@ use crate::format::{BlobDescriptor, Chunk};
 use crate::index::Index;
 use crate::media::Site;
 use crate::media::durable::{Dirty, InFlight};
+use crate::media::guarded::Scratch;
 use crate::oplog::OpLog;
 use crate::space::Space;
 use crate::space::extent::Extents;
@@ -127,7 +128,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// The bytes of a chunk, verified if the store verifies reads.
-    pub(super) fn chunk(&self, chunk: &Chunk) -> Result<&[u8]> {
+    pub(super) fn chunk<'a>(&'a self, chunk: &Chunk, scratch: &'a Scratch) -> Result<&'a [u8]> {
         let damaged = |expected, found| Error::Corrupted {
             what: "blob chunk checksum",
             offset: chunk.offset,
@@ -139,7 +140,10 @@ impl<I: Index + 'static> Engine<I> {
             return Err(damaged(geometry.head_size_bytes, chunk.offset));
         }
         let range = MediaRange::new(chunk.offset, u64::from(chunk.len));
-        let bytes = self.media.region().bytes(range).ok_or_else(|| damaged(0, range.end()))?;
+        let bytes = self
+            .reader
+            .bytes(range, scratch)
+            .ok_or_else(|| scratch.failure().unwrap_or_else(|| damaged(0, range.end())))?;
         if self.options.verify_reads {
             let seed = self.space.table().slot(geometry.slot_of(chunk.offset)).seed();
             let computed = Chunk::crc(bytes, seed, chunk.offset);

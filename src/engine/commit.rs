@@ -48,7 +48,10 @@ impl Written {
 /// Publishes what nobody waits for: entries of asynchronous writes.
 pub trait Publisher {
     /// Publishes one entry.
-    fn publish_written(&self, written: Publishable<Written>);
+    ///
+    /// # Errors
+    /// The entry cannot be read back: the store is poisoned, and the write must not be acknowledged.
+    fn publish_written(&self, written: Publishable<Written>) -> Result<()>;
 }
 
 /// How a submission is made.
@@ -508,7 +511,9 @@ impl Committer {
                     continue;
                 }
             };
-            sink.publish_written(written.into());
+            if let Err(error) = sink.publish_written(written.into()) {
+                failure = Some(error);
+            }
         }
         if let Some(error) = failure {
             self.tickets.fail(first_ticket, &error);

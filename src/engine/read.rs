@@ -7,6 +7,7 @@ use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::{BlobDescriptor, Filter, Op, OpKind};
 use crate::index::{Index, Key};
+use crate::media::guarded::Scratch;
 use crate::sync::Arc;
 use crate::types::{Addr, MediaRange, Seq};
 use crate::write_batch::check_key;
@@ -24,12 +25,12 @@ impl<I: Index + 'static> Engine<I> {
     /// Finds the newest entry of a key, a tombstone included. The caller holds an epoch guard as long as it uses the entry.
     ///
     /// # Errors
-    /// `Corrupted` if an entry that may be the key's does not verify.
+    /// `Corrupted` if an entry that may be the key's does not verify; with guarded reads `Io` if it cannot be read.
     #[inline]
-    pub(super) fn find(&self, key: Key<'_>) -> Result<Option<(Addr, Op<'_>)>> {
+    pub(super) fn find<'a>(&'a self, key: Key<'_>, scratch: &'a Scratch) -> Result<Option<(Addr, Op<'a>)>> {
         let mut damaged = None;
         let found = self.index.get(key, |addr| {
-            let op = match self.reader.op(addr) {
+            let op = match self.reader.op(addr, scratch) {
                 Some(op) if op.key() == key.bytes => op,
                 other => {
                     // Another key with the same fingerprint, or this key with rotten bytes: only the checksum can tell.
@@ -48,14 +49,14 @@ impl<I: Index + 'static> Engine<I> {
         match (found, damaged) {
             (Some(found), _) => Ok(Some(found)),
             (None, None) => Ok(None),
-            (None, Some(addr)) => Err(self.reader.corrupted(addr)),
+            (None, Some(addr)) => Err(scratch.failure().unwrap_or_else(|| self.reader.corrupted(addr))),
         }
     }
 
     /// Finds the newest entry of a key that has a value, and refuses an answer that damage may have made stale.
     #[inline]
-    fn find_live(&self, key: Key<'_>) -> Result<Option<(Addr, Op<'_>)>> {
-        let found = self.find(key)?;
+    fn find_live<'a>(&'a self, key: Key<'_>, scratch: &'a Scratch) -> Result<Option<(Addr, Op<'a>)>> {
+        let found = self.find(key, scratch)?;
         if !self.damage.is_empty() {
             let answer = match &found {
                 Some((addr, op)) => self.reader.order(*addr, op).map_or(Seq::ZERO, |(seq, _)| seq),
@@ -77,7 +78,8 @@ impl<I: Index + 'static> Engine<I> {
     fn get_hashed(&self, key: Key<'_>) -> Result<Option<Vec<u8>>> {
         self.counters.get();
         let _guard = epoch::pin();
-        let Some((addr, op)) = self.find_live(key)? else { return Ok(None) };
+        let scratch = Scratch::new();
+        let Some((addr, op)) = self.find_live(key, &scratch)? else { return Ok(None) };
         if op.kind() == OpKind::Put {
             return Ok(Some(op.value().to_vec()));
         }
@@ -85,7 +87,7 @@ impl<I: Index + 'static> Engine<I> {
         let mut value = Vec::new();
         value.try_reserve_exact(descriptor.len as usize).map_err(|_| out_of_memory(descriptor.len))?;
         for chunk in &descriptor.chunks {
-            value.extend_from_slice(self.chunk(chunk)?);
+            value.extend_from_slice(self.chunk(chunk, &Scratch::new())?);
         }
         Ok(Some(value))
     }
@@ -96,7 +98,8 @@ impl<I: Index + 'static> Engine<I> {
         self.check_open()?;
         self.counters.get();
         let _guard = epoch::pin();
-        let Some((addr, op)) = self.find_live(self.key(key))? else { return Ok(None) };
+        let scratch = Scratch::new();
+        let Some((addr, op)) = self.find_live(self.key(key), &scratch)? else { return Ok(None) };
         if op.kind() == OpKind::Put {
             let value = op.value();
             let capacity = buf.len();
@@ -116,27 +119,32 @@ impl<I: Index + 'static> Engine<I> {
         }
         let mut at = 0;
         for chunk in &descriptor.chunks {
-            let bytes = self.chunk(chunk)?;
+            let scratch = Scratch::new();
+            let bytes = self.chunk(chunk, &scratch)?;
             buf[at..at + bytes.len()].copy_from_slice(bytes);
             at += bytes.len();
         }
         Ok(Some(needed))
     }
 
-    /// Pins a value; without a copy where it lies in one piece.
+    /// Pins a value; without a copy where it lies in one piece and reads are not guarded.
     pub fn get_pinned(self: &Arc<Self>, key: &[u8]) -> Result<Option<ValueRef>> {
+        if self.reader.is_guarded() {
+            return Ok(self.get(key)?.map(ValueRef::owned));
+        }
         check_key(key)?;
         self.check_open()?;
         self.counters.get();
         let _guard = epoch::pin();
-        let Some((addr, op)) = self.find_live(self.key(key))? else { return Ok(None) };
+        let scratch = Scratch::new();
+        let Some((addr, op)) = self.find_live(self.key(key), &scratch)? else { return Ok(None) };
         if op.kind() == OpKind::Put {
             let start = addr.offset() + op.footprint_before_value();
             return self.pin(MediaRange::new(start, op.value().len() as u64)).map(Some);
         }
         let descriptor = self.descriptor(op.value(), addr.offset())?;
         for chunk in &descriptor.chunks {
-            self.chunk(chunk)?;
+            self.chunk(chunk, &scratch)?;
         }
         if let Some(range) = one_piece(&descriptor) {
             return self.pin(range).map(Some);
@@ -144,7 +152,7 @@ impl<I: Index + 'static> Engine<I> {
         let mut value = Vec::new();
         value.try_reserve_exact(descriptor.len as usize).map_err(|_| out_of_memory(descriptor.len))?;
         for chunk in &descriptor.chunks {
-            value.extend_from_slice(self.chunk(chunk)?);
+            value.extend_from_slice(self.chunk(chunk, &Scratch::new())?);
         }
         Ok(Some(ValueRef::owned(value)))
     }
@@ -155,7 +163,7 @@ impl<I: Index + 'static> Engine<I> {
         self.check_open()?;
         self.counters.get();
         let _guard = epoch::pin();
-        Ok(self.find_live(self.key(key))?.is_some())
+        Ok(self.find_live(self.key(key), &Scratch::new())?.is_some())
     }
 
     /// Copies many values; asks for the memory of later keys while it works on earlier ones.

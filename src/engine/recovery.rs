@@ -25,11 +25,12 @@ use crate::format::{
 };
 use crate::index::{Index, KeyHashes};
 use crate::media::durable::{Dirty, InFlight};
+use crate::media::guarded::GuardedReads;
 use crate::media::{FlushGranularity, Media, Site};
 use crate::oplog::OpLog;
 use crate::oplog::append::Head;
 use crate::oplog::read::EntryReader;
-use crate::options::Options;
+use crate::options::{Options, SigbusPolicy};
 use crate::space::extent::Extents;
 use crate::space::superblock::SuperblockStore;
 use crate::space::{Geometry, Identities, RESERVE_SLOTS, Space};
@@ -237,7 +238,11 @@ impl<I: Index + 'static> Engine<I> {
         fill: impl FnOnce(&mut Self, &EntryReader) -> Result<R>,
     ) -> Result<(Self, R)> {
         let hash_seed = parts.superblock.current().hash_seed;
-        let reader = EntryReader::new(Arc::clone(&parts.media), Arc::clone(&parts.space), hash_seed);
+        let guarded = match options.sigbus {
+            SigbusPolicy::Default => None,
+            SigbusPolicy::Guard => Some(Arc::new(GuardedReads::new(Arc::clone(&parts.media))?)),
+        };
+        let reader = EntryReader::new(Arc::clone(&parts.media), Arc::clone(&parts.space), hash_seed, guarded);
         let inline_default = match parts.media.granularity() {
             FlushGranularity::CacheLine => INLINE_VALUE_BYTES_PM,
             FlushGranularity::File => INLINE_VALUE_BYTES_FILE,

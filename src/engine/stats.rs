@@ -135,6 +135,7 @@ impl<I: Index + 'static> Engine<I> {
             "pinned_values": self.pinned.load(Ordering::Relaxed),
             "async_bytes_in_flight": self.committer.tickets.bytes_in_flight(),
             "damaged_ranges": self.damage.len(),
+            "unreadable_pages": self.reader.unreadable_pages(),
             "open_us": self.facts.open_us,
             "open_ms": self.facts.open_us as f64 / 1000.0,
             "recovered_entries": self.facts.recovered_entries,

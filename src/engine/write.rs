@@ -8,12 +8,13 @@ use crate::constants::FRAME_OPS_MAX;
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::{
-    CommitRecord, FRAME_HEADER_BYTES, Filter, FrameBuilder, FrameKind, Op, OpKind, OpSpec, PartsInSegment,
+    CommitRecord, FRAME_HEADER_BYTES, Filter, FrameBuilder, FrameKind, OpKind, OpSpec, PartsInSegment,
     encoded_len_max,
 };
 use crate::index::{Candidate, Index, Key, Upsert};
 use crate::media::Site;
 use crate::media::durable::{InFlight, Publishable};
+use crate::media::guarded::Scratch;
 use crate::oplog::OpLog;
 use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::{Durability, WriteOptions};
@@ -85,7 +86,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         let key = self.key(key);
         let (above, is_live) = self.newest(key);
-        if !is_live && self.damage.is_empty() {
+        if !is_live && !self.has_damage() {
             return Ok(false);
         }
         let terms = Terms { above, purpose: Purpose::Delete, mode: self.mode(options) };
@@ -333,7 +334,8 @@ impl<I: Index + 'static> Engine<I> {
     fn newest(&self, key: Key<'_>) -> (Seq, bool) {
         let _guard = epoch::pin();
         let found = self.index.get(key, |addr| {
-            let op = self.reader.op(addr)?;
+            let scratch = Scratch::new();
+            let op = self.reader.op(addr, &scratch)?;
             (op.key() == key.bytes).then(|| (self.reader.order(addr, &op), op.kind() != OpKind::Delete))
         });
         match found {
@@ -344,10 +346,16 @@ impl<I: Index + 'static> Engine<I> {
         }
     }
 
+    /// True if an entry may be there that cannot be seen: damage found at open, or a page that cannot be read.
+    #[inline]
+    fn has_damage(&self) -> bool {
+        !self.damage.is_empty() || self.reader.has_unreadable()
+    }
+
     /// What a write must exceed so that it cures damage.
     #[inline]
     fn damage_bound(&self) -> Seq {
-        if self.damage.is_empty() { Seq::ZERO } else { self.oplog.newest_seq() }
+        if self.has_damage() { self.oplog.newest_seq() } else { Seq::ZERO }
     }
 
     /// Shows an entry to readers, unless a newer one of its key is there.
@@ -369,7 +377,8 @@ impl<I: Index + 'static> Engine<I> {
 
     #[inline]
     pub(super) fn judge(&self, key: Key<'_>, known: Addr, new: (Seq, Seq, Addr)) -> Candidate {
-        let Some(op) = self.reader.op(known) else { return Candidate::OtherKey };
+        let scratch = Scratch::new();
+        let Some(op) = self.reader.op(known, &scratch) else { return Candidate::OtherKey };
         if op.key() != key.bytes {
             return Candidate::OtherKey;
         }
@@ -381,7 +390,8 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Accounts for an entry that no key points at any more.
     fn bury(&self, dead: Addr, guard: &epoch::Guard) {
-        let Some(op) = self.reader.op(dead) else { return };
+        let scratch = Scratch::new();
+        let Some(op) = self.reader.op(dead, &scratch) else { return };
         let slot = self.space.geometry().slot_of_addr(dead);
         self.space.table().slot(slot).add_dead(op.footprint_bytes());
         if op.kind() == OpKind::PutBlob {
@@ -391,12 +401,20 @@ impl<I: Index + 'static> Engine<I> {
 }
 
 impl<I: Index + 'static> Publisher for Engine<I> {
-    fn publish_written(&self, written: Publishable<Written>) {
+    fn publish_written(&self, written: Publishable<Written>) -> Result<()> {
         let guard = epoch::pin();
-        let op: Op<'_> = self.reader.op(written.get().addr).expect("the leader has just written it");
+        let addr = written.get().addr;
+        let scratch = Scratch::new();
+        let Some(op) = self.reader.op(addr, &scratch) else {
+            // Guarded reads only: the page went bad since. Readers cannot be shown the write, so it is not acknowledged.
+            let error = scratch.failure().unwrap_or_else(|| self.reader.corrupted(addr));
+            self.poison(&error.to_string());
+            return Err(error);
+        };
         let key = self.key(op.key());
         self.publish(key, written);
         drop(guard);
+        Ok(())
     }
 }
 

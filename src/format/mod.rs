@@ -30,7 +30,7 @@ pub use blob::{BlobDescriptor, Chunk};
 pub use digest::{Digest, DigestEntry};
 pub use footer::{Filter, Footer, filter_len};
 pub use frame::{FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, frame_checksum, verify_frame};
-pub use op::{Op, OpKind, OpSpec, Ops, encoded_len_max};
+pub use op::{OP_FIELDS_BYTES_MAX, Op, OpKind, OpSpec, Ops, encoded_len_max};
 pub use segment::{SegmentClass, SegmentHeader, SegmentState, StateWord};
 pub use superblock::{HolderRecord, Superblock};
 

@@ -57,6 +57,9 @@ pub struct OpSpec<'a> {
     pub moved: Option<Seq>,
 }
 
+/// Upper bound of the bytes before the key.
+pub const OP_FIELDS_BYTES_MAX: u64 = 1 + 5 + 8 + 5 + 5 + 4;
+
 /// Upper bound of the bytes that an operation takes in a frame, alignment included.
 #[inline]
 pub fn encoded_len_max(key_len: usize, value_len: usize) -> u64 {
@@ -115,6 +118,18 @@ impl<'a> Op<'a> {
     /// Reads the operation at the start of `bytes`; `None` if its fields are impossible or it does not fit.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<Op<'a>> {
+        let (mut op, len) = Op::decode_fields(bytes)?;
+        op.bytes = bytes.get(..usize::try_from(len).ok()?)?;
+        Some(op)
+    }
+
+    /// Bytes of the operation whose first [`OP_FIELDS_BYTES_MAX`] bytes these are; `None` if its fields are impossible.
+    pub fn len_from_fields(bytes: &[u8]) -> Option<u64> {
+        Op::decode_fields(bytes).map(|(_, len)| len)
+    }
+
+    #[inline]
+    fn decode_fields(bytes: &'a [u8]) -> Option<(Op<'a>, u64)> {
         let flags = *bytes.first()?;
         if flags & (FLAG_EXTENDED | FLAG_RESERVED) != 0 {
             return None;
@@ -142,18 +157,19 @@ impl<'a> Op<'a> {
         let (key_len, at) = varint_at(bytes, at)?;
         let (value_len, at) = varint_at(bytes, at)?;
         let key_at = at + 4;
-        let end = key_at as u64 + key_len + value_len;
-        if key_len == 0 || key_len > KEY_BYTES_MAX as u64 || end > bytes.len() as u64 {
+        let end = (key_at as u64 + key_len).checked_add(value_len)?;
+        if key_len == 0 || key_len > KEY_BYTES_MAX as u64 {
             return None;
         }
-        Some(Op {
-            bytes: &bytes[..end as usize],
+        let op = Op {
+            bytes,
             kind,
             distance: distance as u32,
             key_at: key_at as u32,
             key_len: key_len as u32,
             moved,
-        })
+        };
+        Some((op, end))
     }
 
     /// True if the bytes are what was written at pool offset `offset`.

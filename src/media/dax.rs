@@ -140,6 +140,10 @@ impl Media for DaxMedium {
         Ok(())
     }
 
+    fn reads_without_mapping(&self) -> bool {
+        !self.pool.is_device()
+    }
+
     fn grow(&self, len_bytes: u64) -> Result<()> {
         let _one_at_a_time = self.growth.lock();
         let from = self.region.len();

@@ -13,6 +13,7 @@ mod dax;
 mod descriptor;
 pub mod durable;
 mod file;
+pub mod guarded;
 mod persist;
 mod pool_file;
 mod region;
@@ -139,6 +140,10 @@ pub trait Media: Send + Sync {
     /// # Errors
     /// `Io`.
     fn read(&self, at: u64, into: &mut [u8]) -> Result<()>;
+    /// False where [`Media::read`] has to load from the mapping after all (device-dax).
+    fn reads_without_mapping(&self) -> bool {
+        true
+    }
     /// Allocates up to `len_bytes` (a multiple of the page size), zeroed and durable as to metadata, and maps it. The new
     /// bytes may be named by a header only after this returned. On files they are written, so that a later `drain`
     /// writes no metadata.

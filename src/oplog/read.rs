@@ -2,13 +2,18 @@
 //! the bytes behind it are write-once until the segment is freed after the grace period.
 
 use crate::checksum::{CheckSite, SegmentSeed, hash64};
-use crate::error::Error;
-use crate::format::{FRAME_HEADER_BYTES, FrameHeader, Op};
+use crate::constants::PAGE_BYTES;
+use crate::error::{Error, Result};
+use crate::format::{FRAME_HEADER_BYTES, FrameHeader, OP_FIELDS_BYTES_MAX, Op};
 use crate::index::KeyHashes;
 use crate::media::Media;
+use crate::media::guarded::{GuardedReads, Scratch};
 use crate::space::Space;
 use crate::sync::Arc;
 use crate::types::{Addr, MediaRange, Seq};
+
+/// What a guarded read of an entry asks for before it knows the entry's length.
+const FIRST_COPY_BYTES: u64 = 1024;
 
 /// Reads entries of the log.
 #[derive(Clone)]
@@ -16,12 +21,19 @@ pub struct EntryReader {
     media: Arc<dyn Media>,
     space: Arc<Space>,
     hash_seed: u64,
+    /// Copies instead of loads from the mapping, where the store asks for it.
+    guarded: Option<Arc<GuardedReads>>,
 }
 
 impl EntryReader {
     /// A reader for a pool whose keys are hashed with `hash_seed`.
-    pub fn new(media: Arc<dyn Media>, space: Arc<Space>, hash_seed: u64) -> Self {
-        EntryReader { media, space, hash_seed }
+    pub fn new(
+        media: Arc<dyn Media>,
+        space: Arc<Space>,
+        hash_seed: u64,
+        guarded: Option<Arc<GuardedReads>>,
+    ) -> Self {
+        EntryReader { media, space, hash_seed, guarded }
     }
 
     /// The seeded hash of a key.
@@ -30,12 +42,55 @@ impl EntryReader {
         hash64(self.hash_seed, key)
     }
 
-    /// The entry at `addr`, not verified; `None` if its fields are impossible.
+    /// The entry at `addr`, not verified; `None` if its fields are impossible, or, with guarded reads, if it cannot be
+    /// read, which `scratch` then knows.
     #[inline]
-    pub fn op(&self, addr: Addr) -> Option<Op<'_>> {
+    pub fn op<'a>(&'a self, addr: Addr, scratch: &'a Scratch) -> Option<Op<'a>> {
         let offset = addr.offset();
         let end = self.space.geometry().segment_end(offset);
-        Op::decode(self.media.region().bytes(MediaRange::new(offset, end - offset))?)
+        match &self.guarded {
+            None => Op::decode(self.media.region().bytes(MediaRange::new(offset, end - offset))?),
+            Some(guarded) => copied_op(guarded, offset, end, scratch),
+        }
+    }
+
+    /// The bytes of `range`, of the mapping or copied into `scratch`; `None` if there are none or they cannot be read.
+    #[inline]
+    pub fn bytes<'a>(&'a self, range: MediaRange, scratch: &'a Scratch) -> Option<&'a [u8]> {
+        match &self.guarded {
+            None => self.media.region().bytes(range),
+            Some(guarded) => guarded.copy(range, scratch),
+        }
+    }
+
+    /// True if nothing is loaded from the mapping.
+    #[inline]
+    pub fn is_guarded(&self) -> bool {
+        self.guarded.is_some()
+    }
+
+    /// True if an entry that is passed over may be one that could not be read.
+    #[inline]
+    pub fn has_unreadable(&self) -> bool {
+        self.guarded.as_ref().is_some_and(|guarded| guarded.has_unreadable())
+    }
+
+    /// Pages that could not be read since open.
+    pub fn unreadable_pages(&self) -> u64 {
+        self.guarded.as_ref().map_or(0, |guarded| guarded.unreadable_pages())
+    }
+
+    /// Refuses to go on after an entry could not be read.
+    ///
+    /// # Errors
+    /// The `Io` of the first one.
+    pub fn check_all_readable(&self) -> Result<()> {
+        self.guarded.as_ref().and_then(|guarded| guarded.first_failure()).map_or(Ok(()), Err)
+    }
+
+    /// Whether a touch of `range` may be tried: false only if reads are guarded and one of it fails.
+    pub fn is_readable(&self, range: MediaRange) -> bool {
+        self.guarded.as_ref().is_none_or(|guarded| guarded.is_readable(range))
     }
 
     /// The seed of the checksums at `addr`.
@@ -53,11 +108,12 @@ impl EntryReader {
     /// The header of the frame that holds the entry, if it verifies.
     #[inline]
     pub fn header(&self, addr: Addr, op: &Op<'_>) -> Option<FrameHeader> {
+        let scratch = Scratch::new();
         let offset = addr.offset().checked_sub(op.distance_bytes())?;
         if offset < self.space.geometry().head_size_bytes {
             return None;
         }
-        let bytes = self.media.region().bytes(MediaRange::new(offset, FRAME_HEADER_BYTES as u64))?;
+        let bytes = self.bytes(MediaRange::new(offset, FRAME_HEADER_BYTES as u64), &scratch)?;
         FrameHeader::decode(bytes, self.seed(addr), offset)
     }
 
@@ -71,6 +127,7 @@ impl EntryReader {
     /// Asks for the bytes at `addr`.
     #[inline]
     pub fn prefetch(&self, addr: Addr) {
+        // A prefetch never faults; guarded reads do not use the mapping.
         self.media.region().prefetch(addr.offset());
     }
 
@@ -81,9 +138,35 @@ impl EntryReader {
     }
 }
 
+/// First a piece within one page, which is all of most entries; then exactly the entry, so that an unreadable page behind
+/// it does no harm.
+#[inline(never)]
+fn copied_op<'a>(
+    guarded: &GuardedReads,
+    offset: u64,
+    segment_end: u64,
+    scratch: &'a Scratch,
+) -> Option<Op<'a>> {
+    let page_end = (offset / PAGE_BYTES + 1) * PAGE_BYTES;
+    let first_end = page_end.min(segment_end).min(offset + FIRST_COPY_BYTES);
+    let mut start = guarded.copy(MediaRange::new(offset, first_end - offset), scratch)?;
+    if let Some(op) = Op::decode(start) {
+        return Some(op);
+    }
+    if Op::len_from_fields(start).is_none() && (start.len() as u64) < OP_FIELDS_BYTES_MAX {
+        let len = OP_FIELDS_BYTES_MAX.min(segment_end - offset);
+        start = guarded.copy(MediaRange::new(offset, len), scratch)?;
+    }
+    let len = Op::len_from_fields(start)?;
+    if len > segment_end - offset {
+        return None;
+    }
+    Op::decode(guarded.copy(MediaRange::new(offset, len), scratch)?)
+}
+
 impl KeyHashes for EntryReader {
     fn key_hash(&self, at: Addr) -> Option<u64> {
-        self.op(at).map(|op| self.hash(op.key()))
+        self.op(at, &Scratch::new()).map(|op| self.hash(op.key()))
     }
 
     fn prefetch(&self, at: Addr) {

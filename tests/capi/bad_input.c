@@ -100,6 +100,7 @@ static void options_list_what_they_accept(void)
         { "commit", "pipelined", "auto or lone or grouped" },
         { "commit_wait_us_max", "1ms", "a whole number" },
         { "verify_reads", "1", "true or false" },
+        { "sigbus", "ignore", "default or guard" },
         { "file_mode", "0999", "octal permissions" },
         { "lock_wait_ms", "soon", "a whole number" },
     };

@@ -14,6 +14,7 @@ use crate::format::{
 use crate::index::{Index, Key, Upsert};
 use crate::media::FlushGranularity;
 use crate::media::durable::{Durable, Publishable};
+use crate::media::guarded::Scratch;
 use crate::oplog::scan::{Piece, SegmentBytes, Tail};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
@@ -135,6 +136,8 @@ impl<I: Index + 'static> Engine<I> {
         shares.into_inner().into_iter().for_each(|share| all.merge(share));
         self.apply_batches(survey, &mut all);
         self.adopt_blobs(&mut all);
+        // An entry that could not be read a second time was passed over: its key would be missing.
+        self.reader.check_all_readable()?;
         Ok(all)
     }
 
@@ -147,7 +150,8 @@ impl<I: Index + 'static> Engine<I> {
         buffer: &mut Vec<u8>,
     ) -> Result<()> {
         let range = survey.geometry.range_of(member.header.slot);
-        let bytes = if self.media.granularity() == FlushGranularity::CacheLine {
+        let by_mapping = self.media.granularity() == FlushGranularity::CacheLine && !self.reader.is_guarded();
+        let bytes = if by_mapping {
             self.media.region().bytes(range).expect("the survey read its header")
         } else {
             buffer.resize(range.len as usize, 0);
@@ -296,7 +300,8 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn insert(&self, pending: &Pending) {
-        let Some(op) = self.reader.op(pending.addr) else { return };
+        let scratch = Scratch::new();
+        let Some(op) = self.reader.op(pending.addr, &scratch) else { return };
         let key = Key { bytes: op.key(), hash: pending.hash };
         let new: Publishable<Addr> = Durable::recovered(pending.addr).into();
         let order = (pending.seq, pending.frame_seq, pending.addr);
@@ -305,7 +310,7 @@ impl<I: Index + 'static> Engine<I> {
         match self.index.upsert_if_newer(key, new, |known| self.judge(key, known, order)) {
             Upsert::Inserted => {}
             Upsert::Replaced(dead) => {
-                let bytes = self.reader.op(dead).map_or(0, |op| op.footprint_bytes());
+                let bytes = self.reader.op(dead, &Scratch::new()).map_or(0, |op| op.footprint_bytes());
                 table.slot(geometry.slot_of_addr(dead)).add_dead(bytes);
             }
             Upsert::Lost(_) => {
@@ -432,7 +437,8 @@ impl<I: Index + 'static> Engine<I> {
 
     fn apply_part(&self, share: &mut Share, part: &PartSeen) {
         let range = MediaRange::new(part.offset, u64::from(part.header.len));
-        let Some(frame) = self.media.region().bytes(range) else { return };
+        let scratch = Scratch::new();
+        let Some(frame) = self.reader.bytes(range, &scratch) else { return };
         for (op_at, op) in Ops::new(frame, &part.header) {
             let addr = Addr::from_offset(part.offset + u64::from(op_at));
             self.collect_op(share, addr, &op, part.header.base_seq, part.header.base_seq, part.unvouched);
@@ -441,7 +447,8 @@ impl<I: Index + 'static> Engine<I> {
 
     fn bury_part(&self, part: &PartSeen) {
         let range = MediaRange::new(part.offset, u64::from(part.header.len));
-        let Some(frame) = self.media.region().bytes(range) else { return };
+        let scratch = Scratch::new();
+        let Some(frame) = self.reader.bytes(range, &scratch) else { return };
         let bytes = Ops::new(frame, &part.header).map(|(_, op)| op.footprint_bytes()).sum();
         self.space.table().slot(self.space.geometry().slot_of(part.offset)).add_dead(bytes);
     }
@@ -450,7 +457,8 @@ impl<I: Index + 'static> Engine<I> {
     fn adopt_blobs(&self, all: &mut Collected) {
         let _guard = epoch::pin();
         for blob in std::mem::take(&mut all.blobs) {
-            let Some(op) = self.reader.op(blob.addr) else { continue };
+            let scratch = Scratch::new();
+            let Some(op) = self.reader.op(blob.addr, &scratch) else { continue };
             let key = self.key(op.key());
             if self.index.get(key, |addr| (addr == blob.addr).then_some(())).is_none() {
                 continue;
@@ -459,7 +467,8 @@ impl<I: Index + 'static> Engine<I> {
             for chunk in &descriptor.chunks {
                 let range = MediaRange::new(chunk.offset, u64::from(chunk.len));
                 // An extent that is not there is noticed by the chunk's checksum when the value is read.
-                if self.extents.adopt_extent(range) && blob.unvouched {
+                // Nor is what cannot be read made durable again.
+                if self.extents.adopt_extent(range) && blob.unvouched && self.reader.is_readable(range) {
                     all.unvouched.push(range);
                 }
             }
