@@ -61,6 +61,7 @@ rust_tests() {
 sweep() { cargo test --quiet --release --features sim --test "$1" -- --nocapture; }
 
 tests() {
+    local reason
     step "Rust tests, debug, with the simulated medium" rust_tests
     local name
     for name in $sweeps; do
@@ -71,6 +72,11 @@ tests() {
         step "C tests" scripts/test_capi.sh
     else
         not_run "C tests" "there is no scripts/test_capi.sh"
+    fi
+    if reason=$(tests/guest/run.py prepare); then
+        step "power cuts and a bad page on a DAX mount, in a guest" tests/guest/run.py run
+    else
+        not_run "power cuts and a bad page on a DAX mount, in a guest" "${reason:-tests/guest/run.py prepare failed}"
     fi
     step "examples run" scripts/run_examples.sh
     step "installed library is found by pkg-config" scripts/test_install.sh
