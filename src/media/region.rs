@@ -186,7 +186,13 @@ impl Region {
         };
         if let Err(errno) = mapped {
             // A failed MAP_FIXED may have unmapped the part, and another thread may have been given it: no longer ours.
+            // What lies behind it is, and is of no use any more.
             self.reserved.store(from, Ordering::Relaxed);
+            let behind = self.base.as_ptr().wrapping_add(to_bytes as usize);
+            if reserved > to_bytes {
+                // SAFETY: `[to_bytes, reserved)` is reserved by this region and behind `len`; from here on it is not.
+                unsafe { sys::unmap(behind, reserved - to_bytes) };
+            }
             let what = format!("mmap of {} bytes at pool offset {from}", to_bytes - from);
             return Err(Error::from_errno(what, errno));
         }
@@ -423,6 +429,23 @@ mod tests {
         assert!(regions.iter().all(|region| (region.base.as_ptr() as u64).is_multiple_of(LARGE_PAGE_BYTES)));
         let large = Region::reserve(1 << 40, LARGE_PAGE_BYTES, true).unwrap();
         assert!(large.reserved.load(Ordering::Relaxed) >= 1 << 40);
+    }
+
+    #[test]
+    #[allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
+    fn a_mapping_that_fails_keeps_no_address_space() {
+        if Region::reserve_exactly(POOL_BYTES_MAX, LARGE_PAGE_BYTES, true).is_err() {
+            eprintln!("not run: address space is limited here (RLIMIT_AS, valgrind)");
+            return;
+        }
+        for round in 0..100 {
+            let region = Region::reserve(0, LARGE_PAGE_BYTES, true).unwrap();
+            let reserved = region.reserved.load(Ordering::Relaxed);
+            assert!(reserved >= 1 << 40, "round {round}: {reserved} bytes");
+            region.map_file(-1, PAGE_BYTES, libc::MAP_SHARED).unwrap_err();
+            let error = region.map_file(-1, PAGE_BYTES, libc::MAP_SHARED).unwrap_err();
+            assert!(matches!(&error, Error::NoSpace { limit, .. } if limit.contains("reopen")), "{error}");
+        }
     }
 
     #[test]
