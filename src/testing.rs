@@ -9,7 +9,7 @@ use crate::sync::Arc;
 pub use crate::checksum::CheckSite;
 #[cfg(feature = "sim")]
 pub use crate::media::sim;
-pub use crate::media::{CallSite, Media, Site, set_call_fault_hook};
+pub use crate::media::{CallFault, CallSite, Media, Site, set_call_fault_hook};
 pub use crate::types::MediaRange;
 
 /// Options of a small pool with the same code: 4 KiB segments, 8 KiB head, one log, nothing in the background.

@@ -26,7 +26,7 @@ pub use descriptor::fork_generation;
 pub use region::Region;
 pub use site::Site;
 #[cfg(feature = "sim")]
-pub use sys::{CallSite, set_call_fault_hook};
+pub use sys::{CallFault, CallSite, set_call_fault_hook};
 
 use crate::error::Result;
 use crate::sync::Arc;

@@ -18,11 +18,26 @@ pub type Errno = i32;
 /// The answer of a system call.
 pub type Sys<T> = std::result::Result<T, Errno>;
 
-/// One place in the code that calls the system. Numbers are not reused: fault suites name them in replay lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u16)]
-#[allow(missing_docs, reason = "each name says which call it is")]
-pub enum CallSite {
+/// Declares the sites and their registry together, so that no site is left out of it.
+macro_rules! call_sites {
+    ($($name:ident = $number:literal,)+) => {
+        /// One place in the code that calls the system. Numbers are not reused: fault suites name them in replay lines.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        #[allow(missing_docs, reason = "each name says which call it is")]
+        pub enum CallSite {
+            $($name = $number,)+
+        }
+
+        impl CallSite {
+            /// Every site.
+            #[cfg(feature = "sim")]
+            pub const ALL: &[CallSite] = &[$(CallSite::$name,)+];
+        }
+    };
+}
+
+call_sites! {
     OpenPool = 1,
     OpenDirectory = 2,
     CreateUnnamed = 3,
@@ -57,11 +72,20 @@ pub enum CallSite {
 
 #[cfg(feature = "sim")]
 mod fault {
-    use super::{CallSite, Errno};
+    use super::{CallSite, Errno, Sys};
     use crate::sync::RwLock;
 
-    /// Answers the `errno` that the call at a site shall fail with.
-    pub type Hook = fn(CallSite) -> Option<Errno>;
+    /// What a call does instead of succeeding.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum CallFault {
+        /// It fails, and the system is not called.
+        Errno(Errno),
+        /// A read or write moves about half of the bytes; any other call succeeds.
+        Short,
+    }
+
+    /// Answers what shall go wrong with the call at a site.
+    pub type Hook = fn(CallSite) -> Option<CallFault>;
 
     static HOOK: RwLock<Option<Hook>> = RwLock::new(None);
 
@@ -70,33 +94,36 @@ mod fault {
         *HOOK.write() = hook;
     }
 
-    pub(super) fn before(site: CallSite) -> Option<Errno> {
+    /// How many of the `len` bytes the call at `site` shall move (0 for a call that moves none).
+    pub(super) fn before(site: CallSite, len: usize) -> Sys<usize> {
         let hook = *HOOK.read();
-        hook.and_then(|hook| hook(site))
+        match hook.and_then(|hook| hook(site)) {
+            None => Ok(len),
+            Some(CallFault::Short) => Ok(len.div_ceil(2)),
+            Some(CallFault::Errno(errno)) => Err(errno),
+        }
     }
 }
 
 #[cfg(not(feature = "sim"))]
 mod fault {
-    use super::{CallSite, Errno};
+    use super::{CallSite, Sys};
 
     #[inline(always)]
-    pub(super) fn before(_site: CallSite) -> Option<Errno> {
-        None
+    pub(super) fn before(_site: CallSite, len: usize) -> Sys<usize> {
+        Ok(len)
     }
 }
 
 #[cfg(feature = "sim")]
-pub use fault::set_call_fault_hook;
+pub use fault::{CallFault, set_call_fault_hook};
 
 fn last_errno() -> Errno {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
 fn once(site: CallSite, call: impl FnOnce() -> i64) -> Sys<i64> {
-    if let Some(errno) = fault::before(site) {
-        return Err(errno);
-    }
+    fault::before(site, 0)?;
     match call() {
         -1 => Err(last_errno()),
         answer => Ok(answer),
@@ -108,6 +135,19 @@ fn retried(site: CallSite, mut call: impl FnMut() -> i64) -> Sys<i64> {
         match once(site, &mut call) {
             Err(libc::EINTR) => {}
             answer => return answer,
+        }
+    }
+}
+
+/// A read or write of `len` bytes; answers how many were moved.
+fn moved(site: CallSite, len: usize, call: impl Fn(usize) -> i64) -> Sys<usize> {
+    loop {
+        let answer = fault::before(site, len).and_then(|len| match call(len) {
+            -1 => Err(last_errno()),
+            moved => Ok(moved as usize),
+        });
+        if answer != Err(libc::EINTR) {
+            return answer;
         }
     }
 }
@@ -270,9 +310,9 @@ pub fn is_held_by_readers(fd: RawFd, exclusive: bool) -> Sys<bool> {
 pub fn write_all_at(site: CallSite, fd: RawFd, mut bytes: &[u8], mut at: u64) -> Sys<()> {
     while !bytes.is_empty() {
         let offset = i64::try_from(at).map_err(|_| libc::EFBIG)?;
-        // SAFETY: `bytes` is readable for its length.
-        let call = || unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), offset) } as i64;
-        let written = retried(site, call)? as usize;
+        // SAFETY: `bytes` is readable for its length, and `len` is at most that.
+        let call = |len| unsafe { libc::pwrite(fd, bytes.as_ptr().cast(), len, offset) } as i64;
+        let written = moved(site, bytes.len(), call)?;
         if written == 0 {
             return Err(libc::EIO);
         }
@@ -288,9 +328,10 @@ pub fn read_at(site: CallSite, fd: RawFd, into: &mut [u8], at: u64) -> Sys<usize
     while done < into.len() {
         let rest = &mut into[done..];
         let offset = i64::try_from(at + done as u64).map_err(|_| libc::EINVAL)?;
-        // SAFETY: `rest` is writable for its length.
-        let call = || unsafe { libc::pread(fd, rest.as_mut_ptr().cast(), rest.len(), offset) } as i64;
-        let read = retried(site, call)? as usize;
+        let (into, len) = (rest.as_mut_ptr(), rest.len());
+        // SAFETY: `rest` is writable for its length, and `len` is at most that.
+        let call = |len| unsafe { libc::pread(fd, into.cast(), len, offset) } as i64;
+        let read = moved(site, len, call)?;
         if read == 0 {
             break;
         }

@@ -1,0 +1,216 @@
+//! Every system call of the media fails in every way: each call site x each errno, and short transfers, once and for ever,
+//! at its 1st, 2nd, ... call, until a workload is over before the fault is reached.
+//!
+//! After every fault: no panic, a documented error, reads of what was acknowledged go on, a poisoned store refuses writes
+//! and says why, a refused write changed nothing, and the next open without faults holds every acknowledged write and no
+//! half of a batch. Pools of both kinds are on tmpfs where there is one: what the device does plays no part here.
+//! A failure prints one line to replay it: `FAULT=... cargo test --release --features sim --test faults`.
+//! Power cuts after a failed drain are `tests/crash.rs`'s and, drain by drain, those of `failed_drain` below.
+
+mod faults {
+    pub mod plan;
+    pub mod work;
+}
+
+use faults::plan::{FAILURES, Fault, Terrain, Turn};
+use faults::work::Work;
+use flatkv::MediaChoice;
+use flatkv::testing::CallSite;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// A sweep gives up after so many violations.
+const VIOLATIONS_MAX: usize = 10;
+/// The least number of faults that must strike, over both media.
+const POINTS_MIN: u64 = 5000;
+
+fn report(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn temporary() -> tempfile::TempDir {
+    let shared_memory = Path::new("/dev/shm");
+    if shared_memory.is_dir() {
+        tempfile::tempdir_in(shared_memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    points: u64,
+    runs: u64,
+    acknowledged: u64,
+    reads: u64,
+    errors: u64,
+    poisonings: u64,
+    reached: BTreeSet<CallSite>,
+    violations: Vec<String>,
+}
+
+struct Ground {
+    media: MediaChoice,
+    terrain: Terrain,
+}
+
+impl Ground {
+    fn name(&self) -> String {
+        format!("{:?}/{:?}", self.media, self.terrain)
+    }
+}
+
+impl Tally {
+    /// Runs the workload under one fault. False if it was over before the fault struck.
+    fn run(&mut self, turn: &Turn, ground: &Ground, fault: Option<Fault>) -> bool {
+        let directory = temporary();
+        let path = directory.path().join("pool.fkv");
+        turn.arm(ground.terrain, fault);
+        let mut work = Work::new(turn, &path, ground.media, ground.terrain, fault);
+        let result = catch_unwind(AssertUnwindSafe(|| work.run())).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+            Err(format!("panic: {}", text.unwrap_or_default()))
+        });
+        self.runs += 1;
+        self.acknowledged += work.acknowledged;
+        self.reads += work.reads;
+        self.errors += work.errors;
+        self.poisonings += work.poisonings;
+        let (_, struck) = turn.seen();
+        if let Err(what) = result {
+            let fault = fault.map_or("none".to_string(), |fault| fault.to_string());
+            let line = format!("FAULT={}/{fault}: {what}", ground.name());
+            report(&line);
+            self.violations.push(line);
+        }
+        if struck > 0 {
+            self.points += 1;
+            self.reached.extend(fault.map(|fault| fault.site));
+        }
+        struck > 0
+    }
+
+    fn sweep(&mut self, turn: &Turn, ground: &Ground, is_wanted: impl Fn(CallSite) -> bool) {
+        assert!(!self.run(turn, ground, None), "nothing fails without a fault");
+        let (calls, _) = turn.seen();
+        for (site, _) in calls.into_iter().filter(|(site, _)| is_wanted(*site)) {
+            for failure in FAILURES.into_iter().filter(|failure| Fault::is_possible(site, *failure)) {
+                for for_ever in [false, true] {
+                    let mut nth = 1;
+                    while self.violations.len() < VIOLATIONS_MAX
+                        && self.run(turn, ground, Some(Fault { site, failure, for_ever, nth }))
+                    {
+                        nth += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    fn absorb(&mut self, other: Tally) {
+        self.points += other.points;
+        self.runs += other.runs;
+        self.acknowledged += other.acknowledged;
+        self.reads += other.reads;
+        self.errors += other.errors;
+        self.poisonings += other.poisonings;
+        self.reached.extend(other.reached);
+        self.violations.extend(other.violations);
+    }
+
+    fn figures(&self) -> String {
+        format!(
+            "{} fault points in {} runs: {} writes acknowledged, {} lost or wrong, {} reads, {} errors, {} poisonings",
+            self.points,
+            self.runs,
+            self.acknowledged,
+            self.violations.len(),
+            self.reads,
+            self.errors,
+            self.poisonings
+        )
+    }
+}
+
+/// Where each terrain differs from the plain one; the other sites do there what they do everywhere.
+fn is_wanted(terrain: Terrain, site: CallSite) -> bool {
+    use CallSite::*;
+    match terrain {
+        Terrain::Plain => true,
+        Terrain::Background => matches!(site, Prefault | GrowAllocate | GrowSync | MapPart | HugePageHint),
+        Terrain::NoUnnamedFiles | Terrain::NoLinks => matches!(
+            site,
+            OpenDirectory
+                | CreateUnnamed
+                | CreateNamed
+                | SetMode
+                | OpenLock
+                | PublishSync
+                | PublishLink
+                | PublishRename
+                | PublishUnlink
+                | PublishSyncDirectory
+        ),
+        Terrain::NoAllocate => matches!(site, GrowAllocate | GrowZero | GrowSync | GrowUndo),
+        Terrain::Full => !matches!(site, Read),
+    }
+}
+
+fn parse(text: &str) -> Option<(Ground, Option<Fault>)> {
+    let mut words = text.split('/');
+    let media = match words.next()? {
+        "File" => MediaChoice::File,
+        "EmulatedPm" => MediaChoice::EmulatedPm,
+        "Auto" => MediaChoice::Auto,
+        _ => return None,
+    };
+    let word = words.next()?;
+    let terrain = Terrain::ALL.into_iter().find(|terrain| format!("{terrain:?}") == word)?;
+    let word = words.next()?;
+    if word == "none" {
+        return Some((Ground { media, terrain }, None));
+    }
+    let site = CallSite::ALL.iter().copied().find(|site| format!("{site:?}") == word)?;
+    let word = words.next()?;
+    let failure = FAILURES.into_iter().find(|failure| failure.name == word)?;
+    let for_ever = words.next()? == "ever";
+    let fault = Fault { site, failure, for_ever, nth: words.next()?.parse().ok()? };
+    Some((Ground { media, terrain }, Some(fault)))
+}
+
+#[test]
+fn every_call_site_fails_in_every_way_and_nothing_is_lost() {
+    let turn = Turn::take();
+    let mut total = Tally::default();
+    if let Ok(line) = std::env::var("FAULT") {
+        let (ground, fault) = parse(&line).expect("FAULT is a line that a failed sweep printed");
+        total.run(&turn, &ground, fault);
+        assert!(total.violations.is_empty());
+        return;
+    }
+    for media in [MediaChoice::File, MediaChoice::EmulatedPm, MediaChoice::Auto] {
+        for terrain in Terrain::ALL {
+            let mut tally = Tally::default();
+            // What `Auto` adds is the probe.
+            tally.sweep(&turn, &Ground { media, terrain }, |site| match media {
+                MediaChoice::Auto => terrain == Terrain::Plain && site == CallSite::SyncProbe,
+                _ => is_wanted(terrain, site),
+            });
+            report(&format!("faults, {media:?}, {terrain:?}: {}", tally.figures()));
+            total.absorb(tally);
+        }
+    }
+    let missed: Vec<_> = CallSite::ALL.iter().filter(|site| !total.reached.contains(site)).collect();
+    report(&format!(
+        "faults: {} of {} call sites reached; {}",
+        total.reached.len(),
+        CallSite::ALL.len(),
+        total.figures()
+    ));
+    assert!(total.violations.is_empty(), "{} violations, each printed above", total.violations.len());
+    assert!(missed.is_empty(), "call sites that no fault reached: {missed:?}");
+    assert!(total.points >= POINTS_MIN, "{} fault points", total.points);
+}

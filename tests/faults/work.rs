@@ -1,0 +1,363 @@
+//! What is done to a store while calls fail, and what has to hold whatever fails.
+
+use crate::faults::plan::{Fault, Terrain, Turn};
+use flatkv::testing::CallFault;
+use flatkv::{Durability, Error, MediaChoice, Options, Result, Store, WriteBatch, WriteOptions};
+use std::path::Path;
+
+pub const KEYS: usize = 24;
+/// On files a segment of 4 KiB has no room for anything but its own bookkeeping.
+const SEGMENT_BYTES: u64 = 8192;
+const SMALL_BYTES: usize = 40;
+const ROLL_BYTES: usize = 1000;
+const BLOB_BYTES: usize = 6000;
+
+type Change = (usize, Option<Vec<u8>>);
+
+/// The keys as they have to be read, and what may have happened besides.
+struct Model {
+    values: Vec<Option<Vec<u8>>>,
+    /// Writes that failed: each happened wholly or not at all, which the next open decides.
+    open_questions: Vec<Vec<Change>>,
+    written: u32,
+}
+
+impl Model {
+    fn value(&mut self, len: usize) -> Vec<u8> {
+        self.written += 1;
+        (0..len as u32).map(|at| (self.written.wrapping_mul(31).wrapping_add(at / 3)) as u8).collect()
+    }
+
+    fn apply(values: &mut [Option<Vec<u8>>], changes: &[Change]) {
+        changes.iter().for_each(|(key, value)| values[*key].clone_from(value));
+    }
+
+    /// Settles the open questions by what is found.
+    fn settle(&mut self, found: Vec<Option<Vec<u8>>>) -> std::result::Result<(), String> {
+        for chosen in 0..1_u32 << self.open_questions.len() {
+            let mut values = self.values.clone();
+            let happened = self.open_questions.iter().enumerate().filter(|(i, _)| chosen >> i & 1 == 1);
+            happened.for_each(|(_, changes)| Model::apply(&mut values, changes));
+            if values == found {
+                self.values = found;
+                self.open_questions.clear();
+                return Ok(());
+            }
+        }
+        let wrong: Vec<_> = (0..KEYS).filter(|key| self.values[*key] != found[*key]).collect();
+        Err(format!(
+            "keys {wrong:?} are not what was acknowledged, nor what {} failed writes explain",
+            self.open_questions.len()
+        ))
+    }
+}
+
+/// One run of the workload. An `Err` of its methods is a violation.
+pub struct Work<'a> {
+    turn: &'a Turn,
+    path: &'a Path,
+    media: MediaChoice,
+    terrain: Terrain,
+    fault: Option<Fault>,
+    model: Model,
+    pub acknowledged: u64,
+    pub reads: u64,
+    pub errors: u64,
+    pub poisonings: u64,
+}
+
+fn key(number: usize) -> Vec<u8> {
+    format!("key {number:02}").into_bytes()
+}
+
+pub fn options(media: MediaChoice, terrain: Terrain) -> Options {
+    let options = if terrain == Terrain::Background {
+        Options::new().head_size_bytes(8192)
+    } else {
+        flatkv::testing::options()
+    };
+    options.media(media).segment_size_bytes(SEGMENT_BYTES)
+}
+
+type Checked<T> = std::result::Result<T, String>;
+
+impl<'a> Work<'a> {
+    pub fn new(
+        turn: &'a Turn,
+        path: &'a Path,
+        media: MediaChoice,
+        terrain: Terrain,
+        fault: Option<Fault>,
+    ) -> Self {
+        let model = Model { values: vec![None; KEYS], open_questions: Vec::new(), written: 0 };
+        let (acknowledged, reads, errors, poisonings) = (0, 0, 0, 0);
+        Work { turn, path, media, terrain, fault, model, acknowledged, reads, errors, poisonings }
+    }
+
+    /// The whole life of a pool: created, written, closed, read, opened, dropped without a close, recovered, closed; then
+    /// once more without faults.
+    pub fn run(&mut self) -> Checked<()> {
+        for session in 0..4 {
+            if session == 3 && self.terrain == Terrain::Full {
+                self.turn.lift();
+            }
+            if session == 1 {
+                self.read_only()?;
+            }
+            let Some(store) = self.open(&format!("open of session {session}"))? else { break };
+            self.check(&store, true, "after open")?;
+            if session == 0 {
+                self.everything(&store)?;
+            } else {
+                self.a_little(&store, session)?;
+            }
+            self.contend(&store)?;
+            // The third is dropped as if the process had ended.
+            if session != 2 {
+                let closed = store.close();
+                self.judge("close", &closed, store.health().is_err())?;
+            }
+        }
+        self.turn.lift();
+        for round in ["without faults", "after a clean close"] {
+            let store = self.open_surely(round)?;
+            self.check(&store, true, round)?;
+            for number in 0..KEYS {
+                let bytes = self.model.value(SMALL_BYTES);
+                self.write(&store, "put", vec![(number, Some(bytes))], false)?;
+            }
+            self.check(&store, false, round)?;
+            store.close().map_err(|error| format!("close {round}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn everything(&mut self, store: &Store) -> Checked<()> {
+        for number in 0..8 {
+            self.put(store, number, SMALL_BYTES)?;
+        }
+        self.put(store, 3, SMALL_BYTES)?;
+        self.delete(store, 2)?;
+        for number in 8..11 {
+            let bytes = self.model.value(SMALL_BYTES);
+            self.write(store, "os put", vec![(number, Some(bytes))], true)?;
+        }
+        self.covering(store, "sync", Store::sync)?;
+        self.put(store, 11, BLOB_BYTES)?;
+        self.batch(store, &[4, 5, 12], SMALL_BYTES)?;
+        self.batch(store, &[6, 7, 13, 14, 15, 16, 17, 18], 500)?;
+        self.batch(store, &[0, 19], BLOB_BYTES / 2)?;
+        self.put_async(store)?;
+        for round in 0..14 {
+            self.put(store, 20 + round % 4, ROLL_BYTES)?;
+        }
+        self.delete(store, 11)?;
+        self.put(store, 19, BLOB_BYTES)?;
+        let bytes = self.model.value(SMALL_BYTES);
+        self.write(store, "os put", vec![(1, Some(bytes))], true)?;
+        self.check(store, false, "before the close")
+    }
+
+    fn a_little(&mut self, store: &Store, session: usize) -> Checked<()> {
+        self.put(store, session, SMALL_BYTES)?;
+        self.put(store, 4 + session, BLOB_BYTES)?;
+        let bytes = self.model.value(SMALL_BYTES);
+        self.write(store, "os put", vec![(8 + session, Some(bytes))], true)?;
+        self.delete(store, 12 + session)?;
+        for round in 0..6 {
+            self.put(store, 20 + round % 4, ROLL_BYTES)?;
+        }
+        self.batch(store, &[1, 16, 17], SMALL_BYTES)?;
+        self.check(store, false, "before the end of a session")
+    }
+
+    fn open(&mut self, what: &str) -> Checked<Option<Store>> {
+        for _ in 0..2 {
+            match options(self.media, self.terrain).open(self.path) {
+                Ok(store) => return Ok(Some(store)),
+                Err(error) => self.judge(what, &Err(error), false)?,
+            }
+        }
+        // It fails for ever: what is in the pool is seen once it does not.
+        Ok(None)
+    }
+
+    fn open_surely(&self, what: &str) -> Checked<Store> {
+        options(self.media, self.terrain).open(self.path).map_err(|error| format!("open {what}: {error}"))
+    }
+
+    fn read_only(&mut self) -> Checked<()> {
+        match options(self.media, self.terrain).read_only(true).open(self.path) {
+            Ok(store) => self.check(&store, true, "read-only"),
+            Err(Error::Io { errno: libc::ENOENT, .. }) if self.acknowledged == 0 => Ok(()),
+            Err(Error::InvalidArgument(_) | Error::Incomplete(_)) if self.acknowledged == 0 => Ok(()),
+            Err(error) => self.judge("read-only open", &Err(error), false),
+        }
+    }
+
+    /// Somebody else wants the pool meanwhile.
+    fn contend(&mut self, _held: &Store) -> Checked<()> {
+        match options(self.media, self.terrain).open(self.path) {
+            Err(Error::Locked(_)) => Ok(()),
+            Err(error) => self.judge("open of a held pool", &Err(error), false),
+            Ok(_) => Err("a pool that is held was opened".into()),
+        }
+    }
+
+    fn put(&mut self, store: &Store, number: usize, len: usize) -> Checked<()> {
+        let bytes = self.model.value(len);
+        self.write(store, "put", vec![(number, Some(bytes))], false)
+    }
+
+    fn delete(&mut self, store: &Store, number: usize) -> Checked<()> {
+        self.write(store, "delete", vec![(number, None)], false)
+    }
+
+    fn batch(&mut self, store: &Store, numbers: &[usize], len: usize) -> Checked<()> {
+        let (gone, put) = numbers.split_first().expect("not empty");
+        let mut changes = vec![(*gone, None)];
+        for number in put {
+            let bytes = self.model.value(len);
+            changes.push((*number, Some(bytes)));
+        }
+        self.write(store, "batch", changes, false)
+    }
+
+    fn put_async(&mut self, store: &Store) -> Checked<()> {
+        let mut accepted = Vec::new();
+        for number in [2, 3, 4] {
+            let bytes = self.model.value(SMALL_BYTES);
+            let ticket = store.put_async(&key(number), &bytes);
+            match ticket {
+                Ok(ticket) => accepted.push((ticket, vec![(number, Some(bytes))])),
+                Err(error) => self.failed(store, "put_async", error, None)?,
+            }
+        }
+        for (ticket, changes) in accepted {
+            match store.wait(ticket) {
+                Ok(()) => self.acknowledge(&changes),
+                Err(error) => self.failed(store, "wait", error, Some(changes))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, store: &Store, what: &str, changes: Vec<Change>, os: bool) -> Checked<()> {
+        let with = WriteOptions::new().durability(if os { Durability::Os } else { Durability::Sync });
+        let was_poisoned = store.health().is_err();
+        let result = match (&changes[..], what) {
+            ([(number, Some(value))], _) => store.put_with(&with, &key(*number), value),
+            ([(number, None)], _) => store.delete_with(&with, &key(*number)).and_then(|found| {
+                assert_eq!(found, self.model.values[*number].is_some(), "delete of key {number}");
+                Ok(())
+            }),
+            (changes, _) => {
+                let mut batch = WriteBatch::new();
+                for (number, value) in changes {
+                    match value {
+                        Some(value) => batch.put(&key(*number), value),
+                        None => batch.delete(&key(*number)),
+                    }
+                    .map_err(|error| format!("batch: {error}"))?;
+                }
+                store.write_with(&with, &batch)
+            }
+        };
+        match result {
+            Ok(()) if was_poisoned => Err(format!("{what} was acknowledged by a poisoned store")),
+            Ok(()) => {
+                self.acknowledge(&changes);
+                Ok(())
+            }
+            Err(error) => self.failed(store, what, error, Some(changes)),
+        }
+    }
+
+    fn covering(&mut self, store: &Store, what: &str, call: impl Fn(&Store) -> Result<()>) -> Checked<()> {
+        match call(store) {
+            Ok(()) => Ok(()),
+            Err(error) => self.failed(store, what, error, None),
+        }
+    }
+
+    fn acknowledge(&mut self, changes: &[Change]) {
+        self.acknowledged += 1;
+        Model::apply(&mut self.model.values, changes);
+    }
+
+    /// A write failed: the error is a documented one, reads go on, and the store says what state it is in.
+    fn failed(
+        &mut self,
+        store: &Store,
+        what: &str,
+        error: Error,
+        changes: Option<Vec<Change>>,
+    ) -> Checked<()> {
+        let health = store.health();
+        self.judge(what, &Err(error.clone()), health.is_err())?;
+        match (&health, &error) {
+            (Err(Error::Poisoned(why)), Error::Io { .. }) => {
+                if why.is_empty() {
+                    return Err(format!("{what}: poisoned, and health does not say why"));
+                }
+                self.poisonings += 1;
+                self.model.open_questions.extend(changes);
+                let refused = store.put(&key(0), b"refused");
+                if !matches!(refused, Err(Error::Poisoned(_))) {
+                    return Err(format!("a put on a poisoned store gave {refused:?}"));
+                }
+            }
+            (Err(Error::Poisoned(_)), Error::Poisoned(_)) => {}
+            // Refused, and nothing was changed: the full device lets deletes through.
+            (Ok(()), Error::NoSpace { .. } | Error::Io { .. }) => {
+                if matches!(error, Error::NoSpace { .. }) && what != "delete" {
+                    let number = (0..KEYS).rfind(|number| self.model.values[*number].is_some());
+                    if let Some(number) = number {
+                        self.delete(store, number)?;
+                    }
+                }
+            }
+            (health, error) => return Err(format!("{what} failed with {error}, health {health:?}")),
+        }
+        self.check(store, false, &format!("after a failed {what}"))
+    }
+
+    /// Whether an error is one that the documentation promises for this fault.
+    fn judge(&mut self, what: &str, result: &Result<()>, is_poisoned: bool) -> Checked<()> {
+        let Err(error) = result else { return Ok(()) };
+        self.errors += 1;
+        let injected = match self.fault.map(|fault| fault.failure.fault) {
+            Some(CallFault::Errno(errno)) => errno,
+            _ => 0,
+        };
+        let hidden = self.fault.is_none_or(|fault| fault.is_hidden() || fault.is_of_a_hint());
+        let is_full = injected == libc::ENOSPC || injected == libc::EDQUOT || self.terrain == Terrain::Full;
+        match error {
+            Error::NoSpace { .. } if is_full && (!hidden || self.terrain == Terrain::Full) => Ok(()),
+            // A failed mapping leaves the address space behind it in doubt: no growth until the next open.
+            Error::NoSpace { limit, .. } if limit.contains("the device") && injected != 0 => Ok(()),
+            _ if hidden => Err(format!("{what}: {error}, though nobody should notice this fault")),
+            Error::Io { errno, .. } if *errno == injected => Ok(()),
+            Error::Poisoned(_) if is_poisoned || what == "close" => Ok(()),
+            error => Err(format!("{what}: undocumented error {error:?}")),
+        }
+    }
+
+    /// Every key reads as it must. After an open, failed writes may turn out to have happened.
+    fn check(&mut self, store: &Store, is_fresh: bool, when: &str) -> Checked<()> {
+        let mut found = Vec::with_capacity(KEYS);
+        for number in 0..KEYS {
+            self.reads += 1;
+            found.push(
+                store.get(&key(number)).map_err(|error| format!("{when}: get of key {number}: {error}"))?,
+            );
+        }
+        if is_fresh {
+            return self.model.settle(found).map_err(|error| format!("{when}: {error}"));
+        }
+        match (0..KEYS).find(|number| found[*number] != self.model.values[*number]) {
+            None => Ok(()),
+            Some(number) => Err(format!("{when}: key {number} is not what was acknowledged last")),
+        }
+    }
+}
