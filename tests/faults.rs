@@ -5,7 +5,7 @@
 //! and says why, a refused write changed nothing, and the next open without faults holds every acknowledged write and no
 //! half of a batch. Pools of both kinds are on tmpfs where there is one: what the device does plays no part here.
 //! A failure prints one line to replay it: `FAULT=... cargo test --release --features sim --test faults`.
-//! Power cuts after a failed drain are `tests/crash.rs`'s and, drain by drain, those of `failed_drain` below.
+//! Power cuts after a failed drain are in `tests/crash.rs`.
 
 mod faults {
     pub mod plan;
@@ -13,7 +13,7 @@ mod faults {
 }
 
 use faults::plan::{FAILURES, Fault, Terrain, Turn};
-use faults::work::Work;
+use faults::work::{self, Work};
 use flatkv::MediaChoice;
 use flatkv::testing::CallSite;
 use std::collections::BTreeSet;
@@ -213,4 +213,35 @@ fn every_call_site_fails_in_every_way_and_nothing_is_lost() {
     assert!(total.violations.is_empty(), "{} violations, each printed above", total.violations.len());
     assert!(missed.is_empty(), "call sites that no fault reached: {missed:?}");
     assert!(total.points >= POINTS_MIN, "{} fault points", total.points);
+}
+
+/// A growth asks the system for space; what it does not get, no write depends on.
+#[test]
+fn a_growth_that_fails_with_an_io_error_leaves_the_store_usable() {
+    let turn = Turn::take();
+    for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
+        for len in [2000, 100_000] {
+            let directory = temporary();
+            turn.arm(Terrain::Plain, None);
+            let store = work::options(media, Terrain::Plain).open(directory.path().join("pool.fkv")).unwrap();
+            let failure = FAILURES[0];
+            let site = CallSite::GrowAllocate;
+            turn.arm(Terrain::Plain, Some(Fault { site, failure, for_ever: true, nth: 1 }));
+            let mut stored = 0_u32;
+            let error = loop {
+                match store.put(&stored.to_le_bytes(), &vec![7; len]) {
+                    Ok(()) => stored += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, flatkv::Error::Io { errno: libc::EIO, .. }), "{error}");
+            store.health().unwrap();
+            turn.lift();
+            store.put(&stored.to_le_bytes(), &vec![8; len]).unwrap();
+            for number in 0..=stored {
+                let value = store.get(&number.to_le_bytes()).unwrap().unwrap();
+                assert_eq!(value, vec![if number < stored { 7 } else { 8 }; len]);
+            }
+        }
+    }
 }

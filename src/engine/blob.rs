@@ -12,7 +12,7 @@ use crate::media::durable::{Dirty, InFlight};
 use crate::media::guarded::Scratch;
 use crate::oplog::OpLog;
 use crate::space::Space;
-use crate::space::extent::Extents;
+use crate::space::extent::{Extents, NoRoom};
 use crate::sync::{Arc, Mutex};
 use crate::types::MediaRange;
 
@@ -75,13 +75,12 @@ impl<I: Index + 'static> Engine<I> {
     /// Writes a large value into extents; one drain makes several of them durable.
     ///
     /// # Errors
-    /// `NoSpace`: nothing stays allocated. `Io`.
+    /// `NoSpace`, `Io` from a growth that failed: nothing stays allocated. Any other `Io` poisons the store.
     pub(super) fn write_blob(&self, value: &[u8]) -> Result<InFlight<StagedBlob>> {
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
         let ranges = self.extents.allocate(value.len() as u64).map_err(|error| match error {
-            Error::NoSpace { .. } => error,
-            // A segment that was being opened: what of it is on the medium is unknown.
-            other => self.poisoned_by(other),
+            NoRoom::Refused(error) => error,
+            NoRoom::Unknown(error) => self.poisoned_by(error),
         })?;
         let mut staged =
             StagedBlob { extents: Arc::clone(&self.extents), ranges: ranges.clone(), descriptor: Vec::new() };

@@ -257,7 +257,8 @@ impl OpLog {
     /// drained: see [`OpLog::commit`].
     ///
     /// # Errors
-    /// `NoSpace`, `TooLarge`, `Poisoned`, `Closed`: nothing was changed. `Io` poisons the store.
+    /// `NoSpace`, `TooLarge`, `Poisoned`, `Closed`, `Io` from a growth that failed: nothing was changed. Any other `Io`
+    /// poisons the store.
     #[inline]
     pub fn place(
         &self,

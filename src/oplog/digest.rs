@@ -35,21 +35,12 @@ impl OpLog {
             .collect()
     }
 
-    /// Opens a new head for a log: steps (a) and (b) of rule 6, under the roll lock. The log then has two active heads
-    /// until the caller seals the old one.
+    /// Opens a new head for a log in a free `slot`: steps (a) and (b) of rule 6, under the roll lock. The log then has two
+    /// active heads until the caller seals the old one.
     ///
     /// # Errors
-    /// `NoSpace`: nothing was changed. `Unsupported`: the digest no longer fits. Others leave the medium unknown.
-    pub(super) fn open_head(
-        &self,
-        state: &mut LogState,
-        purpose: Purpose,
-        leave_out: &[SegmentSlot],
-    ) -> Result<Head> {
-        let slot = match state.spare.take() {
-            Some(slot) => slot,
-            None => self.space.take_slot(purpose)?,
-        };
+    /// `Unsupported`: the digest no longer fits, nothing was changed. Others leave the medium unknown.
+    fn open_head(&self, state: &LogState, slot: SegmentSlot, leave_out: &[SegmentSlot]) -> Result<Head> {
         let mut identities = self.space.identities();
         let id = identities.next_id;
         let log = state.id();
@@ -135,11 +126,15 @@ impl OpLog {
     /// Rolls a log: new head active, old head drained and sealed. On return the log has one active head again.
     ///
     /// # Errors
-    /// `NoSpace`, `Unsupported`: nothing was changed. Any other error poisons the log.
+    /// `NoSpace`, `Unsupported`, `Io` from a growth that failed: nothing was changed. Any other error poisons the log.
     pub(super) fn roll(&self, state: &mut LogState, purpose: Purpose) -> Result<()> {
-        let new = match self.open_head(state, purpose, &[]) {
+        let slot = match state.spare.take() {
+            Some(slot) => slot,
+            None => self.space.take_slot(purpose)?,
+        };
+        let new = match self.open_head(state, slot, &[]) {
             Ok(head) => head,
-            Err(error @ (Error::NoSpace { .. } | Error::Unsupported(_))) => return Err(error),
+            Err(error @ Error::Unsupported(_)) => return Err(error),
             Err(error) => return Err(self.poison_with(error)),
         };
         let result = self.drain(state, Site::SealDrain).and_then(|()| match state.head() {
@@ -169,7 +164,8 @@ impl OpLog {
             .filter(|head| head.hashes().is_empty() && !head.is_indispensable())
             .map(Head::slot)
             .collect();
-        let mut new = self.open_head(&mut state, Purpose::Internal, &empty)?;
+        let slot = self.space.take_slot(Purpose::Internal)?;
+        let mut new = self.open_head(&state, slot, &empty)?;
         if let Some(old) = old {
             new.mark_unbacked();
             if empty.is_empty() {

@@ -6,7 +6,7 @@
 
 use super::{Purpose, Space};
 use crate::constants::{BLOB_CHUNK_BYTES_MAX, EXTENT_BLOCK_BYTES_MAX};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::SegmentClass;
 use crate::sync::{Arc, Mutex};
 use crate::types::{MediaRange, SegmentSlot};
@@ -66,6 +66,15 @@ struct Segments {
     used_blocks: u64,
 }
 
+/// Why no room was found. Nothing stays allocated.
+#[derive(Debug)]
+pub enum NoRoom {
+    /// The pool is full or could not grow.
+    Refused(Error),
+    /// A segment that was being opened: what of it is on the medium is unknown.
+    Unknown(Error),
+}
+
 /// The allocator of extents.
 pub struct Extents {
     space: Arc<Space>,
@@ -93,8 +102,8 @@ impl Extents {
     /// Finds room for `len` bytes as ranges of at most a chunk each, opening extent segments as needed.
     ///
     /// # Errors
-    /// `NoSpace`: nothing stays allocated. `Io` from opening a segment.
-    pub fn allocate(&self, len: u64) -> Result<Vec<MediaRange>> {
+    /// See [`NoRoom`].
+    pub fn allocate(&self, len: u64) -> Result<Vec<MediaRange>, NoRoom> {
         let mut segments = self.segments.lock();
         let mut ranges = Vec::new();
         let mut missing = len;
@@ -104,7 +113,7 @@ impl Extents {
                 ranges.push(range);
                 continue;
             }
-            match self.space.open_segment(SegmentClass::Extent, Purpose::Put) {
+            match self.open_segment() {
                 Ok(slot) => {
                     segments.bitmaps.insert(slot.0, Bitmap::new(self.blocks_per_segment()));
                 }
@@ -115,6 +124,12 @@ impl Extents {
             }
         }
         Ok(ranges)
+    }
+
+    fn open_segment(&self) -> Result<SegmentSlot, NoRoom> {
+        let slot = self.space.take_slot(Purpose::Put).map_err(NoRoom::Refused)?;
+        self.space.open_segment(SegmentClass::Extent, slot).map_err(NoRoom::Unknown)?;
+        Ok(slot)
     }
 
     fn take_from_existing(&self, segments: &mut Segments, missing: u64) -> Option<MediaRange> {

@@ -188,7 +188,7 @@ impl Space {
     /// Takes a free slot, growing the pool if need be.
     ///
     /// # Errors
-    /// `NoSpace`: nothing was changed. `Io` from growth.
+    /// `NoSpace`, `Io` from growth: nothing was changed. If it was a sync that failed, the next drain fails too.
     pub fn take_slot(&self, purpose: Purpose) -> Result<SegmentSlot> {
         let keep = self.kept_from(purpose);
         loop {
@@ -374,13 +374,12 @@ impl Space {
         Ok(word.flush(&*self.media, site))
     }
 
-    /// Opens a segment that is no log head: header durable, then state OPEN durable, then listed. Under the roll lock,
-    /// because a digest formed in between would count its id as given and not list it.
+    /// Opens a segment that is no log head in a free `slot`: header durable, then state OPEN durable, then listed. Under
+    /// the roll lock, because a digest formed in between would count its id as given and not list it.
     ///
     /// # Errors
-    /// `NoSpace`: nothing was changed; `Io`.
-    pub fn open_segment(&self, class: SegmentClass, purpose: Purpose) -> Result<SegmentSlot> {
-        let slot = self.take_slot(purpose)?;
+    /// `Io`: what of it is on the medium is unknown.
+    pub fn open_segment(&self, class: SegmentClass, slot: SegmentSlot) -> Result<()> {
         let mut identities = self.identities.lock();
         let id = identities.next_id;
         let header = SegmentHeader { id, slot, log: LogId(0), class, creation_seq: Seq::ZERO };
@@ -389,7 +388,7 @@ impl Space {
             .into_inner();
         identities.next_id = SegmentId(id.0 + 1);
         self.enter(&header, SlotState::Open);
-        Ok(slot)
+        Ok(())
     }
 
     /// Enters a segment into the table.

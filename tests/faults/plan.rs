@@ -112,6 +112,12 @@ impl Fault {
             .contains(&self.site)
     }
 
+    /// True if the call belongs to a growth alone, and is no sync: nothing that counts depends on it.
+    pub fn is_of_a_growth(&self) -> bool {
+        use CallSite::*;
+        [GrowAllocate, GrowZero, GrowUndo, MapPart, Stat, FileSystemStat].contains(&self.site)
+    }
+
     fn strikes(&self, site: CallSite, nth: u32) -> bool {
         let is_interrupt = self.failure.fault == CallFault::Errno(libc::EINTR);
         let last = match self.for_ever {

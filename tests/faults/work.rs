@@ -12,17 +12,24 @@ const SMALL_BYTES: usize = 40;
 const ROLL_BYTES: usize = 1000;
 const BLOB_BYTES: usize = 6000;
 
-type Change = (usize, Option<Vec<u8>>);
+/// A key and its new value, if any.
+pub type Change = (usize, Option<Vec<u8>>);
+/// `Err` is a violation.
+pub type Checked<T> = std::result::Result<T, String>;
 
 /// The keys as they have to be read, and what may have happened besides.
-struct Model {
-    values: Vec<Option<Vec<u8>>>,
+pub struct Model {
+    pub values: Vec<Option<Vec<u8>>>,
     /// Writes that failed: each happened wholly or not at all, which the next open decides.
-    open_questions: Vec<Vec<Change>>,
+    pub open_questions: Vec<Vec<Change>>,
     written: u32,
 }
 
 impl Model {
+    pub fn new(keys: usize) -> Model {
+        Model { values: vec![None; keys], open_questions: Vec::new(), written: 0 }
+    }
+
     fn value(&mut self, len: usize) -> Vec<u8> {
         self.written += 1;
         (0..len as u32).map(|at| (self.written.wrapping_mul(31).wrapping_add(at / 3)) as u8).collect()
@@ -33,7 +40,7 @@ impl Model {
     }
 
     /// Settles the open questions by what is found.
-    fn settle(&mut self, found: Vec<Option<Vec<u8>>>) -> std::result::Result<(), String> {
+    pub fn settle(&mut self, found: Vec<Option<Vec<u8>>>) -> Checked<()> {
         for chosen in 0..1_u32 << self.open_questions.len() {
             let mut values = self.values.clone();
             let happened = self.open_questions.iter().enumerate().filter(|(i, _)| chosen >> i & 1 == 1);
@@ -44,7 +51,7 @@ impl Model {
                 return Ok(());
             }
         }
-        let wrong: Vec<_> = (0..KEYS).filter(|key| self.values[*key] != found[*key]).collect();
+        let wrong: Vec<_> = (0..found.len()).filter(|key| self.values[*key] != found[*key]).collect();
         Err(format!(
             "keys {wrong:?} are not what was acknowledged, nor what {} failed writes explain",
             self.open_questions.len()
@@ -79,8 +86,6 @@ pub fn options(media: MediaChoice, terrain: Terrain) -> Options {
     options.media(media).segment_size_bytes(SEGMENT_BYTES)
 }
 
-type Checked<T> = std::result::Result<T, String>;
-
 impl<'a> Work<'a> {
     pub fn new(
         turn: &'a Turn,
@@ -89,7 +94,7 @@ impl<'a> Work<'a> {
         terrain: Terrain,
         fault: Option<Fault>,
     ) -> Self {
-        let model = Model { values: vec![None; KEYS], open_questions: Vec::new(), written: 0 };
+        let model = Model::new(KEYS);
         let (acknowledged, reads, errors, poisonings) = (0, 0, 0, 0);
         Work { turn, path, media, terrain, fault, model, acknowledged, reads, errors, poisonings }
     }
@@ -299,6 +304,9 @@ impl<'a> Work<'a> {
             (Err(Error::Poisoned(why)), Error::Io { .. }) => {
                 if why.is_empty() {
                     return Err(format!("{what}: poisoned, and health does not say why"));
+                }
+                if self.fault.is_some_and(|fault| fault.is_of_a_growth()) {
+                    return Err(format!("{what}: poisoned by a growth that failed: {why}"));
                 }
                 self.poisonings += 1;
                 self.model.open_questions.extend(changes);
