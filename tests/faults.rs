@@ -5,17 +5,20 @@
 //! and says why, a refused write changed nothing, and the next open without faults holds every acknowledged write and no
 //! half of a batch. Pools of both kinds are on tmpfs where there is one: what the device does plays no part here.
 //! A failure prints one line to replay it: `FAULT=... cargo test --release --features sim --test faults`.
-//! Power cuts after a failed drain are in `tests/crash.rs`.
+//! Power cuts after a failed drain are in `tests/crash.rs`, and here drain by drain in `failed_drain`.
 
 mod faults {
+    pub mod failed_drain;
     pub mod plan;
     pub mod work;
 }
 
+use faults::failed_drain;
 use faults::plan::{FAILURES, Fault, Terrain, Turn};
 use faults::work::{self, Work};
 use flatkv::MediaChoice;
 use flatkv::testing::CallSite;
+use flatkv::testing::sim::{PageCache, SimKind};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -243,5 +246,21 @@ fn a_growth_that_fails_with_an_io_error_leaves_the_store_usable() {
                 assert_eq!(value, vec![if number < stored { 7 } else { 8 }; len]);
             }
         }
+    }
+}
+
+#[test]
+fn every_drain_fails_once_and_a_power_cut_after_the_next_open_loses_nothing() {
+    for (kind, cache) in [
+        (SimKind::File, PageCache::Kept),
+        (SimKind::File, PageCache::FailedPagesDropped),
+        (SimKind::Pm, PageCache::Kept),
+    ] {
+        let figures = failed_drain::sweep(kind, cache);
+        let (drains, power_cuts) = (figures.drains, figures.power_cuts);
+        report(&format!(
+            "failed drains, {kind:?}, {cache:?}: {drains} drains, {power_cuts} power cuts, 0 lost"
+        ));
+        assert!(drains >= 50, "the workload has {drains} drains");
     }
 }
