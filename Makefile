@@ -16,6 +16,7 @@ export PREFIX LIBDIR INCLUDEDIR DESTDIR
 
 -include mk/lib.mk
 -include mk/examples.mk
+-include mk/crash.mk
 -include mk/guest.mk
 
 .PHONY: help run build check test crash bench fixtures install uninstall clean deps

@@ -27,6 +27,7 @@ missing_packages() {
     if [ "$what" = test ]; then
         cargo fmt --version >/dev/null 2>&1 || echo rustfmt
         cargo clippy --version >/dev/null 2>&1 || echo clippy
+        have strace || [ "$(id -u)" != 0 ] || echo strace
     fi
 }
 
@@ -68,10 +69,12 @@ if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && have apt-get; then
     install_packages $missing
     missing=$(missing_packages)
 fi
+# A test without strace is not run and says so.
+missing=$(echo "$missing" | grep -vx strace || true)
 if [ -n "$missing" ]; then
     ask_for $missing
     exit 1
 fi
-for tool in valgrind pkg-config; do
+for tool in valgrind pkg-config strace; do
     [ "$what" != test ] || have "$tool" || echo "optional, not found: $tool (the tests that use it say that they are not run)"
 done

@@ -78,6 +78,12 @@ tests() {
     else
         not_run "power cuts and a bad page on a DAX mount, in a guest" "${reason:-tests/guest/run.py prepare failed}"
     fi
+    step "kill -9 over and over, on the shipped library" make --no-print-directory kill-loop
+    if strace -qq -o /dev/null -e inject=getppid:error=EIO true 2>/dev/null; then
+        step "faults from outside, on the shipped library" make --no-print-directory faults-outside
+    else
+        not_run "faults from outside" "strace is not installed or may not trace here"
+    fi
     step "examples run" scripts/run_examples.sh
     step "installed library is found by pkg-config" scripts/test_install.sh
     step "the main job on a small tree" scripts/test_job.sh

@@ -252,9 +252,8 @@ impl<'a> Work<'a> {
         let was_poisoned = store.health().is_err();
         let result = match (&changes[..], what) {
             ([(number, Some(value))], _) => store.put_with(&with, &key(*number), value),
-            ([(number, None)], _) => store.delete_with(&with, &key(*number)).and_then(|found| {
+            ([(number, None)], _) => store.delete_with(&with, &key(*number)).map(|found| {
                 assert_eq!(found, self.model.values[*number].is_some(), "delete of key {number}");
-                Ok(())
             }),
             (changes, _) => {
                 let mut batch = WriteBatch::new();

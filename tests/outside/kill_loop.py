@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Kills a process that writes to a store, over and over, and checks what the next one finds.
+
+kill_loop.py WRITER [--kills N | --seconds N] [--seed N]
+
+The writer (writer.c, on the shipped library) has 1 to 8 threads. It is killed at a random place: after so many lines, at
+a random time after it began to open (creation, recovery) or to close, or wherever it is when its time is over. The next
+process recovers the pool, shows every key, and goes on. Pools lie on a disk as `file` and in memory as `emulated-pm`.
+What SIGKILL shows: a process may die anywhere. It does not show a power cut: the page cache stays.
+Exit status 1 and a line that says what was lost, if anything was.
+"""
+
+import argparse
+import os
+import random
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from oracle import Oracle, Reader, Violation
+
+POOL_BYTES_MAX = 3 << 20  # then a new pool: its creation is to be killed, too
+SILENCE_S_MAX = 60
+OPERATIONS_MAX = 400
+
+
+class Pool:
+    def __init__(self, writer, media, directory):
+        self.writer, self.media = writer, media
+        self.path = os.path.join(directory, f"{media}.fkv")
+        self.oracle = Oracle()
+
+    def renew_if_large(self):
+        if os.path.exists(self.path) and os.path.getsize(self.path) > POOL_BYTES_MAX:
+            os.unlink(self.path)
+            old, self.oracle = self.oracle, Oracle()
+            for name in ("acknowledged", "failed", "looks"):
+                setattr(self.oracle, name, getattr(old, name))
+
+    def live(self, session, chance):
+        """One life of a writer. Answers the mark of the line after which it was killed, or None if it ended first."""
+        threads = chance.choice((1, 1, 2, 3, 4, 8))
+        operations = chance.choice((0, 5, 40, OPERATIONS_MAX))
+        place = chance.choice(("open", "lines", "lines", "lines", "close", "time"))
+        lines_max = int(chance.expovariate(1 / 300)) if place == "lines" else None
+        deadline = None
+        if place in ("open", "time"):
+            deadline = time.monotonic() + chance.uniform(0, 0.004 if place == "open" else 0.05)
+        command = [self.writer, self.path, self.media, str(threads), str(session), str(operations)]
+        reader = Reader(self.oracle, threads == 1)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
+            killed, buffer, lines = None, b"", 0
+            while True:
+                wait = SILENCE_S_MAX if deadline is None else max(0, deadline - time.monotonic())
+                ready, _, _ = select.select([process.stdout], [], [], wait if killed is None else SILENCE_S_MAX)
+                if not ready:
+                    if deadline is None or killed is not None:
+                        process.kill()
+                        raise Violation(f"silent for {SILENCE_S_MAX} s after {reader.last!r}")
+                    process.kill()
+                    killed = reader.last or "start"
+                    continue
+                piece = os.read(process.stdout.fileno(), 1 << 16)
+                if not piece:
+                    break
+                *whole, buffer = (buffer + piece).split(b"\n")
+                for text in whole:
+                    reader.line(text.decode())
+                    lines += 1
+                    if killed is not None:
+                        continue
+                    if place == "open" and reader.last == "O":
+                        deadline = time.monotonic() + chance.uniform(0, 0.003)
+                    if place == "close" and reader.last == "C":
+                        deadline = time.monotonic() + chance.uniform(0, 0.002)
+                    if lines_max is not None and lines >= lines_max:
+                        process.kill()
+                        killed = reader.last
+            status = process.wait()
+        if buffer:
+            raise Violation(f"half a line: {buffer!r}")
+        if reader.open_error:
+            raise Violation(f"open failed: {reader.open_error[1]}")
+        if reader.statuses:
+            raise Violation(f"writes failed with status {sorted(set(reader.statuses))}")
+        if status not in (0, -9):
+            raise Violation(f"the writer ended with status {status} after {reader.last!r}")
+        if status == 0 and reader.close_status != 0:
+            raise Violation(f"close gave status {reader.close_status}")
+        return (reader.last or "start") if status == -9 else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("writer")
+    parser.add_argument("--kills", type=int, default=600)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--seed", type=lambda text: int(text, 0), default=random.SystemRandom().getrandbits(32))
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    started = time.monotonic()
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    directories = [tempfile.mkdtemp(prefix="flatkv-kill."), tempfile.mkdtemp(prefix="flatkv-kill.", dir=memory)]
+    pools = [Pool(options.writer, "file", directories[0]), Pool(options.writer, "emulated-pm", directories[1])]
+    places, session, kills = {}, 0, 0
+    phases = {"start": "before open", "O": "in open", "o": "in recovery's check", "S": "in recovery's check",
+              "s": "writing", "B": "writing", "K": "writing", "C": "in close", "c": "after close"}
+
+    def goes_on():
+        if options.seconds is not None:
+            return time.monotonic() - started < options.seconds
+        return kills < options.kills
+
+    try:
+        while goes_on():
+            session += 1
+            pool = pools[session % len(pools)]
+            pool.renew_if_large()
+            mark = pool.live(session, chance)
+            if mark is not None:
+                kills += 1
+                phase = phases.get(mark, "writing")
+                places[phase] = places.get(phase, 0) + 1
+    except Violation as violation:
+        kept = tempfile.mkdtemp(prefix="flatkv-kill-failed.")
+        if os.path.exists(pool.path):
+            shutil.copy(pool.path, kept)
+        print(f"LOST after {kills} kills, seed {options.seed:#x}, {pool.media}, session {session}: {violation}")
+        print(f"the pool as it is now: {kept}")
+        return 1
+    finally:
+        for directory in directories:
+            shutil.rmtree(directory)
+    acknowledged = sum(pool.oracle.acknowledged for pool in pools)
+    looks = sum(pool.oracle.looks for pool in pools)
+    where = ", ".join(f"{count} {phase}" for phase, count in sorted(places.items()))
+    print(f"kill -9: {kills} kills ({where}), {acknowledged} writes acknowledged, {looks} times all keys checked, "
+          f"0 acknowledgements lost, {time.monotonic() - started:.0f} s, seed {options.seed:#x}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
