@@ -368,6 +368,9 @@ fn prefetch_line(_at: *const u8) {}
 mod tests {
     use super::*;
 
+    /// Held by tests that take so much address space that others would get little.
+    static ADDRESS_SPACE: Mutex<()> = Mutex::new(());
+
     #[test]
     fn growth_keeps_base_and_content_and_adds_zeros() {
         let region = Region::anonymous(PAGE_BYTES).unwrap();
@@ -421,6 +424,7 @@ mod tests {
     #[allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
     fn a_hundred_regions_leave_room_for_a_large_one() {
         if Region::reserve_exactly(POOL_BYTES_MAX, LARGE_PAGE_BYTES, true).is_err() {
+            let _alone = ADDRESS_SPACE.lock();
             eprintln!("not run: address space is limited here (RLIMIT_AS, valgrind)");
             return;
         }
@@ -434,6 +438,7 @@ mod tests {
     #[test]
     #[allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
     fn a_mapping_that_fails_keeps_no_address_space() {
+        let _alone = ADDRESS_SPACE.lock();
         if Region::reserve_exactly(POOL_BYTES_MAX, LARGE_PAGE_BYTES, true).is_err() {
             eprintln!("not run: address space is limited here (RLIMIT_AS, valgrind)");
             return;
@@ -441,7 +446,7 @@ mod tests {
         for round in 0..100 {
             let region = Region::reserve(0, LARGE_PAGE_BYTES, true).unwrap();
             let reserved = region.reserved.load(Ordering::Relaxed);
-            assert!(reserved >= 1 << 40, "round {round}: {reserved} bytes");
+            assert!(reserved >= 1 << 36, "round {round}: {reserved} bytes");
             region.map_file(-1, PAGE_BYTES, libc::MAP_SHARED).unwrap_err();
             let error = region.map_file(-1, PAGE_BYTES, libc::MAP_SHARED).unwrap_err();
             assert!(matches!(&error, Error::NoSpace { limit, .. } if limit.contains("reopen")), "{error}");
