@@ -15,6 +15,7 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -269,6 +270,7 @@ def bad_page(memory):
 
 
 def run():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that QEMU and its memory go, too
     if not LIBRARY.exists():
         subprocess.run(["make", "--no-print-directory", "lib"], cwd=ROOT, check=True)
     seed = int(os.environ.get("SEED") or time.time_ns() % 1_000_000)
