@@ -4,15 +4,17 @@
 //! After every fault: no panic, a documented error, reads of what was acknowledged go on, a poisoned store refuses writes
 //! and says why, a refused write changed nothing, and the next open without faults holds every acknowledged write and no
 //! half of a batch. Pools of both kinds are on tmpfs where there is one: what the device does plays no part here.
-//! A failure prints one line to replay it: `FAULT=... cargo test --release --features sim --test faults`.
+//! A failure prints one line to replay it: `SALT=... FAULT=... cargo test --release --features sim --test faults`.
 //! Power cuts after a failed drain are in `tests/crash.rs`, and here drain by drain in `failed_drain`.
 
+mod common;
 mod faults {
     pub mod failed_drain;
     pub mod plan;
     pub mod work;
 }
 
+use common::{MEDIA, Rng, memory_dir};
 use faults::failed_drain;
 use faults::plan::{FAILURES, Fault, Terrain, Turn};
 use faults::work::{self, Work};
@@ -22,7 +24,7 @@ use flatkv::testing::sim::{PageCache, SimKind};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A sweep gives up after so many violations.
 const VIOLATIONS_MAX: usize = 10;
@@ -31,15 +33,6 @@ const POINTS_MIN: u64 = 5000;
 
 fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-fn temporary() -> tempfile::TempDir {
-    let shared_memory = Path::new("/dev/shm");
-    if shared_memory.is_dir() {
-        tempfile::tempdir_in(shared_memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
 }
 
 #[derive(Default)]
@@ -67,11 +60,11 @@ impl Ground {
 
 impl Tally {
     /// Runs the workload under one fault. False if it was over before the fault struck.
-    fn run(&mut self, turn: &Turn, ground: &Ground, fault: Option<Fault>) -> bool {
-        let directory = temporary();
+    fn run(&mut self, turn: &Turn, ground: &Ground, fault: Option<Fault>, salt: u32) -> bool {
+        let directory = memory_dir();
         let path = directory.path().join("pool.fkv");
         turn.arm(ground.terrain, fault);
-        let mut work = Work::new(turn, &path, ground.media, ground.terrain, fault);
+        let mut work = Work::new(turn, &path, ground.media, ground.terrain, fault, salt);
         let result = catch_unwind(AssertUnwindSafe(|| work.run())).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
@@ -85,7 +78,7 @@ impl Tally {
         let (_, struck) = turn.seen();
         if let Err(what) = result {
             let fault = fault.map_or("none".to_string(), |fault| fault.to_string());
-            let line = format!("FAULT={}/{fault}: {what}", ground.name());
+            let line = format!("SALT={salt} FAULT={}/{fault}: {what}", ground.name());
             report(&line);
             self.violations.push(line);
         }
@@ -97,14 +90,14 @@ impl Tally {
     }
 
     fn sweep(&mut self, turn: &Turn, ground: &Ground, is_wanted: impl Fn(CallSite) -> bool) {
-        assert!(!self.run(turn, ground, None), "nothing fails without a fault");
+        assert!(!self.run(turn, ground, None, 0), "nothing fails without a fault");
         let (calls, _) = turn.seen();
         for (site, _) in calls.into_iter().filter(|(site, _)| is_wanted(*site)) {
             for failure in FAILURES.into_iter().filter(|failure| Fault::is_possible(site, *failure)) {
                 for for_ever in [false, true] {
                     let mut nth = 1;
                     while self.violations.len() < VIOLATIONS_MAX
-                        && self.run(turn, ground, Some(Fault { site, failure, for_ever, nth }))
+                        && self.run(turn, ground, Some(Fault { site, failure, for_ever, nth }), 0)
                     {
                         nth += 1;
                     }
@@ -162,6 +155,32 @@ fn is_wanted(terrain: Terrain, site: CallSite) -> bool {
     }
 }
 
+/// For `FAULT_SECONDS`: faults that `FAULT_SEED` picks, with other sizes of values than the sweep.
+#[test]
+#[ignore = "a campaign: make crash-campaign"]
+fn random_faults_lose_nothing() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let end = Instant::now() + Duration::from_secs(number("FAULT_SECONDS").unwrap_or(60));
+    let mut random = Rng(number("FAULT_SEED").unwrap_or(1));
+    let turn = Turn::take();
+    let mut total = Tally::default();
+    while Instant::now() < end && total.violations.len() < VIOLATIONS_MAX {
+        let media = MEDIA[random.below(MEDIA.len())];
+        let ground = Ground { media, terrain: Terrain::ALL[random.below(Terrain::ALL.len())] };
+        let salt = random.next() as u32;
+        total.run(&turn, &ground, None, salt);
+        let (calls, _) = turn.seen();
+        let (site, calls) = calls[random.below(calls.len())];
+        let failure = FAILURES[random.below(FAILURES.len())];
+        let nth = 1 + random.below(calls as usize) as u32;
+        if Fault::is_possible(site, failure) {
+            total.run(&turn, &ground, Some(Fault { site, failure, for_ever: random.one_in(2), nth }), salt);
+        }
+    }
+    report(&format!("random faults: {}", total.figures()));
+    assert!(total.violations.is_empty(), "{} violations, each printed above", total.violations.len());
+}
+
 fn parse(text: &str) -> Option<(Ground, Option<Fault>)> {
     let mut words = text.split('/');
     let media = match words.next()? {
@@ -190,21 +209,25 @@ fn every_call_site_fails_in_every_way_and_nothing_is_lost() {
     let mut total = Tally::default();
     if let Ok(line) = std::env::var("FAULT") {
         let (ground, fault) = parse(&line).expect("FAULT is a line that a failed sweep printed");
-        total.run(&turn, &ground, fault);
+        let salt = std::env::var("SALT").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        total.run(&turn, &ground, fault, salt);
         assert!(total.violations.is_empty());
         return;
     }
-    for media in [MediaChoice::File, MediaChoice::EmulatedPm, MediaChoice::Auto] {
-        for terrain in Terrain::ALL {
-            let mut tally = Tally::default();
-            // What `Auto` adds is the probe.
-            tally.sweep(&turn, &Ground { media, terrain }, |site| match media {
-                MediaChoice::Auto => terrain == Terrain::Plain && site == CallSite::SyncProbe,
-                _ => is_wanted(terrain, site),
-            });
-            report(&format!("faults, {media:?}, {terrain:?}: {}", tally.figures()));
-            total.absorb(tally);
-        }
+    let mut grounds = Vec::new();
+    for media in MEDIA {
+        grounds.extend(Terrain::ALL.map(|terrain| Ground { media, terrain }));
+    }
+    grounds.push(Ground { media: MediaChoice::Auto, terrain: Terrain::Plain });
+    for ground in grounds {
+        let mut tally = Tally::default();
+        // What `Auto` adds is the probe.
+        tally.sweep(&turn, &ground, |site| match ground.media {
+            MediaChoice::Auto => site == CallSite::SyncProbe,
+            _ => is_wanted(ground.terrain, site),
+        });
+        report(&format!("faults, {}: {}", ground.name(), tally.figures()));
+        total.absorb(tally);
     }
     let missed: Vec<_> = CallSite::ALL.iter().filter(|site| !total.reached.contains(site)).collect();
     report(&format!(
@@ -224,7 +247,7 @@ fn a_growth_that_fails_with_an_io_error_leaves_the_store_usable() {
     let turn = Turn::take();
     for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
         for len in [2000, 100_000] {
-            let directory = temporary();
+            let directory = memory_dir();
             turn.arm(Terrain::Plain, None);
             let store = work::options(media, Terrain::Plain).open(directory.path().join("pool.fkv")).unwrap();
             let failure = FAILURES[0];
@@ -261,6 +284,6 @@ fn every_drain_fails_once_and_a_power_cut_after_the_next_open_loses_nothing() {
         report(&format!(
             "failed drains, {kind:?}, {cache:?}: {drains} drains, {power_cuts} power cuts, 0 lost"
         ));
-        assert!(drains >= 50, "the workload has {drains} drains");
+        assert!(drains >= 40, "the workload has {drains} drains");
     }
 }

@@ -67,6 +67,8 @@ pub struct Work<'a> {
     terrain: Terrain,
     fault: Option<Fault>,
     model: Model,
+    /// Makes other values of it, 0 those of the sweep.
+    salt: u32,
     pub acknowledged: u64,
     pub reads: u64,
     pub errors: u64,
@@ -93,10 +95,11 @@ impl<'a> Work<'a> {
         media: MediaChoice,
         terrain: Terrain,
         fault: Option<Fault>,
+        salt: u32,
     ) -> Self {
         let model = Model::new(KEYS);
         let (acknowledged, reads, errors, poisonings) = (0, 0, 0, 0);
-        Work { turn, path, media, terrain, fault, model, acknowledged, reads, errors, poisonings }
+        Work { turn, path, media, terrain, fault, model, salt, acknowledged, reads, errors, poisonings }
     }
 
     /// The whole life of a pool: created, written, closed, read, opened, dropped without a close, recovered, closed; then
@@ -210,7 +213,8 @@ impl<'a> Work<'a> {
     }
 
     fn put(&mut self, store: &Store, number: usize, len: usize) -> Checked<()> {
-        let bytes = self.model.value(len);
+        let other = self.salt.rotate_left(self.model.written) as usize % len;
+        let bytes = self.model.value(len - if self.salt == 0 { 0 } else { other });
         self.write(store, "put", vec![(number, Some(bytes))], false)
     }
 
