@@ -1,6 +1,8 @@
 //! Random operations against a `BTreeMap`: whatever is done to a store, through whichever thread, closed, dropped or
 //! killed in between, it answers as the map does. A failure prints `FLATKV_MODEL_SEED=...`, which replays that case alone.
 
+#![allow(clippy::print_stderr, reason = "a failing case prints the seed that replays it")]
+
 mod common;
 
 use common::{Rng, memory_dir, small, stat, with_logs};
