@@ -14,7 +14,7 @@ use crate::oplog::OpLog;
 use crate::space::Space;
 use crate::space::extent::{Extents, NoRoom};
 use crate::sync::{Arc, Mutex};
-use crate::types::MediaRange;
+use crate::types::{Addr, MediaRange};
 
 /// Extents that are dead but may not be reused yet.
 #[derive(Default)]
@@ -155,14 +155,15 @@ impl<I: Index + 'static> Engine<I> {
 
     /// The extents of a blob are dead: they may be reused after the grace period, once the entry that replaced them is
     /// durable.
-    pub(super) fn retire_blob(&self, descriptor: &[u8], guard: &epoch::Guard) {
+    pub(super) fn retire_blob(&self, descriptor: &[u8], by: Addr, guard: &epoch::Guard) {
         let Some(descriptor) = BlobDescriptor::decode(descriptor) else { return };
         let ranges: Vec<MediaRange> = descriptor
             .chunks
             .iter()
             .map(|chunk| MediaRange::new(chunk.offset, u64::from(chunk.len)))
             .collect();
-        let lane = self.committer.home_lane();
+        // The log of the entry that made it dead, whoever publishes: if that entry is lost in a power cut, this one counts.
+        let lane = usize::from(self.space.table().slot(self.space.geometry().slot_of_addr(by)).log().0);
         let position = self.oplog.appended_position(lane);
         let limbo = Arc::clone(&self.limbo);
         if self.options.background {

@@ -14,6 +14,8 @@ mod pins;
 mod read;
 mod recovery;
 mod stats;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
 mod tickets;
 mod write;
 

@@ -368,10 +368,8 @@ impl<I: Index + 'static> Engine<I> {
         });
         match upsert {
             Upsert::Inserted => {}
-            Upsert::Replaced(dead) | Upsert::Lost(dead) => {
-                let dead = if matches!(upsert, Upsert::Lost(_)) { new.addr } else { dead };
-                self.bury(dead, &guard);
-            }
+            Upsert::Replaced(dead) => self.bury(dead, new.addr, &guard),
+            Upsert::Lost(winner) => self.bury(new.addr, winner, &guard),
         }
     }
 
@@ -388,14 +386,14 @@ impl<I: Index + 'static> Engine<I> {
         }
     }
 
-    /// Accounts for an entry that no key points at any more.
-    fn bury(&self, dead: Addr, guard: &epoch::Guard) {
+    /// Accounts for an entry that no key points at any more, because of the entry at `by`.
+    fn bury(&self, dead: Addr, by: Addr, guard: &epoch::Guard) {
         let scratch = Scratch::new();
         let Some(op) = self.reader.op(dead, &scratch) else { return };
         let slot = self.space.geometry().slot_of_addr(dead);
         self.space.table().slot(slot).add_dead(op.footprint_bytes());
         if op.kind() == OpKind::PutBlob {
-            self.retire_blob(op.value(), guard);
+            self.retire_blob(op.value(), by, guard);
         }
     }
 }

@@ -1,0 +1,66 @@
+//! Orders of events that no caller can force from outside.
+
+use super::Engine;
+use super::commit::Terms;
+use crate::format::{Filter, HolderRecord, OpKind, OpSpec};
+use crate::index::hash::HashIndex;
+use crate::media::sim::{SimKind, SimMedia};
+use crate::oplog::append::WriteMode;
+use crate::options::{Durability, WriteOptions};
+use crate::space::Purpose;
+use crate::sync::{Arc, thread_number};
+use crate::testing;
+use crate::types::Seq;
+
+fn engine_with_two_logs() -> Arc<Engine<HashIndex>> {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
+    let options = testing::with_logs(testing::options(), 2);
+    Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh simulated pool")
+}
+
+/// Runs `f` on a thread whose home is the other log.
+fn on_the_other_log(f: impl Fn() + Sync) {
+    let here = thread_number() % 2;
+    let mut done = false;
+    while !done {
+        std::thread::scope(|scope| {
+            let ran = scope.spawn(|| {
+                let is_other = thread_number() % 2 != here;
+                if is_other {
+                    f();
+                }
+                is_other
+            });
+            done = ran.join().expect("the other thread ends");
+        });
+    }
+}
+
+/// v1 was acknowledged in one log and loses, in memory, to an `os` write of the other log that came first. If the power
+/// fails now v1 counts again: its extents must wait for the log of the winner, not for its own.
+#[test]
+fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
+    let engine = engine_with_two_logs();
+    let key = engine.key(b"key");
+    let staged = engine.write_blob(&[7; 1500]).expect("room for a blob");
+    let blob = engine.drain_blobs(staged).expect("the medium works");
+    let op = OpSpec { kind: OpKind::PutBlob, key: key.bytes, value: &blob.descriptor, moved: None };
+    let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
+    let written =
+        engine.committer.submit_op(&*engine, &op, Filter::short_hash(key.hash), &terms).expect("room");
+    on_the_other_log(|| {
+        let os = WriteOptions::new().durability(Durability::Os);
+        for i in 0..10_u8 {
+            engine.put(&os, b"key", &[i]).expect("room");
+        }
+    });
+    engine.publish(key, written);
+    blob.keep();
+    assert_eq!(engine.get(b"key").expect("intact"), Some(vec![9]), "the os write is the newer one");
+
+    engine.limbo.settle(&engine.oplog, &engine.extents, &engine.space);
+    assert!(engine.extents.usage_bytes().0 > 0, "the winner is not durable: the extents may count again");
+    engine.sync().expect("the medium works");
+    assert_eq!(engine.extents.usage_bytes().0, 0, "the winner is durable");
+}
