@@ -238,6 +238,11 @@ impl Store {
         self.handle.engine.poison(why);
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn mark_idle(&self) -> Result<()> {
+        self.handle.engine.mark_idle_logs()
+    }
+
     /// Ends the store as a killed process would: nothing more is written.
     #[cfg(feature = "sim")]
     pub(crate) fn abandon(&self) {

@@ -38,6 +38,40 @@ pub fn open_on(media: Arc<dyn Media>, options: Options) -> Result<Store> {
     Store::open_on(media, is_new, options, &holder)
 }
 
+/// Proves the newest frames of all logs durable, as happens when they are idle.
+///
+/// # Errors
+/// `Io`: the store is poisoned. `Closed`.
+#[cfg(feature = "sim")]
+pub fn mark_idle(store: &Store) -> Result<()> {
+    store.mark_idle()
+}
+
+/// Puts a whole mark in the place of the frame at `at`, if that is a part of a large batch: what nobody would do by
+/// accident. `head_size_bytes` and `segment_size_bytes` are those of the pool.
+#[cfg(feature = "sim")]
+pub fn forge_mark(image: &mut [u8], at: u64, head_size_bytes: u64, segment_size_bytes: u64) -> bool {
+    use crate::checksum::SegmentSeed;
+    use crate::format::{FrameBuilder, FrameHeader, FrameKind};
+    let base = ((at - head_size_bytes) / segment_size_bytes * segment_size_bytes + head_size_bytes) as usize;
+    let uuid: &[u8; 16] = image[base + 8..base + 24].try_into().expect("sixteen bytes");
+    let id = u64::from_le_bytes(image[base + 24..base + 32].try_into().expect("eight bytes"));
+    let seed = SegmentSeed::new(uuid, crate::types::SegmentId(id));
+    let found = FrameHeader::decode(&image[at as usize..], seed, at);
+    let Some(header) = found.filter(|header| header.kind == FrameKind::BatchPart) else { return false };
+    let mut mark = FrameBuilder::new(FrameKind::Mark);
+    mark.pad(u64::from(header.len) - mark.len_bytes());
+    let mark = mark.finish(seed, at, header.base_seq, header.durable_end);
+    image[at as usize..][..mark.len()].copy_from_slice(mark);
+    true
+}
+
+/// Skips a check of a checksum on this thread, or none: to prove that a suite notices.
+#[cfg(feature = "sim")]
+pub fn skip_check(site: Option<CheckSite>) {
+    crate::checksum::mutants::skip(site);
+}
+
 /// Ends a store as a killed process would: nothing more is written.
 pub fn kill(store: &Store) {
     store.abandon();

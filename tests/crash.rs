@@ -55,6 +55,8 @@ const PICKED: &[&str] = &[
     "blob,kill,kill,delete,kill,roll,kill",
     "roll,kill,kill,roll,kill,kill,batch",
     "faildrain,kill,kill,os,kill,sync",
+    "os,idle,put,idle",
+    "kill,kill,roll@2",
 ];
 
 fn variable(name: &str) -> Option<String> {
@@ -136,8 +138,10 @@ fn picked_histories_survive_every_crash() {
 #[test]
 fn a_crash_while_a_pool_is_created_leaves_no_pool_or_an_empty_one() {
     for kind in KINDS {
-        let history = History { kind, creates: true, random_keys: false, acts: Vec::new() };
-        sweep::<Store>(&format!("creation, {kind:?}"), std::iter::once(history), LIMITS_WIDE);
+        for in_place in [false, true] {
+            let history = History { kind, creates: true, in_place, random_keys: false, acts: Vec::new() };
+            sweep::<Store>(&format!("creation, {kind:?}"), std::iter::once(history), LIMITS_WIDE);
+        }
     }
 }
 
@@ -221,7 +225,7 @@ fn a_campaign_finds_nothing() {
 fn toy_failure<const BUG: u8>() -> Option<Failure> {
     for kind in KINDS {
         let mut sweep = Sweep::<Toy<BUG>>::new(SEED);
-        let creation = History { kind, creates: true, random_keys: false, acts: Vec::new() };
+        let creation = History { kind, creates: true, in_place: false, random_keys: false, acts: Vec::new() };
         let random = (0..2).map(|number| History::random(kind, 30, number));
         for history in
             std::iter::once(creation).chain(History::all(kind, 1)).chain(picked(kind)).chain(random)

@@ -483,7 +483,7 @@ impl Committer {
             return Outcome::Os(placed);
         }
         let frames = placed.len();
-        match self.oplog.commit(state, InFlight::nothing(placed), Site::FrameDrain) {
+        match self.oplog.commit(state, InFlight::nothing(placed), Site::GroupDrain) {
             Ok(durable) => Outcome::Durable(durable),
             Err(error) => Outcome::Os((0..frames).map(|_| Err(error.clone())).collect()),
         }

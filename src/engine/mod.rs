@@ -141,6 +141,13 @@ impl<I: Index + 'static> Engine<I> {
         self.housekeeper.stop();
     }
 
+    /// What the housekeeper does for logs that are idle, at once.
+    #[cfg(feature = "sim")]
+    pub fn mark_idle_logs(&self) -> Result<()> {
+        self.check_open()?;
+        (0..self.oplog.log_count()).try_for_each(|log| self.oplog.mark_idle(&mut self.oplog.lock(log)))
+    }
+
     /// Ends the store as a killed process would: nothing more is written.
     #[cfg(feature = "sim")]
     pub fn abandon(&self) {

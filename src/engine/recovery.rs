@@ -103,7 +103,7 @@ fn clear_states(media: &dyn Media, geometry: &Geometry) -> Result<()> {
         let mut word = [0; 8];
         media.read(at, &mut word)?;
         if word != [0; 8] {
-            let _in_flight = Dirty::write_word(media, at, 0, ())?.flush(media, Site::CreateFlush);
+            let _in_flight = Dirty::write_word(media, at, 0, ())?.flush(media, Site::ClearFlush);
         }
     }
     Ok(())
@@ -184,8 +184,8 @@ impl<I: Index + 'static> Engine<I> {
         // The holder record first: it tells a creation that was cut off from a file that is none of ours.
         media.grow(HEAD_SIZE_BYTES_MIN)?;
         write_holder(&*media, holder)?
-            .flush(&*media, Site::CreateFlush)
-            .drain(&*media, Site::CreateDrain)?
+            .flush(&*media, Site::HolderFlush)
+            .drain(&*media, Site::HolderDrain)?
             .into_inner();
         media.grow(len)?;
         clear_states(&*media, &geometry)?;
@@ -311,6 +311,7 @@ impl<I: Index + 'static> Engine<I> {
             })?;
         engine.oplog.note_live_entries(engine.index.len());
         engine.facts.recovered_entries = collected.entries;
+        engine.facts.repaired_frames = collected.repaired;
         engine.facts.torn_heads = collected.heads.values().filter(|head| !head.closed).count() as u64;
         engine.oplog.raise_floor(collected.max_seq);
         engine.make_durable_again(&survey, &collected)?;
@@ -369,11 +370,11 @@ impl<I: Index + 'static> Engine<I> {
     fn free_unlisted(&self, survey: &Survey) -> Result<()> {
         let mut any = false;
         for (slot, id) in &survey.to_free {
-            let _in_flight = self.space.set_state(*slot, *id, SegmentState::Free, Site::FreeFlush)?;
+            let _in_flight = self.space.set_state(*slot, *id, SegmentState::Free, Site::UnlistedFlush)?;
             any = true;
         }
         if any {
-            InFlight::nothing(()).drain(&*self.media, Site::FreeDrain)?.into_inner();
+            InFlight::nothing(()).drain(&*self.media, Site::UnlistedDrain)?.into_inner();
         }
         Ok(())
     }
@@ -397,6 +398,11 @@ impl<I: Index + 'static> Engine<I> {
                 self.oplog.lock(usize::from(log.0)).resume(new);
                 Ok(())
             }
+            Some(larger) if !larger.is_void => {
+                // The smaller one was sealed but for its state word: the larger one is the head.
+                self.oplog.seal_recovered(&old)?;
+                self.restart_log(log, vec![larger])
+            }
             Some(larger) => {
                 self.oplog.seal_recovered(&self.head_from(larger))?;
                 self.oplog.roll_recovered(log, Some(old))
@@ -410,11 +416,13 @@ impl<I: Index + 'static> Engine<I> {
             &self.oplog,
             facts.slot,
             facts.id,
+            facts.start,
             facts.cut,
             facts.hashes,
             facts.min_seq,
             facts.max_seq,
             facts.has_damage || facts.has_commit,
+            facts.has_damage,
         )
     }
 }

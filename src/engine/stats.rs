@@ -80,6 +80,8 @@ pub struct OpenFacts {
     pub unsafe_shutdowns: u64,
     /// Bytes behind the cuts of torn heads.
     pub torn_heads: u64,
+    /// Frames in which a flipped bit was undone.
+    pub repaired_frames: u64,
 }
 
 impl<I: Index + 'static> Engine<I> {
@@ -136,6 +138,7 @@ impl<I: Index + 'static> Engine<I> {
             "async_bytes_in_flight": self.committer.tickets.bytes_in_flight(),
             "damaged_ranges": self.damage.len(),
             "unreadable_pages": self.reader.unreadable_pages(),
+            "repaired_frames": self.facts.repaired_frames,
             "open_us": self.facts.open_us,
             "open_ms": self.facts.open_us as f64 / 1000.0,
             "recovered_entries": self.facts.recovered_entries,

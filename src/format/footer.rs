@@ -18,6 +18,7 @@ mod at {
     pub const DATA_END: usize = 48;
     pub const FILTER_AT: usize = 52;
     pub const FILTER_LEN: usize = 56;
+    pub const DATA_START: usize = 60;
     pub const FILTER_CHECKSUM: usize = 64;
     // 72..128 reserved, zero
 }
@@ -33,9 +34,11 @@ pub struct Footer {
     pub min_seq: Seq,
     /// Newest stamp in it.
     pub max_seq: Seq,
+    /// Offset in the segment where the frames begin: known even if the digest before them is damaged.
+    pub data_start: u32,
     /// Offset in the segment where the frames end: the tail, or the cut that recovery made.
     pub data_end: u32,
-    /// Offset in the segment of the filter.
+    /// Offset in the segment of the filter; 0 if there is none because not all keys are known.
     pub filter_at: u32,
     /// Bytes of the filter, 0 for none.
     pub filter_len: u32,
@@ -54,6 +57,7 @@ impl Footer {
         put(&mut bytes, at::MAX_SEQ, &self.max_seq.0.to_le_bytes());
         put(&mut bytes, at::DATA_END, &self.data_end.to_le_bytes());
         put(&mut bytes, at::FILTER_AT, &self.filter_at.to_le_bytes());
+        put(&mut bytes, at::DATA_START, &self.data_start.to_le_bytes());
         put(&mut bytes, at::FILTER_LEN, &self.filter_len.to_le_bytes());
         put(&mut bytes, at::FILTER_CHECKSUM, &self.filter_checksum.to_le_bytes());
         let sum = checksum::hash64(seed.mask64(offset), &bytes[at::MAGIC..]);
@@ -75,6 +79,7 @@ impl Footer {
             data_end: u32_at(bytes, at::DATA_END),
             filter_at: u32_at(bytes, at::FILTER_AT),
             filter_len: u32_at(bytes, at::FILTER_LEN),
+            data_start: u32_at(bytes, at::DATA_START),
             filter_checksum: u64_at(bytes, at::FILTER_CHECKSUM),
         })
     }

@@ -90,8 +90,8 @@ impl FrameHeader {
     #[inline]
     pub fn decode(bytes: &[u8], seed: SegmentSeed, offset: u64) -> Option<FrameHeader> {
         let header = FrameHeader::parse(bytes)?;
-        let computed = checksum::crc32c(&bytes[at::BASE_SEQ..at::HEADER_CRC]) ^ seed.mask32(offset);
-        checksum::verify(CheckSite::FrameHeader, u32_at(bytes, at::HEADER_CRC), computed).then_some(header)
+        let (stored, computed) = FrameHeader::crcs(bytes, seed, offset);
+        checksum::verify(CheckSite::FrameHeader, stored, computed).then_some(header)
     }
 
     /// Reads the header's fields; `None` if they are impossible. Only for frames that are verified as a whole next.
@@ -117,6 +117,21 @@ impl FrameHeader {
         })
     }
 
+    /// First byte that the header's crc covers, how many, and where the crc lies.
+    pub(super) const CRC_COVERS: (usize, usize, usize) =
+        (at::BASE_SEQ, at::HEADER_CRC - at::BASE_SEQ, at::HEADER_CRC);
+
+    /// The header's crc as it is stored and as it should be.
+    pub(super) fn crcs(head: &[u8], seed: SegmentSeed, offset: u64) -> (u32, u32) {
+        let computed = checksum::crc32c(&head[at::BASE_SEQ..at::HEADER_CRC]) ^ seed.mask32(offset);
+        (u32_at(head, at::HEADER_CRC), computed)
+    }
+
+    /// What the checksum of a frame should be.
+    pub(super) fn checksum_of(frame: &[u8], seed: SegmentSeed, offset: u64) -> u64 {
+        checksum::hash64(seed.mask64(offset), &frame[at::BASE_SEQ..])
+    }
+
     /// The stamp of the operation that begins `distance_bytes` behind the start of the frame.
     #[inline]
     pub fn seq_at(&self, distance_bytes: u64) -> Seq {
@@ -131,8 +146,7 @@ impl FrameHeader {
 /// True if `frame`, exactly the bytes of the frame at pool offset `offset`, is whole.
 pub fn verify_frame(frame: &[u8], header: &FrameHeader, seed: SegmentSeed, offset: u64) -> bool {
     debug_assert_eq!(frame.len(), header.len as usize);
-    let computed = checksum::hash64(seed.mask64(offset), &frame[at::BASE_SEQ..]);
-    checksum::verify(CheckSite::Frame, header.checksum, computed)
+    checksum::verify(CheckSite::Frame, header.checksum, FrameHeader::checksum_of(frame, seed, offset))
 }
 
 /// The checksum that a finished frame carries.

@@ -20,6 +20,7 @@ mod digest;
 mod footer;
 mod frame;
 mod op;
+mod repair;
 mod segment;
 mod superblock;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use digest::{Digest, DigestEntry};
 pub use footer::{Filter, Footer, filter_len};
 pub use frame::{FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, frame_checksum, verify_frame};
 pub use op::{OP_FIELDS_BYTES_MAX, Op, OpKind, OpSpec, Ops, encoded_len_max};
+pub use repair::{Work, repair_frame};
 pub use segment::{SegmentClass, SegmentHeader, SegmentState, StateWord};
 pub use superblock::{HolderRecord, Superblock};
 

@@ -175,9 +175,27 @@ impl<'a> Op<'a> {
     /// True if the bytes are what was written at pool offset `offset`.
     #[inline]
     pub fn verify(&self, site: CheckSite, seed: SegmentSeed, offset: u64) -> bool {
-        let crc_at = self.key_at as usize - 4;
-        let computed = crc_around(self.bytes, crc_at) ^ seed.mask32(offset);
-        checksum::verify(site, u32_at(self.bytes, crc_at), computed)
+        let computed = self.computed_crc(seed, offset);
+        checksum::verify(site, u32_at(self.bytes, self.crc_at()), computed)
+    }
+
+    #[inline]
+    pub(super) fn computed_crc(&self, seed: SegmentSeed, offset: u64) -> u32 {
+        crc_around(self.bytes, self.crc_at()) ^ seed.mask32(offset)
+    }
+
+    #[inline]
+    pub(super) fn crc_at(&self) -> usize {
+        self.key_at as usize - 4
+    }
+
+    pub(super) fn raw(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Bytes of the operation itself.
+    pub(super) fn len_bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// What it does.

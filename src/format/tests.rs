@@ -92,6 +92,7 @@ fn footer() -> Footer {
         entry_count: 6,
         min_seq: Seq(0x45),
         max_seq: BASE,
+        data_start: 0,
         data_end: 0x640,
         filter_at: 0x680,
         filter_len: 64,

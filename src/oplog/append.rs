@@ -22,6 +22,8 @@ pub struct Head {
     id: SegmentId,
     /// Pool offset of the segment.
     base: u64,
+    /// Where the frames begin.
+    start: u32,
     tail: u32,
     durable_end: u32,
     /// Written past the caches or not at all below here; dirty from here to the tail.
@@ -36,6 +38,8 @@ pub struct Head {
     indispensable: bool,
     /// Opened or found empty by recovery: its slot came out of the reserve, which the first entry must find refilled.
     unbacked: bool,
+    /// Not all of its keys are known.
+    damaged: bool,
 }
 
 impl Head {
@@ -44,6 +48,7 @@ impl Head {
             slot,
             id,
             base: log.space.geometry().offset_of(slot),
+            start: body_start,
             tail: body_start,
             durable_end: body_start,
             dirty_from: None,
@@ -53,6 +58,7 @@ impl Head {
             marked: true,
             indispensable: false,
             unbacked: false,
+            damaged: false,
         }
     }
 
@@ -62,18 +68,22 @@ impl Head {
         log: &OpLog,
         slot: SegmentSlot,
         id: SegmentId,
+        start: u32,
         tail: u32,
         hashes: Vec<u32>,
         min_seq: Seq,
         max_seq: Seq,
         indispensable: bool,
+        damaged: bool,
     ) -> Head {
         let mut head = Head::empty(log, slot, id, tail);
+        head.start = start;
         head.hashes = hashes;
         head.min_seq = min_seq;
         head.max_seq = max_seq;
         head.indispensable = indispensable;
         head.unbacked = head.hashes.is_empty() && !indispensable;
+        head.damaged = damaged;
         head
     }
 
@@ -91,6 +101,10 @@ impl Head {
         self.id
     }
 
+    pub(super) fn start(&self) -> u32 {
+        self.start
+    }
+
     /// Where the next frame goes.
     pub fn tail(&self) -> u32 {
         self.tail
@@ -106,6 +120,10 @@ impl Head {
 
     pub(super) fn max_seq(&self) -> Seq {
         self.max_seq
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     pub(super) fn is_indispensable(&self) -> bool {
@@ -375,8 +393,21 @@ impl OpLog {
         }
     }
 
+    /// Starts write-back of everything in the log: for the drain of this thread that follows.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned. `Poisoned`.
+    pub(super) fn flush_all(&self, state: &mut LogState) -> Result<()> {
+        self.check_poison()?;
+        if state.is_dirty() {
+            self.close_sector(state)?;
+            self.flush_left_behind(state);
+        }
+        Ok(())
+    }
+
     #[inline]
-    fn all_durable(&self, state: &mut LogState) {
+    pub(super) fn all_durable(&self, state: &mut LogState) {
         if let Some(head) = &mut state.head {
             head.durable_end = head.tail;
         }
@@ -431,7 +462,7 @@ impl OpLog {
         if !state.needs_mark() || state.closed || self.check_poison().is_err() {
             return Ok(());
         }
-        self.drain(state, Site::MarkDrain)?;
+        self.drain(state, Site::IdleDrain)?;
         let has_room = state.head.as_ref().is_some_and(|head| head.fits(self, self.align_bytes, 0));
         if has_room {
             self.append_mark(state, FrameKind::Mark)?;
@@ -452,11 +483,11 @@ impl OpLog {
         if state.head.is_none() {
             return Ok(());
         }
-        self.drain(state, Site::MarkDrain)?;
+        self.drain(state, Site::CloseDrain)?;
         for _ in 0..2 {
             self.append_mark(state, FrameKind::Close)?;
         }
-        self.commit(state, InFlight::nothing(()), Site::MarkDrain)?.into_inner();
+        self.commit(state, InFlight::nothing(()), Site::CloseMarkDrain)?.into_inner();
         Ok(())
     }
 

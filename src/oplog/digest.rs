@@ -81,7 +81,7 @@ impl OpLog {
         self.space.write_header(header, &body)?.drain(self.media(), Site::HeadDrain)
     }
 
-    /// Seals a head at its tail: filter and footer durable, then state SEALED durable. Its data must be durable.
+    /// Seals a head at its tail: filter and footer durable, then state SEALED durable. Its data must be durable, or in flight on this thread.
     ///
     /// # Errors
     /// `Io`: the caller poisons.
@@ -90,8 +90,9 @@ impl OpLog {
         let seed = self.space.table().slot(slot).seed();
         let base = self.space.geometry().offset_of(slot);
         let segment_size = self.space.geometry().segment_size_bytes;
-        let filter = Filter::build(head.hashes());
-        let filter_at = u64::from(head.tail());
+        // A filter that lacks the keys of damaged entries would let older values of theirs pass for the newest.
+        let filter = Filter::build(if head.is_damaged() { &[] } else { head.hashes() });
+        let filter_at = if head.is_damaged() { 0 } else { u64::from(head.tail()) };
         let footer_at = segment_size - FOOTER_BYTES;
         assert!(
             filter_at + filter.bytes().len() as u64 <= footer_at,
@@ -102,6 +103,7 @@ impl OpLog {
             entry_count: head.hashes().len() as u64,
             min_seq: head.min_seq(),
             max_seq: head.max_seq(),
+            data_start: head.start(),
             data_end: head.tail(),
             filter_at: filter_at as u32,
             filter_len: filter.bytes().len() as u32,
@@ -114,7 +116,7 @@ impl OpLog {
             let filter = InFlight::write_through(media, base + filter_at, filter.bytes(), ())?;
             written = written.and(filter).map(|_| ());
         }
-        written.drain(media, Site::SealDrain)?.into_inner();
+        written.drain(media, Site::FooterDrain)?.into_inner();
         self.space
             .set_state(slot, id, SegmentState::Sealed, Site::SealFlush)?
             .drain(media, Site::SealDrain)?
@@ -137,13 +139,15 @@ impl OpLog {
             Err(error @ Error::Unsupported(_)) => return Err(error),
             Err(error) => return Err(self.poison_with(error)),
         };
-        let result = self.drain(state, Site::SealDrain).and_then(|()| match state.head() {
+        // One drain for the data and the footer behind it: neither counts before the state word does.
+        let result = self.flush_all(state).and_then(|()| match state.head() {
             Some(old) => self.seal(old),
             None => Ok(()),
         });
         if let Err(error) = result {
             return Err(self.poison_with(error));
         }
+        self.all_durable(state);
         state.replace_head(new);
         self.rolls.fetch_add(1, Ordering::Relaxed);
         if let Some(notify) = self.on_roll.get() {

@@ -4,14 +4,21 @@
 //! its log was durable when it was formed, so a whole frame behind a bad one that claims the bad one's place as durable
 //! proves corruption; otherwise the bad frame, and whatever was in flight behind it, is a torn tail that nobody was
 //! promised. Blind spot: the newest frames that no later frame, mark or seal speaks of.
+//!
+//! A frame in which one bit was flipped is a whole frame, as it was before: see `format/repair.rs`.
 
 use crate::checksum::SegmentSeed;
 use crate::constants::CACHE_LINE_BYTES;
-use crate::format::{FOOTER_BYTES, FrameHeader, FrameKind, verify_frame};
+use crate::format::{FOOTER_BYTES, FrameHeader, FrameKind, Work, repair_frame, verify_frame};
 use crate::types::Seq;
 
+/// A scan hashes at most so many times the bytes of its segment in search of frames behind holes and of flipped bits,
+/// whatever the frames in it claim to be. What it has not seen by then is damage.
+const WORK_FACTOR: u64 = 32;
+/// Small segments may take this much.
+const WORK_BYTES_MIN: u64 = 1 << 20;
+
 /// A whole segment's bytes, as they lie on the medium.
-#[derive(Clone, Copy)]
 pub struct SegmentBytes<'a> {
     /// All of its bytes.
     pub bytes: &'a [u8],
@@ -19,6 +26,7 @@ pub struct SegmentBytes<'a> {
     pub base: u64,
     /// Seed of its checksums.
     pub seed: SegmentSeed,
+    work: Work,
 }
 
 /// What lies at one place.
@@ -31,6 +39,15 @@ pub enum Piece<'a> {
         header: FrameHeader,
         /// All its bytes.
         frame: &'a [u8],
+    },
+    /// A frame in which one bit is wrong on the medium.
+    Repaired {
+        /// Offset in the segment.
+        at: u32,
+        /// Its header.
+        header: FrameHeader,
+        /// All its bytes as they were written.
+        frame: Vec<u8>,
     },
     /// Bytes that should be a frame and do not verify.
     Damage {
@@ -70,6 +87,27 @@ impl Tail {
 }
 
 impl<'a> SegmentBytes<'a> {
+    /// The bytes of the segment at pool offset `base`.
+    pub fn new(bytes: &'a [u8], base: u64, seed: SegmentSeed) -> Self {
+        SegmentBytes {
+            bytes,
+            base,
+            seed,
+            work: Work::of_bytes((WORK_FACTOR * bytes.len() as u64).max(WORK_BYTES_MIN)),
+        }
+    }
+
+    /// The frame at `at` that one flipped bit keeps from being whole, if it ends at or before `end`.
+    #[cold]
+    fn repaired_at(&self, at: u32, end: u32) -> Option<(FrameHeader, Vec<u8>)> {
+        repair_frame(
+            self.bytes.get(at as usize..end as usize)?,
+            self.seed,
+            self.base + u64::from(at),
+            &self.work,
+        )
+    }
+
     fn header_at(&self, at: u32) -> Option<FrameHeader> {
         FrameHeader::decode(self.bytes.get(at as usize..)?, self.seed, self.base + u64::from(at))
     }
@@ -94,6 +132,10 @@ impl<'a> SegmentBytes<'a> {
         (at as usize + step..end as usize).step_by(step).find_map(|place| {
             // The header's own crc first: most places hold none, and the whole frame is dear to check.
             let header = self.header_at(place as u32)?;
+            let is_affordable = self.work.take((header.len as usize).min(self.bytes.len()));
+            if !is_affordable {
+                return None;
+            }
             self.whole_frame(place as u32, end, header).map(|(header, _)| (place as u32, header))
         })
     }
@@ -105,6 +147,11 @@ impl<'a> SegmentBytes<'a> {
             if let Some((header, frame)) = self.frame_at(at, end) {
                 visit(Piece::Frame { at, header, frame });
                 at += header.len;
+                continue;
+            }
+            if let Some((header, frame)) = self.repaired_at(at, end) {
+                at += header.len;
+                visit(Piece::Repaired { at: at - header.len, header, frame });
                 continue;
             }
             let fits = |header: &FrameHeader| u64::from(at) + u64::from(header.len) <= u64::from(end);
@@ -126,12 +173,19 @@ impl<'a> SegmentBytes<'a> {
         let limit = self.bytes.len() as u32 - FOOTER_BYTES as u32;
         let mut tail = Tail::at(start);
         loop {
-            while let Some((header, _)) = self.frame_at(tail.cut, limit) {
+            while let Some(header) = self.counts_at(tail.cut, limit) {
                 tail.cut += header.len;
                 tail.closed = header.kind == FrameKind::Close;
             }
             let Some(next) = self.proven_behind(tail.cut, limit, &mut tail) else { return tail };
             tail.cut = next;
+        }
+    }
+
+    fn counts_at(&self, at: u32, limit: u32) -> Option<FrameHeader> {
+        match self.frame_at(at, limit) {
+            Some((header, _)) => Some(header),
+            None => self.repaired_at(at, limit).map(|(header, _)| header),
         }
     }
 
@@ -148,7 +202,17 @@ impl<'a> SegmentBytes<'a> {
             first.get_or_insert(at);
             tail.dropped_seq = tail.dropped_seq.max(header.seq_at(u64::from(header.len)));
             proven |= header.durable_end > hole;
+            if proven {
+                break;
+            }
             place = at + header.len - CACHE_LINE_BYTES as u32;
+        }
+        if !proven && self.work.is_exhausted() {
+            // Nobody knows what lies there: all of it is damage.
+            tail.has_damage = true;
+            tail.closed = false;
+            tail.cut = limit;
+            return None;
         }
         if !proven {
             return None;
@@ -162,18 +226,43 @@ impl<'a> SegmentBytes<'a> {
         }
     }
 
-    /// Where the first whole frame at or behind `start` begins; `start` if there is none.
-    pub fn first_frame_from(&self, start: u32) -> u32 {
-        let limit = self.bytes.len() as u32 - FOOTER_BYTES as u32;
-        if self.frame_at(start, limit).is_some() {
-            return start;
-        }
-        self.next_frame_behind(start, limit).map_or(start, |(at, _)| at)
-    }
-
     /// True if no whole frame lies anywhere at or behind `start`.
     pub fn is_empty_from(&self, start: u32) -> bool {
         let limit = self.bytes.len() as u32 - FOOTER_BYTES as u32;
         self.frame_at(start, limit).is_none() && self.next_frame_behind(start, limit).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::FrameBuilder;
+    use crate::types::SegmentId;
+
+    /// A header with a right crc at every place, each of a frame that reaches to the end and is not there.
+    #[test]
+    fn a_segment_full_of_headers_without_frames_is_damage_after_bounded_work() {
+        const SEGMENT_BYTES: usize = 128 << 10;
+        const BASE: u64 = 8192;
+        let seed = SegmentSeed::new(&[1; 16], SegmentId(1));
+        let limit = SEGMENT_BYTES - FOOTER_BYTES as usize;
+        let mut bytes = vec![0xA5; SEGMENT_BYTES];
+        for at in (512..limit).step_by(CACHE_LINE_BYTES as usize) {
+            let mut frame = FrameBuilder::new(FrameKind::Ops);
+            frame.pad((limit - at) as u64 - frame.len_bytes());
+            let frame = frame.finish(seed, BASE + at as u64, Seq(640), 0);
+            bytes[at..at + 32].copy_from_slice(&frame[..32]);
+        }
+        let segment = SegmentBytes::new(&bytes, BASE, seed);
+        let tail = segment.find_tail(512);
+        assert!(segment.work.is_exhausted(), "or the bound was not what ended it");
+        assert!(tail.has_damage && !tail.closed);
+        assert_eq!(tail.cut as usize, limit);
+        let mut damaged = 0;
+        segment.walk(512, tail.cut, |piece| match piece {
+            Piece::Damage { at, end, .. } => damaged += end - at,
+            Piece::Frame { .. } | Piece::Repaired { .. } => panic!("there is no whole frame"),
+        });
+        assert_eq!(damaged as usize, limit - 512);
     }
 }

@@ -383,7 +383,7 @@ impl Space {
         let mut identities = self.identities.lock();
         let id = identities.next_id;
         let header = SegmentHeader { id, slot, log: LogId(0), class, creation_seq: Seq::ZERO };
-        let durable = self.write_header(&header, &[])?.drain(&*self.media, Site::OpenSegmentDrain)?;
+        let durable = self.write_header(&header, &[])?.drain(&*self.media, Site::OpenHeaderDrain)?;
         self.activate(durable, SegmentState::Open, Site::OpenSegmentFlush, Site::OpenSegmentDrain)?
             .into_inner();
         identities.next_id = SegmentId(id.0 + 1);

@@ -28,6 +28,8 @@ pub enum Op {
     OsPut,
     /// Makes everything before it durable.
     Sync,
+    /// Lets the log be idle, so that it marks its newest frames as durable.
+    Idle,
     /// Closes the store and opens it again.
     Reopen,
     /// Kills the process and opens the store again.
@@ -55,7 +57,7 @@ impl Op {
         Op::Kill,
     ];
 
-    const WORDS: [(Op, &'static str); 14] = [
+    const WORDS: [(Op, &'static str); 15] = [
         (Op::PutNew, "put"),
         (Op::OverwriteSame, "same"),
         (Op::OverwriteLarger, "larger"),
@@ -66,6 +68,7 @@ impl Op {
         (Op::Roll, "roll"),
         (Op::OsPut, "os"),
         (Op::Sync, "sync"),
+        (Op::Idle, "idle"),
         (Op::Reopen, "reopen"),
         (Op::Kill, "kill"),
         (Op::FailDrain, "faildrain"),
@@ -90,6 +93,8 @@ pub struct History {
     pub kind: SimKind,
     /// Starts with creating the pool; else with opening one that was closed.
     pub creates: bool,
+    /// Where it creates one, the medium is there already, as a device is.
+    pub in_place: bool,
     /// Keys are picked by the seed; else the last one written is used.
     pub random_keys: bool,
     pub acts: Vec<Act>,
@@ -105,7 +110,7 @@ impl History {
                 acts.push(Act { op: Op::ALPHABET[number % ops], writer: 0 });
                 number /= ops;
             }
-            History { kind, creates: false, random_keys: false, acts }
+            History { kind, creates: false, in_place: false, random_keys: false, acts }
         })
     }
 
@@ -132,7 +137,7 @@ impl History {
             let writer = usize::from(random.below(4) == 0 && !matches!(op, Op::Reopen | Op::Kill));
             acts.push(Act { op, writer });
         }
-        History { kind, creates: false, random_keys: true, acts }
+        History { kind, creates: false, in_place: false, random_keys: true, acts }
     }
 }
 
@@ -144,8 +149,9 @@ impl fmt::Display for History {
         };
         write!(
             f,
-            "{kind}{}{}:",
+            "{kind}{}{}{}:",
             if self.creates { "-new" } else { "" },
+            if self.in_place { "-device" } else { "" },
             if self.random_keys { "-random" } else { "" }
         )?;
         for (index, act) in self.acts.iter().enumerate() {
@@ -160,19 +166,22 @@ impl FromStr for History {
     type Err = String;
 
     fn from_str(line: &str) -> Result<History, String> {
-        let (start, words) = line.split_once(':').ok_or("a history is MEDIUM[-new][-random]:WORD,WORD...")?;
+        let (start, words) =
+            line.split_once(':').ok_or("a history is MEDIUM[-new[-device]][-random]:WORD,WORD...")?;
         let mut flags = start.split('-');
         let kind = match flags.next() {
             Some("pm") => SimKind::Pm,
             Some("file") => SimKind::File,
             other => return Err(format!("unknown medium {other:?}: expected pm or file")),
         };
-        let mut history = History { kind, creates: false, random_keys: false, acts: Vec::new() };
+        let mut history =
+            History { kind, creates: false, in_place: false, random_keys: false, acts: Vec::new() };
         for flag in flags {
             match flag {
                 "new" => history.creates = true,
+                "device" => history.in_place = true,
                 "random" => history.random_keys = true,
-                other => return Err(format!("unknown flag {other:?}: expected new or random")),
+                other => return Err(format!("unknown flag {other:?}: expected new, device or random")),
             }
         }
         for word in words.split(',').filter(|word| !word.is_empty()) {

@@ -180,6 +180,12 @@ impl<'w, S: Subject> Driver<'w, S> {
             }
             Op::Roll => self.roll(writer),
             Op::Sync => self.covering(writer, S::sync),
+            Op::Idle => {
+                let steps = self.steps.len();
+                self.step(writer, Vec::new(), S::idle)?;
+                self.steps.truncate(steps);
+                Ok(())
+            }
             Op::Reopen => self.reopen(),
             Op::FailDrain => {
                 self.media.inject(Fault::Drain { nth: 1, times: 1 });
@@ -264,8 +270,9 @@ impl<'w, S: Subject> Driver<'w, S> {
 
     fn reopen(&mut self) -> Result<(), String> {
         self.covering(0, S::close)?;
-        let media: Arc<dyn flatkv::testing::Media> = self.media.clone();
-        self.store = Arc::new(S::open(media).map_err(|error| format!("open after close failed: {error}"))?);
+        self.store = Arc::new(
+            S::open(self.media.clone()).map_err(|error| format!("open after close failed: {error}"))?,
+        );
         self.check_view("after close and open")
     }
 
@@ -404,7 +411,8 @@ pub fn closed_pool<S: Subject>(world: &mut World, kind: SimKind) -> Result<(Vec<
 /// Runs a history: one session, and one more after each kill.
 pub fn run<S: Subject>(world: &mut World, history: &History, seed: u64) -> Result<Vec<Session>, String> {
     let (mut media, mut initial) = if history.creates {
-        (SimMedia::new(history.kind, CAPACITY_BYTES), Allowed::only(vec![0; KEYS]))
+        let media = if history.in_place { SimMedia::new_in_place } else { SimMedia::new };
+        (media(history.kind, CAPACITY_BYTES), Allowed::only(vec![0; KEYS]))
     } else {
         let (image, state) = closed_pool::<S>(world, history.kind)?;
         (SimMedia::from_image(history.kind, &image, CAPACITY_BYTES), Allowed::only(state))

@@ -1,24 +1,26 @@
 //! What is tested: FlatKV, or a toy with planted bugs that proves that the tests would notice.
 
-use flatkv::testing::Media;
+use flatkv::testing::sim::SimMedia;
 use flatkv::{Durability, Result, Store, WriteBatch, WriteOptions};
 use std::sync::Arc;
 
 /// A store as the sweep sees it.
 pub trait Subject: Send + Sync + Sized + 'static {
     /// Opens the store on `media`, and creates it if the medium is empty.
-    fn open(media: Arc<dyn Media>) -> Result<Self>;
+    fn open(media: Arc<SimMedia>) -> Result<Self>;
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
     fn put(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<()>;
     fn delete(&self, key: &[u8]) -> Result<bool>;
     /// Puts and deletes, wholly or not at all.
     fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()>;
     fn sync(&self) -> Result<()>;
+    /// Lets the store do what it does when it was idle for a while.
+    fn idle(&self) -> Result<()>;
     fn close(&self) -> Result<()>;
 }
 
 impl Subject for Store {
-    fn open(media: Arc<dyn Media>) -> Result<Self> {
+    fn open(media: Arc<SimMedia>) -> Result<Self> {
         flatkv::testing::open_on(media, flatkv::testing::options())
     }
 
@@ -47,6 +49,10 @@ impl Subject for Store {
 
     fn sync(&self) -> Result<()> {
         Store::sync(self)
+    }
+
+    fn idle(&self) -> Result<()> {
+        flatkv::testing::mark_idle(self)
     }
 
     fn close(&self) -> Result<()> {

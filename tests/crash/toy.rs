@@ -2,6 +2,7 @@
 //! lies in one half of the pool; opening copies what is live into the other half and then switches over.
 
 use crate::crash::subject::Subject;
+use flatkv::testing::sim::SimMedia;
 use flatkv::testing::{Media, MediaRange, Site};
 use flatkv::{Durability, Error, Result};
 use std::collections::BTreeMap;
@@ -220,7 +221,7 @@ impl<const BUG: u8> Toy<BUG> {
 }
 
 impl<const BUG: u8> Subject for Toy<BUG> {
-    fn open(media: Arc<dyn Media>) -> Result<Self> {
+    fn open(media: Arc<SimMedia>) -> Result<Self> {
         let toy = Toy { media, log: Mutex::default() };
         if toy.media.len_bytes() == 0 {
             toy.media.grow(HEAD_BYTES + 2 * HALF_BYTES)?;
@@ -262,6 +263,10 @@ impl<const BUG: u8> Subject for Toy<BUG> {
         }
         let ranges = std::mem::take(&mut log.undrained);
         if BUG == bug::NO_SYNC { Ok(()) } else { self.persist(&mut log, &ranges) }
+    }
+
+    fn idle(&self) -> Result<()> {
+        Ok(())
     }
 
     fn close(&self) -> Result<()> {

@@ -4,7 +4,7 @@ use super::super::Engine;
 use super::super::damage::Damage;
 use super::survey::{Member, Survey};
 use crate::checksum::CheckSite;
-use crate::constants::SECTOR_BYTES;
+use crate::constants::{CACHE_LINE_BYTES, ENTRY_ALIGN_BYTES, LOG_ID_BITS, SECTOR_BYTES};
 use crate::epoch;
 use crate::error::Result;
 use crate::format::{
@@ -13,7 +13,7 @@ use crate::format::{
 };
 use crate::index::{Index, Key, Upsert};
 use crate::media::FlushGranularity;
-use crate::media::durable::{Durable, Publishable};
+use crate::media::durable::{Dirty, Durable, Publishable};
 use crate::media::guarded::Scratch;
 use crate::oplog::scan::{Piece, SegmentBytes, Tail};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
@@ -29,6 +29,7 @@ pub struct HeadFacts {
     pub slot: SegmentSlot,
     pub id: SegmentId,
     pub log: LogId,
+    pub start: u32,
     pub cut: u32,
     pub closed: bool,
     pub has_damage: bool,
@@ -36,6 +37,8 @@ pub struct HeadFacts {
     pub has_commit: bool,
     /// No frame lies anywhere in it.
     pub is_empty: bool,
+    /// It is the larger of two and what lies in it does not count.
+    pub is_void: bool,
     pub hashes: Vec<u32>,
     pub min_seq: Seq,
     pub max_seq: Seq,
@@ -49,9 +52,24 @@ pub struct Collected {
     pub heads: BTreeMap<SegmentSlot, HeadFacts>,
     /// Bytes that have to be made durable again.
     pub unvouched: Vec<MediaRange>,
+    /// Frames in which a flipped bit was undone.
+    pub repaired: u64,
+    /// What has to be written so that the medium shows them.
+    repairs: Vec<(u64, Vec<u8>)>,
+    /// Entries of such frames: they can be read once that is done.
+    deferred: Vec<Pending>,
+    damage: Vec<Lost>,
     blobs: Vec<BlobSeen>,
     parts: HashMap<(LogId, Seq), Vec<PartSeen>>,
     commits: Vec<(LogId, CommitRecord, MediaRange)>,
+}
+
+/// A damaged range; no bound if nothing tells how new its entries may have been.
+struct Lost {
+    segment: SegmentId,
+    range: MediaRange,
+    bound: Option<Seq>,
+    filter: Option<Filter>,
 }
 
 struct BlobSeen {
@@ -82,7 +100,10 @@ struct Extent {
     end: u32,
     head: Option<Tail>,
     filter: Option<Filter>,
+    /// No entry has a stamp above this; sealed segments only.
+    max_seq: Option<Seq>,
     is_empty: bool,
+    is_void: bool,
 }
 
 /// One worker's share.
@@ -98,6 +119,8 @@ struct Share {
     segment_max_seq: Seq,
     has_commit: bool,
     keep_hashes: bool,
+    /// The frame at work is not on the medium as it should be.
+    is_repaired: bool,
 }
 
 impl<I: Index + 'static> Engine<I> {
@@ -134,11 +157,41 @@ impl<I: Index + 'static> Engine<I> {
         }
         let mut all = Collected::default();
         shares.into_inner().into_iter().for_each(|share| all.merge(share));
+        self.write_repairs(&mut all)?;
         self.apply_batches(survey, &mut all);
+        self.note_damage(&mut all);
         self.adopt_blobs(&mut all);
         // An entry that could not be read a second time was passed over: its key would be missing.
         self.reader.check_all_readable()?;
         Ok(all)
+    }
+
+    /// Everything was read. Frames in which a bit was flipped are written as they were: bytes are still write-once, for
+    /// nobody has read them yet. Not flushed: until the line reaches the medium, the next recovery does the same again.
+    fn write_repairs(&self, all: &mut Collected) -> Result<()> {
+        for (offset, bytes) in std::mem::take(&mut all.repairs) {
+            let (_, ()) = Dirty::write(&*self.media, offset, &bytes, ())?.leave_dirty();
+        }
+        let _guard = epoch::pin();
+        all.deferred.drain(..).for_each(|pending| self.insert(&pending));
+        Ok(())
+    }
+
+    /// Lost entries of unknown age may be as new as anything that was found, and what their segment held besides.
+    fn note_damage(&self, all: &mut Collected) {
+        if all.damage.is_empty() {
+            return;
+        }
+        let ops_max = self.space.geometry().segment_size_bytes / ENTRY_ALIGN_BYTES;
+        let newest = Seq(all.max_seq.0.saturating_add(ops_max << LOG_ID_BITS));
+        for Lost { segment, range, bound, filter } in std::mem::take(&mut all.damage) {
+            self.damage.add(Damage { segment, range, bound: bound.unwrap_or(newest), filter });
+        }
+        // So that every later write is newer than what was lost, and that later opens know.
+        all.max_seq = newest;
+        for head in all.heads.values_mut().filter(|head| head.has_damage) {
+            head.max_seq = newest;
+        }
     }
 
     fn collect_segment(
@@ -159,13 +212,22 @@ impl<I: Index + 'static> Engine<I> {
             &buffer[..]
         };
         let seed = self.space.table().slot(member.header.slot).seed();
-        let segment = SegmentBytes { bytes, base: range.offset, seed };
-        let is_void = self.is_void(survey, member);
-        let extent = self.extent_of(&segment, member, is_void);
+        let segment = SegmentBytes::new(bytes, range.offset, seed);
+        let is_void = self.is_void(survey, member)?;
+        let extent = self.extent_of(&segment, member, is_void, was_clean);
         share.begin_segment(member.state == SegmentState::Active);
+        let known = share.found.damage.len();
         segment.walk(extent.start, extent.end, |piece| match piece {
             Piece::Frame { at, header, frame } => {
+                share.bound_damage(known, header.base_seq);
                 self.collect_frame(share, member, &segment, at, &header, frame)
+            }
+            Piece::Repaired { at, header, frame } => {
+                share.bound_damage(known, header.base_seq);
+                share.is_repaired = true;
+                self.collect_frame(share, member, &segment, at, &header, &frame);
+                share.is_repaired = false;
+                share.note_repair(&segment, at, &frame);
             }
             Piece::Damage { at, end, header } => {
                 self.collect_damage(share, &extent, &segment, at, end, header)
@@ -175,46 +237,82 @@ impl<I: Index + 'static> Engine<I> {
         Ok(())
     }
 
-    /// Of two active heads the larger counts for nothing: its log acknowledges there only once the smaller is sealed.
-    fn is_void(&self, survey: &Survey, member: &Member) -> bool {
-        let Some(heads) = survey.heads.get(&member.header.log) else { return false };
-        member.state == SegmentState::Active
-            && heads.iter().any(|slot| survey.members[slot].header.id < member.header.id)
+    /// Of two active heads the larger counts for nothing: its log acknowledges there only once the smaller is sealed. A
+    /// smaller one whose footer verifies is sealed, whatever its state word says: that is written after the footer, so
+    /// it may be missing, or have reverted to what it was.
+    fn is_void(&self, survey: &Survey, member: &Member) -> Result<bool> {
+        let Some(heads) = survey.heads.get(&member.header.log) else { return Ok(false) };
+        if member.state != SegmentState::Active {
+            return Ok(false);
+        }
+        for slot in heads.iter().filter(|slot| survey.members[*slot].header.id < member.header.id) {
+            let at = survey.geometry.offset_of(*slot) + survey.geometry.segment_size_bytes - FOOTER_BYTES;
+            let mut bytes = [0; FOOTER_BYTES as usize];
+            self.media.read(at, &mut bytes)?;
+            let footer = Footer::decode(&bytes, self.space.table().slot(*slot).seed(), at);
+            if footer.is_none_or(|footer| footer.segment != survey.members[slot].header.id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Finds where frames begin and end.
-    fn extent_of(&self, segment: &SegmentBytes<'_>, member: &Member, is_void: bool) -> Extent {
+    fn extent_of(
+        &self,
+        segment: &SegmentBytes<'_>,
+        member: &Member,
+        is_void: bool,
+        was_clean: bool,
+    ) -> Extent {
         let mut start = SEGMENT_BODY_OFFSET as u32;
+        let footer_at = segment.bytes.len() - FOOTER_BYTES as usize;
+        let footer =
+            Footer::decode(&segment.bytes[footer_at..], segment.seed, segment.base + footer_at as u64)
+                .filter(|footer| member.state == SegmentState::Sealed && footer.segment == member.header.id)
+                .filter(|footer| {
+                    footer.data_start <= footer.data_end && footer.data_end as usize <= footer_at
+                });
         if member.header.class == SegmentClass::LogHead {
             let body = &segment.bytes[SEGMENT_BODY_OFFSET as usize..];
             let digest = Digest::decode(body, segment.seed, segment.base + SEGMENT_BODY_OFFSET);
             match digest {
                 Some((_, len)) => start = align_up(SEGMENT_BODY_OFFSET + len, SECTOR_BYTES) as u32,
-                // Only a sealed segment's digest may be unreadable here: look for the first frame.
-                None => start = segment.first_frame_from(start),
+                // Only a sealed segment's digest may be unreadable here, and its footer knows, too.
+                None => start = footer.map_or(start, |footer| footer.data_start.max(start)),
             }
         }
-        let mut extent =
-            Extent { member: *member, start, end: start, head: None, filter: None, is_empty: false };
+        let mut extent = Extent {
+            member: *member,
+            start,
+            end: start,
+            head: None,
+            filter: None,
+            max_seq: None,
+            is_empty: false,
+            is_void,
+        };
         if member.state == SegmentState::Active {
-            let tail = if is_void {
+            let mut tail = if is_void {
                 extent.is_empty = segment.is_empty_from(start);
                 Tail::at(start)
             } else {
                 segment.find_tail(start)
             };
+            if was_clean && !is_void && !tail.closed {
+                // Close marks were durable before the clean mark was: what is gone, and whatever lay before it, rotted.
+                tail.has_damage = true;
+                tail.cut = footer_at as u32;
+            }
             extent.end = tail.cut;
             extent.head = Some(tail);
             return extent;
         }
-        let footer_at = segment.bytes.len() - FOOTER_BYTES as usize;
-        let footer =
-            Footer::decode(&segment.bytes[footer_at..], segment.seed, segment.base + footer_at as u64)
-                .filter(|footer| footer.segment == member.header.id && footer.data_end as usize <= footer_at);
         match footer {
             Some(footer) => {
                 extent.end = footer.data_end.max(start);
                 extent.filter = read_filter(segment, &footer);
+                extent.max_seq = Some(footer.max_seq.step(1));
             }
             None => extent.end = segment.find_tail(start).cut,
         }
@@ -278,7 +376,12 @@ impl<I: Index + 'static> Engine<I> {
         if op.kind() == OpKind::PutBlob {
             share.found.blobs.push(BlobSeen { addr, unvouched });
         }
-        share.pending.push_back(Pending { hash, addr, seq, frame_seq, bytes: bytes as u32 });
+        let pending = Pending { hash, addr, seq, frame_seq, bytes: bytes as u32 };
+        if share.is_repaired {
+            share.found.deferred.push(pending);
+            return;
+        }
+        share.pending.push_back(pending);
         if share.pending.len() == 2 * GROUP {
             for pending in share.pending.range(GROUP..) {
                 self.index.prefetch(pending.hash);
@@ -353,10 +456,10 @@ impl<I: Index + 'static> Engine<I> {
             }
             bound = Some(header.seq_at(u64::from(header.len)));
         }
-        self.damage.add(Damage {
+        share.found.damage.push(Lost {
             segment: extent.member.header.id,
             range: MediaRange::new(segment.base + u64::from(at), u64::from(end - at)),
-            bound: bound.unwrap_or(Seq(u64::MAX >> 1)),
+            bound: bound.or(extent.max_seq),
             filter: extent.filter.clone(),
         });
     }
@@ -379,12 +482,13 @@ impl<I: Index + 'static> Engine<I> {
                     slot,
                     id: member.header.id,
                     log: member.header.log,
+                    start: extent.start,
                     cut: tail.cut,
-                    // A clean store ends every head with a close mark; one that lost both is treated as torn.
                     closed: tail.closed && was_clean,
                     has_damage: tail.has_damage,
                     has_commit: share.has_commit,
                     is_empty: extent.is_empty,
+                    is_void: extent.is_void,
                     hashes: std::mem::take(&mut share.hashes),
                     min_seq: share.min_seq.unwrap_or(Seq(u64::MAX)),
                     max_seq: share.segment_max_seq,
@@ -399,10 +503,10 @@ impl<I: Index + 'static> Engine<I> {
         for (log, record, range) in std::mem::take(&mut all.commits) {
             let parts = all.parts.remove(&(log, record.batch)).unwrap_or_default();
             if !self.parts_are_whole(survey, &record, &parts) {
-                self.damage.add(Damage {
+                all.damage.push(Lost {
                     segment: self.space.table().slot(self.space.geometry().slot_of(range.offset)).id(),
                     range,
-                    bound: record.batch.step(1),
+                    bound: Some(record.batch.step(1)),
                     filter: None,
                 });
             }
@@ -413,7 +517,7 @@ impl<I: Index + 'static> Engine<I> {
         self.insert_pending(&mut share);
         all.blobs.append(&mut share.found.blobs);
         for part in std::mem::take(&mut all.parts).into_values().flatten() {
-            self.bury_part(&part);
+            self.bury_part(&part, &mut all.damage);
         }
     }
 
@@ -445,11 +549,23 @@ impl<I: Index + 'static> Engine<I> {
         }
     }
 
-    fn bury_part(&self, part: &PartSeen) {
+    /// A part without a commit is dead, unless the commit may be among what is damaged: then nobody knows.
+    fn bury_part(&self, part: &PartSeen, damage: &mut Vec<Lost>) {
         let range = MediaRange::new(part.offset, u64::from(part.header.len));
         let scratch = Scratch::new();
         let Some(frame) = self.reader.bytes(range, &scratch) else { return };
         let bytes = Ops::new(frame, &part.header).map(|(_, op)| op.footprint_bytes()).sum();
+        let batch = part.header.base_seq;
+        if damage.iter().any(|lost| lost.bound.is_none_or(|bound| bound >= batch)) {
+            let short_hash = |op: crate::format::Op<'_>| Filter::short_hash(self.reader.hash(op.key()));
+            let hashes: Vec<u32> = Ops::new(frame, &part.header).map(|(_, op)| short_hash(op)).collect();
+            damage.push(Lost {
+                segment: part.segment,
+                range,
+                bound: Some(batch.step(1)),
+                filter: Some(Filter::build(&hashes)),
+            });
+        }
         self.space.table().slot(self.space.geometry().slot_of(part.offset)).add_dead(bytes);
     }
 
@@ -477,6 +593,9 @@ impl<I: Index + 'static> Engine<I> {
 }
 
 fn read_filter(segment: &SegmentBytes<'_>, footer: &Footer) -> Option<Filter> {
+    if footer.filter_at == 0 {
+        return None;
+    }
     let start = footer.filter_at as usize;
     let bytes = segment.bytes.get(start..start.checked_add(footer.filter_len as usize)?)?;
     Filter::verify(bytes, footer, segment.seed, segment.base + start as u64)
@@ -492,6 +611,26 @@ impl Share {
         self.segment_max_seq = Seq::ZERO;
         self.has_commit = false;
         self.keep_hashes = keep_hashes;
+    }
+
+    /// Stamps increase with offsets: what was lost since `known` is older than the frame that was found behind it.
+    fn bound_damage(&mut self, known: usize, behind: Seq) {
+        for lost in &mut self.found.damage[known..] {
+            lost.bound = Some(lost.bound.map_or(behind, |bound| bound.min(behind)));
+        }
+    }
+
+    /// Remembers the lines of a repaired frame that differ from the medium's.
+    fn note_repair(&mut self, segment: &SegmentBytes<'_>, at: u32, frame: &[u8]) {
+        self.found.repaired += 1;
+        let line = CACHE_LINE_BYTES as usize;
+        let found = segment.bytes[at as usize..].chunks(line);
+        for (number, (new, old)) in frame.chunks(line).zip(found).enumerate() {
+            if new != old {
+                let offset = segment.base + u64::from(at) + (number * line) as u64;
+                self.found.repairs.push((offset, new.to_vec()));
+            }
+        }
     }
 
     fn note_seq(&mut self, seq: Seq) {
@@ -517,6 +656,10 @@ impl Collected {
         self.max_seq = self.max_seq.max(other.max_seq);
         self.heads.append(&mut other.heads);
         self.unvouched.append(&mut other.unvouched);
+        self.repaired += other.repaired;
+        self.repairs.append(&mut other.repairs);
+        self.deferred.append(&mut other.deferred);
+        self.damage.append(&mut other.damage);
         self.blobs.append(&mut other.blobs);
         self.commits.append(&mut other.commits);
         for (batch, mut parts) in other.parts {

@@ -472,6 +472,7 @@ proptest! {
             entry_count: u64::from(n[1]),
             min_seq: Seq(u64::from(n[2])),
             max_seq: Seq(u64::from(n[3])),
+            data_start: n[3] ^ n[5],
             data_end: n[4],
             filter_at: n[5],
             filter_len: n[6],

@@ -194,6 +194,22 @@ impl SimMedia {
         SimMedia::start(kind, capacity_bytes, Arc::new(Base::new(kind, image.to_vec())), image.len() as u64)
     }
 
+    /// The image that this medium started from, with `rot` in place of its bytes: durable, as a decaying cell leaves it.
+    /// Costs what the image differs from the last one on this thread.
+    pub fn rotten(&self, rot: &[(u64, &[u8])]) -> SimMedia {
+        let len = self.base.bytes.len() as u64;
+        let media = SimMedia::start(self.kind, self.capacity, Arc::clone(&self.base), len);
+        {
+            let mut state = media.state.lock();
+            for (at, bytes) in rot {
+                let bytes = state.log.keep(bytes);
+                state.log.events.push(Event::Origin { at: *at, bytes });
+            }
+            media.play_prelude(&mut state);
+        }
+        media
+    }
+
     /// The medium that a power cut left. Costs what the image differs from the last one on this thread.
     pub fn from_crash(image: &CrashImage<'_>) -> SimMedia {
         let recording = image.replay.recording();

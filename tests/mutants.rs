@@ -1,0 +1,398 @@
+//! Mutants: every flush and drain of the engine, and every check of a checksum, is left out in turn, and one of the suites
+//! must notice. What can be left out unnoticed is not needed, and is removed.
+//!
+//! Flushes and drains are left out of the crash suite's histories; so are checks, and those that only rot can fool are left
+//! out of the bit-rot pool. The list that is printed says what noticed, after how many states.
+
+#[allow(dead_code, reason = "shared with the crash suite")]
+mod crash {
+    pub mod history;
+    pub mod model;
+    pub mod run;
+    pub mod subject;
+    pub mod sweep;
+}
+#[allow(dead_code, reason = "shared with the bit-rot suite")]
+mod rot {
+    pub mod check;
+    pub mod pool;
+}
+
+use crash::history::History;
+use crash::subject::Subject;
+use crash::sweep::{LIMITS_CI, LIMITS_WIDE, Sweep};
+use flatkv::testing::sim::{Level, SimKind, SimMedia};
+use flatkv::testing::{self, CheckSite, Site};
+use flatkv::{CommitPolicy, Durability, Error, Result, Store};
+use rot::check::{self, Tally, Terms};
+use rot::pool::{CAPACITY_BYTES, End, Pool};
+use std::cell::Cell;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SEED: u64 = 0x5eed;
+const EACH_MAX: Duration = Duration::from_secs(60);
+const ALL_MAX: Duration = Duration::from_secs(300);
+
+/// What is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutant {
+    None,
+    Site(Site),
+    /// Bytes written past the caches are not flushed.
+    WriteThrough,
+    Check(CheckSite),
+}
+
+thread_local! {
+    static MUTANT: Cell<Mutant> = const { Cell::new(Mutant::None) };
+}
+
+/// FlatKV without what [`MUTANT`] names.
+struct Mutated(Store);
+
+impl Subject for Mutated {
+    fn open(media: Arc<SimMedia>) -> Result<Self> {
+        let mut options = testing::options();
+        testing::skip_check(None);
+        match MUTANT.get() {
+            Mutant::None => {}
+            Mutant::Site(site) => {
+                if site == Site::GroupDrain {
+                    options = options.commit(CommitPolicy::Grouped);
+                }
+                media.skip_site(Some(site));
+            }
+            Mutant::WriteThrough => media.skip_write_through(true),
+            Mutant::Check(check) => testing::skip_check(Some(check)),
+        }
+        testing::open_on(media, options).map(Mutated)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.0.get(key)
+    }
+
+    fn put(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<()> {
+        Subject::put(&self.0, key, value, durability)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<bool> {
+        self.0.delete(key)
+    }
+
+    fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+        Subject::write(&self.0, changes)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.0.sync()
+    }
+
+    fn idle(&self) -> Result<()> {
+        testing::mark_idle(&self.0)
+    }
+
+    fn close(&self) -> Result<()> {
+        self.0.close()
+    }
+}
+
+/// The histories that are tried, the likely ones first.
+fn histories(mutant: Mutant) -> Vec<&'static str> {
+    // Rolls a head whose data nobody drained.
+    const FORTY_EIGHT_OS: &str = "pm:os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,\
+        os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os,os";
+    let first: &[&str] = match mutant {
+        Mutant::Site(Site::UndrainedFlush | Site::SyncDrain) => &["pm:os,os@2,sync"],
+        Mutant::Site(Site::FooterDrain) => &[FORTY_EIGHT_OS],
+        Mutant::Site(Site::BatchDrain) => &["pm:bigbatch"],
+        Mutant::Site(Site::BlobFlush | Site::BlobDrain) => &["pm:blob"],
+        Mutant::Site(Site::OpenHeaderDrain | Site::OpenSegmentFlush | Site::OpenSegmentDrain) => {
+            &["pm:blob", "pm:blob,blob"]
+        }
+        Mutant::Site(Site::HeadDrain | Site::ActiveFlush | Site::SealFlush | Site::SealDrain) => &["pm:roll"],
+        Mutant::Site(Site::ActiveDrain) => &["pm:kill,kill", "pm:kill,kill,kill"],
+        Mutant::Site(Site::IdleDrain | Site::MarkDrain) => &["pm:os,idle"],
+        Mutant::Site(Site::CloseDrain | Site::CloseMarkDrain) => &["pm:os,reopen", "file:os,reopen"],
+        Mutant::Site(Site::FreeFlush | Site::FreeDrain | Site::UnlistedFlush | Site::UnlistedDrain) => {
+            &["pm:kill,kill,roll@2", "pm:kill,kill,kill,roll@2"]
+        }
+        Mutant::Site(Site::HolderFlush | Site::HolderDrain) => &["pm-new-device:", "file-new-device:"],
+        Mutant::Site(Site::AdoptFlush | Site::AdoptDrain) => &["pm:put", "pm:os,kill,put"],
+        Mutant::Site(Site::SuperblockDrain) => &["pm:put"],
+        _ => &["pm:put"],
+    };
+    let then = [
+        "pm:put",
+        "file:put",
+        "pm:os,kill,put,kill,delete",
+        "pm:roll,roll",
+        "file:roll,delete,roll,reopen",
+        "pm:blob,kill,larger,batch",
+    ];
+    first.iter().copied().chain(then).collect()
+}
+
+/// What noticed, and after how many states.
+struct Kill {
+    by: String,
+    states: u64,
+}
+
+fn killed_by_crashes(mutant: Mutant, end: Instant) -> Option<Kill> {
+    let mut states = 0;
+    for line in histories(mutant) {
+        let history: History = line.parse().expect("well-formed");
+        let limits = if history.acts.len() < 2 { LIMITS_WIDE } else { LIMITS_CI };
+        let mut sweep = Sweep::<Mutated>::new(SEED);
+        let failure = sweep.history(&history, limits).err();
+        states += sweep.tally.states;
+        if let Some(failure) = failure {
+            let place = failure
+                .place
+                .map_or(String::new(), |at| format!(" POINT={}.{} IMAGE={}", at.session, at.point, at.image));
+            let what = failure.what.lines().next().unwrap_or_default().to_string();
+            return Some(Kill { by: format!("{line}{place}: {what}"), states });
+        }
+        if Instant::now() > end {
+            break;
+        }
+    }
+    None
+}
+
+/// A creation in place was cut off; the next one is told to make a smaller pool head, so that what the first one left
+/// lies in a slot of its own.
+fn killed_by_other_geometry() -> Option<Kill> {
+    let media = SimMedia::new_in_place(SimKind::Pm, CAPACITY_BYTES);
+    let media = Arc::new(media);
+    drop(testing::open_on(media.clone(), testing::options().head_size_bytes(16 << 10)).expect("creates"));
+    let recording = media.power_off();
+    let (mut replay, mut states) = (recording.replay(), 0);
+    for point in recording.points() {
+        replay.advance_to(point);
+        for image in replay.images(Level::A, 16, SEED) {
+            let second = Arc::new(SimMedia::from_crash(&image));
+            let Ok(store) = Mutated::open(second.clone()) else { continue };
+            drop(store);
+            let recording = second.power_off();
+            let mut replay = recording.replay();
+            replay.advance_to(recording.last_point());
+            for image in replay.images(Level::A, 16, SEED) {
+                states += 1;
+                if let Err(error) =
+                    testing::open_on(Arc::new(SimMedia::from_crash(&image)), testing::options())
+                {
+                    return Some(Kill {
+                        by: format!("a second creation with a smaller head: {error}"),
+                        states,
+                    });
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Power cuts in the recovery of a killed store, then a second writer that needs the slot which that recovery freed.
+fn killed_by_second_writer() -> Option<Kill> {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
+    let store = testing::open_on(media.clone(), testing::options()).expect("creates");
+    store.put(b"key", b"value").expect("room");
+    for _ in 0..2 {
+        testing::kill(&testing::open_on(media.clone(), testing::options()).expect("opens"));
+    }
+    let image = media.view();
+    let first = Arc::new(SimMedia::from_image(SimKind::Pm, &image, CAPACITY_BYTES));
+    drop(testing::open_on(first.clone(), testing::options()).expect("opens"));
+    let recording = first.power_off();
+    let (mut replay, mut states) = (recording.replay(), 0);
+    for point in recording.points() {
+        replay.advance_to(point);
+        for image in replay.images(Level::A, 8, SEED) {
+            let second = Arc::new(SimMedia::from_crash(&image));
+            let store = Mutated::open(second.clone()).expect("the image is sound").0;
+            let writer = store.clone();
+            let write =
+                move || (0..8_u32).for_each(|n| writer.put(&n.to_le_bytes(), &[7; 600]).expect("room"));
+            std::thread::spawn(write).join().expect("the writer ends");
+            let recording = second.power_off();
+            let mut replay = recording.replay();
+            for point in recording.points() {
+                replay.advance_to(point);
+                for image in replay.images(Level::A, 8, SEED) {
+                    states += 1;
+                    let third = Arc::new(SimMedia::from_crash(&image));
+                    let shown =
+                        testing::open_on(third, testing::options()).and_then(|store| store.get(b"key"));
+                    if !matches!(&shown, Ok(Some(value)) if value == b"value") {
+                        let by = format!(
+                            "a second writer in a slot that recovery freed, event {point}: {shown:?}"
+                        );
+                        return Some(Kill { by, states });
+                    }
+                }
+            }
+        }
+    }
+    None
+}
+
+/// A writer opens extent segments for a value that does not fit after all; another one uses them, whose drain does not
+/// cover what the first one flushed.
+fn killed_by_refused_blob() -> Option<Kill> {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
+    let store = Mutated::open(media.clone()).expect("creates").0;
+    assert!(matches!(store.put(b"key", &[1; 200_000]), Err(Error::NoSpace { .. })));
+    let writer = store.clone();
+    // As long as there is room for: so that it needs the segment that was opened last, too.
+    let fits = move |len: &usize| writer.put(b"key", &vec![2; *len]).is_ok();
+    let put = move || (0..200_000).rev().step_by(256).find(fits).expect("room");
+    let len = std::thread::spawn(put).join().expect("the writer ends");
+    let recording = media.power_off();
+    let mut replay = recording.replay();
+    replay.advance_to(recording.last_point());
+    for (states, image) in (1..).zip(replay.images(Level::A, 64, SEED)) {
+        let found = testing::open_on(Arc::new(SimMedia::from_crash(&image)), testing::options())
+            .and_then(|store| store.get(b"key"));
+        if !matches!(&found, Ok(Some(value)) if value[..] == vec![2; len]) {
+            let found = found.map(|value| value.map(|bytes| bytes.len()));
+            return Some(Kill {
+                by: format!("a blob in a segment that another writer opened: {found:?}"),
+                states,
+            });
+        }
+    }
+    None
+}
+
+/// An idle log has marked its last frame as durable, the power fails, and then the frame rots.
+fn killed_by_rot_behind_a_mark() -> Option<Kill> {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
+    let store = Mutated::open(media.clone()).expect("creates");
+    store.0.put(b"key", b"old").expect("room");
+    store.0.put(b"key", b"a new value").expect("room");
+    store.idle().expect("marks");
+    let recording = media.power_off();
+    let mut replay = recording.replay();
+    replay.advance_to(recording.last_point());
+    let image = replay.images(Level::A, 1, SEED).nth_image(0);
+    let mut bytes = SimMedia::from_crash(&image).view();
+    let at = bytes.windows(11).position(|window| window == b"a new value").expect("it is there");
+    bytes[at / 64 * 64..at / 64 * 64 + 64].fill(0xFF);
+    let media = Arc::new(SimMedia::from_image(SimKind::Pm, &bytes, CAPACITY_BYTES));
+    match Mutated::open(media).expect("opens").get(b"key") {
+        Err(Error::Corrupted { .. }) => None,
+        shown => {
+            Some(Kill { by: format!("rot of a frame that an idle log had marked: {shown:?}"), states: 1 })
+        }
+    }
+}
+
+fn killed_by_rot(check: CheckSite, end: Instant) -> Option<Kill> {
+    testing::skip_check(None);
+    let pool = Pool::build(SimKind::Pm, End::Closed);
+    testing::skip_check(Some(check));
+    let mut tally = Tally::new();
+    let by = |suite: &str, tally: &Tally| {
+        tally.violations.first().map(|what| Kill { by: format!("{suite}: {what}"), states: tally.opens })
+    };
+    let killed = check::rot_under_an_open_store(&pool, end, &mut tally);
+    if let Some(kill) = killed.then(|| by("rot under an open store", &tally)).flatten() {
+        return Some(kill);
+    }
+    check::lost_sectors(&pool, false, &mut tally);
+    if let Some(kill) = by("a lost sector", &tally) {
+        return Some(kill);
+    }
+    check::forged_parts(&pool, &mut tally);
+    if let Some(kill) = by("a forged part", &tally) {
+        return Some(kill);
+    }
+    for (at, old) in pool.image.iter().enumerate() {
+        for bit in 0..8 {
+            let flipped = [old ^ 1 << bit];
+            let hit = at as u64..at as u64 + 1;
+            let terms = Terms { refusal: false, single: true, blind_spot: false };
+            check::try_image(&pool, pool.media.rotten(&[(at as u64, &flipped)]), &hit, terms, &mut tally);
+            if let Some(kill) = by("a flipped bit", &tally) {
+                return Some(kill);
+            }
+        }
+        if Instant::now() > end {
+            break;
+        }
+    }
+    None
+}
+
+fn kill(mutant: Mutant) -> Option<Kill> {
+    MUTANT.set(mutant);
+    let end = Instant::now() + EACH_MAX;
+    let killed = match mutant {
+        Mutant::None => None,
+        Mutant::Site(Site::MarkDrain) => killed_by_rot_behind_a_mark(),
+        Mutant::Site(Site::OpenSegmentDrain) => killed_by_refused_blob(),
+        Mutant::Site(Site::ClearFlush) => killed_by_other_geometry(),
+        Mutant::Site(Site::UnlistedFlush | Site::UnlistedDrain) => killed_by_second_writer(),
+        Mutant::Site(_) | Mutant::WriteThrough => killed_by_crashes(mutant, end),
+        Mutant::Check(check @ (CheckSite::Frame | CheckSite::Superblock)) => {
+            killed_by_crashes(mutant, end).or_else(|| killed_by_rot(check, end))
+        }
+        Mutant::Check(check) => killed_by_rot(check, end),
+    };
+    MUTANT.set(Mutant::None);
+    testing::skip_check(None);
+    killed
+}
+
+#[test]
+fn every_flush_drain_and_check_that_is_left_out_is_noticed() {
+    let sites = Site::ALL.iter().map(|site| Mutant::Site(*site));
+    let checks = CheckSite::ALL.iter().map(|check| Mutant::Check(*check));
+    let mutants: Vec<_> = sites.chain([Mutant::WriteThrough]).chain(checks).collect();
+    let wanted = std::env::var("MUTANT").unwrap_or_default();
+    let (started, mut survivors) = (Instant::now(), Vec::new());
+    let report = |line: String| {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    };
+    let chosen: Vec<_> = mutants.iter().filter(|mutant| format!("{mutant:?}").contains(&wanted)).collect();
+    for mutant in &chosen {
+        let begun = Instant::now();
+        let killed = kill(**mutant);
+        let seconds = begun.elapsed().as_secs_f64();
+        match &killed {
+            Some(kill) => {
+                report(format!("{mutant:?} -> {} -> {} states, {seconds:.1} s", kill.by, kill.states))
+            }
+            None => report(format!("{mutant:?} -> SURVIVED, {seconds:.1} s")),
+        }
+        if killed.is_none() || begun.elapsed() > EACH_MAX {
+            survivors.push(format!("{mutant:?}"));
+        }
+    }
+    let (killed, seconds) = (chosen.len() - survivors.len(), started.elapsed().as_secs_f64());
+    report(format!("mutants: {killed} of {} killed in {seconds:.1} s", chosen.len()));
+    assert!(survivors.is_empty(), "not noticed within {EACH_MAX:?}: {survivors:?}");
+    assert!(started.elapsed() < ALL_MAX, "all mutants together took {seconds:.1} s");
+}
+
+/// The special cases find nothing where nothing is left out.
+#[test]
+fn nothing_is_noticed_where_nothing_is_left_out() {
+    let end = Instant::now() + EACH_MAX;
+    assert!(killed_by_other_geometry().is_none_or(|kill| panic!("{}", kill.by)));
+    assert!(killed_by_refused_blob().is_none_or(|kill| panic!("{}", kill.by)));
+    assert!(killed_by_second_writer().is_none_or(|kill| panic!("{}", kill.by)));
+    assert!(killed_by_rot_behind_a_mark().is_none_or(|kill| panic!("{}", kill.by)));
+    for line in ["pm:kill,kill,roll@2", "pm:os,idle", "pm-new-device:", "file-new-device:"] {
+        if let Err(failure) =
+            Sweep::<Mutated>::new(SEED).history(&line.parse().expect("well-formed"), LIMITS_CI)
+        {
+            panic!("{failure}");
+        }
+        assert!(Instant::now() < end);
+    }
+}
