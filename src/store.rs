@@ -28,7 +28,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.engine.stop_housekeeper();
+        self.engine.let_go();
     }
 }
 

@@ -108,3 +108,28 @@ fn a_full_pool_that_dies_after_every_write_still_opens() {
         assert!(deleted > 0, "a full pool deletes");
     }
 }
+
+/// A large batch was refused only when the pool was full, with most of its parts written: nobody saw them, but they had used
+/// the space up, and a small put was refused after it.
+#[test]
+fn a_large_batch_that_is_refused_leaves_the_space_to_others() {
+    for media in common::MEDIA {
+        let dir = memory_dir();
+        let store = small(media, 16 << 10).max_bytes(600 << 10).open(dir.path().join("pool.fkv")).unwrap();
+        store.put(b"before", b"1").unwrap();
+        let mut batch = WriteBatch::new();
+        for i in 0..4000_u32 {
+            batch.put(&i.to_ne_bytes(), &[7; 80]).unwrap();
+        }
+        let used = common::stat(&store, "segments.sealed");
+        for _ in 0..5 {
+            let refused = store.write(&batch).unwrap_err();
+            assert!(matches!(refused, Error::NoSpace { .. }), "{media:?}: {refused}");
+            assert_eq!(store.get(&1_u32.to_ne_bytes()).unwrap(), None);
+        }
+        assert_eq!(common::stat(&store, "segments.sealed"), used, "{media:?}: nothing was written");
+        for i in 0..200_u32 {
+            store.put(&i.to_ne_bytes(), &[1; 80]).unwrap();
+        }
+    }
+}

@@ -16,6 +16,9 @@ use crate::space::extent::{Extents, NoRoom};
 use crate::sync::{Arc, Mutex};
 use crate::types::{Addr, MediaRange};
 
+/// Pins after which what was retired before them is free, if nobody else is pinned.
+const GRACE_ROUNDS: usize = 8;
+
 /// Extents that are dead but may not be reused yet.
 #[derive(Default)]
 pub struct Limbo {
@@ -78,7 +81,9 @@ impl<I: Index + 'static> Engine<I> {
     /// `NoSpace`, `Io` from a growth that failed: nothing stays allocated. Any other `Io` poisons the store.
     pub(super) fn write_blob(&self, value: &[u8]) -> Result<InFlight<StagedBlob>> {
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
-        let ranges = self.extents.allocate(value.len() as u64).map_err(|error| match error {
+        let allocate = || self.extents.allocate(value.len() as u64);
+        let ranges = allocate().or_else(|error| self.retry_with_retired_extents(error, allocate));
+        let ranges = ranges.map_err(|error| match error {
             NoRoom::Refused(error) => error,
             NoRoom::Unknown(error) => self.poisoned_by(error),
         })?;
@@ -100,6 +105,23 @@ impl<I: Index + 'static> Engine<I> {
         }
         staged.descriptor = descriptor.encode();
         Ok(written.map(|()| staged))
+    }
+
+    /// Full but for extents that only wait for their grace period: gives that a chance before the write is refused.
+    #[cold]
+    fn retry_with_retired_extents<T>(
+        &self,
+        full: NoRoom,
+        allocate: impl Fn() -> Result<T, NoRoom>,
+    ) -> Result<T, NoRoom> {
+        if !matches!(full, NoRoom::Refused(Error::NoSpace { .. })) {
+            return Err(full);
+        }
+        for _ in 0..GRACE_ROUNDS {
+            epoch::pin().flush();
+        }
+        self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        allocate()
     }
 
     /// Makes staged blobs durable.
@@ -168,6 +190,8 @@ impl<I: Index + 'static> Engine<I> {
         let limbo = Arc::clone(&self.limbo);
         if self.options.background {
             epoch::retire(guard, move || limbo.add(lane, position, ranges));
+            // Extents are large and few: they must not wait in the thread's bag for 63 others.
+            guard.flush();
         } else {
             // A simulation is one thread: no reader to wait for, and reuse must not depend on other tests' epochs.
             limbo.add(lane, position, ranges);

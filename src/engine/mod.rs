@@ -110,12 +110,14 @@ impl<I: Index + 'static> Engine<I> {
     /// `Busy` while values are pinned: nothing is closed. `Io`: the store is closed uncleanly, the next open recovers.
     pub fn close(&self) -> Result<()> {
         self.check_open()?;
-        let pinned = self.pinned.load(Ordering::Acquire);
-        if pinned > 0 {
-            return Err(Error::Busy(format!("{pinned} values are pinned")));
-        }
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if self.closed.swap(true, Ordering::SeqCst) {
             return Err(Error::Closed);
+        }
+        // In this order: a pin that is being taken either sees the store closed or is seen here.
+        let pinned = self.pinned.load(Ordering::SeqCst);
+        if pinned > 0 {
+            self.closed.store(false, Ordering::SeqCst);
+            return Err(Error::Busy(format!("{pinned} values are pinned")));
         }
         self.housekeeper.stop();
         if self.options.read_only {
@@ -136,9 +138,19 @@ impl<I: Index + 'static> Engine<I> {
         })
     }
 
-    /// Ends the background thread and waits for it.
-    pub fn stop_housekeeper(&self) {
+    /// The last handle goes: ends the background thread, and writes out what was accepted asynchronously. Not in a forked
+    /// child, which has neither the thread nor a say.
+    pub fn let_go(&self) {
+        if crate::media::fork_generation() != self.fork_generation {
+            return;
+        }
         self.housekeeper.stop();
+        if !self.closed.load(Ordering::Acquire)
+            && !self.options.read_only
+            && self.oplog.check_poison().is_ok()
+        {
+            self.committer.lead_all(self);
+        }
     }
 
     /// What the housekeeper does for logs that are idle, at once.

@@ -79,11 +79,11 @@ impl<I: Index + 'static> Engine<I> {
     /// `Closed` if the store is being closed.
     pub(super) fn pin(self: &Arc<Self>, range: MediaRange) -> Result<ValueRef> {
         let slot = self.space.geometry().slot_of(range.offset);
-        self.pinned.fetch_add(1, Ordering::AcqRel);
+        self.pinned.fetch_add(1, Ordering::SeqCst);
         self.space.table().slot(slot).pin();
         let host: Arc<dyn PinHost> = Arc::clone(self) as Arc<dyn PinHost>;
         let pinned = ValueRef { bytes: Bytes::Pinned { host, slot, range } };
-        if self.closed.load(Ordering::Acquire) {
+        if self.closed.load(Ordering::SeqCst) {
             return Err(Error::Closed);
         }
         Ok(pinned)

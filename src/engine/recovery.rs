@@ -323,9 +323,13 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Rule 9: whatever was adopted and is not vouched for is made durable again, before anything is served.
     fn make_durable_again(&self, survey: &Survey, collected: &Collected) -> Result<()> {
-        self.adopt(self.superblock.lock().current_range())?;
-        for range in collected.unvouched.iter().chain(survey.unvouched_headers.iter()) {
-            self.adopt(*range)?;
+        let superblock = self.superblock.lock().current_range();
+        for range in collected.unvouched.iter().chain(survey.unvouched_headers.iter()).chain([&superblock]) {
+            match self.adopt(*range) {
+                // A reader without permission to write: it serves what is there, and the next writer makes it durable.
+                Err(Error::ReadOnly) if self.options.read_only => return Ok(()),
+                result => result?,
+            }
         }
         InFlight::nothing(()).drain(&*self.media, Site::AdoptDrain)?.into_inner();
         Ok(())

@@ -19,7 +19,7 @@ use crate::oplog::OpLog;
 use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
-use crate::types::{Addr, Seq};
+use crate::types::{Addr, SegmentSlot, Seq};
 use crate::write_batch::{WriteBatch, check_key, check_value_len};
 use std::collections::HashMap;
 
@@ -244,8 +244,6 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Writes a batch that exceeds a frame: parts, then the commit that makes them count, all in one log.
     fn write_large(&self, entries: &[BatchEntry<'_>], terms: &Terms) -> Result<()> {
-        let needed: u64 = entries.iter().map(entry_bytes_max).sum();
-        self.check_room_for(needed)?;
         let written =
             self.committer.with_log(self, |oplog, state| self.write_parts(oplog, state, entries, terms))?;
         for (entry, written) in entries.iter().zip(written) {
@@ -254,19 +252,8 @@ impl<I: Index + 'static> Engine<I> {
         Ok(())
     }
 
-    /// Refuses a large batch that cannot fit before its first part is written.
-    fn check_room_for(&self, bytes: u64) -> Result<()> {
-        let free = self.space.bytes_obtainable();
-        if bytes > free {
-            return Err(Error::NoSpace {
-                needed_bytes: bytes,
-                free_bytes: free,
-                limit: "the quota or the device".into(),
-            });
-        }
-        Ok(())
-    }
-
+    /// Writes parts and commit into slots that are taken beforehand: a batch that stopped half way would change nothing that
+    /// anybody sees, but its parts would fill the pool.
     fn write_parts(
         &self,
         oplog: &OpLog,
@@ -274,14 +261,31 @@ impl<I: Index + 'static> Engine<I> {
         entries: &[BatchEntry<'_>],
         terms: &Terms,
     ) -> Result<Vec<Written>> {
+        let counts = self.split_into_parts(entries)?;
+        // Each part may need a head of its own, and so may the commit.
+        let mut slots = self.space.take_slots(counts.len() + 1, terms.purpose)?;
+        let written = self.place_parts(oplog, state, entries, &counts, terms, &mut slots);
+        slots.into_iter().chain(state.spare.take()).for_each(|slot| self.space.return_slot(slot));
+        written
+    }
+
+    fn place_parts(
+        &self,
+        oplog: &OpLog,
+        state: &mut LogState,
+        entries: &[BatchEntry<'_>],
+        counts: &[usize],
+        terms: &Terms,
+        slots: &mut Vec<SegmentSlot>,
+    ) -> Result<Vec<Written>> {
         let seq = oplog.take_seq(state, terms.above);
         let mut written = Vec::with_capacity(entries.len());
         let mut record = CommitRecord { batch: seq, parts: Vec::new() };
         let mut rest = entries;
-        while !rest.is_empty() {
-            let count = self.entries_in_part(rest)?;
-            let (part, behind) = rest.split_at(count);
+        for count in counts {
+            let (part, behind) = rest.split_at(*count);
             rest = behind;
+            state.spare = state.spare.take().or_else(|| slots.pop());
             let mut frame = FrameBuilder::new(FrameKind::BatchPart);
             let offsets: Vec<u32> = part.iter().map(|entry| frame.push(&entry.spec())).collect();
             let placed = self.place_part(oplog, state, &mut frame, &short_hashes(part), terms, seq, false)?;
@@ -290,6 +294,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         let mut frame = FrameBuilder::new(FrameKind::BatchCommit);
         frame.push_raw(&record.encode());
+        state.spare = state.spare.take().or_else(|| slots.pop());
         let commit = self.place_part(oplog, state, &mut frame, &[], terms, seq, true)?;
         if terms.mode == WriteMode::Sync {
             oplog.commit(state, InFlight::nothing(commit), Site::BatchDrain)?.into_inner();
@@ -311,6 +316,18 @@ impl<I: Index + 'static> Engine<I> {
         let purpose = terms.purpose;
         let terms = FrameTerms { hashes, above: Seq::ZERO, purpose, mode: terms.mode, last, seq: Some(seq) };
         oplog.place(state, frame, &terms).map(InFlight::left_undrained)
+    }
+
+    /// How many entries go into each part.
+    fn split_into_parts(&self, entries: &[BatchEntry<'_>]) -> Result<Vec<usize>> {
+        let mut counts = Vec::new();
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let count = self.entries_in_part(rest)?;
+            counts.push(count);
+            rest = &rest[count..];
+        }
+        Ok(counts)
     }
 
     /// How many of the entries fit the next part.

@@ -105,31 +105,40 @@ impl Extents {
     /// See [`NoRoom`].
     pub fn allocate(&self, len: u64) -> Result<Vec<MediaRange>, NoRoom> {
         let mut segments = self.segments.lock();
+        // Slots for all of it before any is opened: a value that is refused must not leave segments behind it.
+        let block = self.block_bytes;
+        let free = segments.bitmaps.values().map(|bitmap| u64::from(bitmap.free_blocks) * block).sum::<u64>();
+        let missing = len.div_ceil(block).saturating_mul(block).saturating_sub(free);
+        let per_segment = u64::from(self.blocks_per_segment() - 1) * block;
+        let needed = missing.div_ceil(per_segment) as usize;
+        let mut slots = self.space.take_slots(needed, Purpose::Put).map_err(NoRoom::Refused)?;
+        let result = self.allocate_in(&mut segments, len, &mut slots);
+        slots.into_iter().for_each(|slot| self.space.return_slot(slot));
+        result
+    }
+
+    fn allocate_in(
+        &self,
+        segments: &mut Segments,
+        len: u64,
+        slots: &mut Vec<SegmentSlot>,
+    ) -> Result<Vec<MediaRange>, NoRoom> {
         let mut ranges = Vec::new();
         let mut missing = len;
         while missing > 0 {
-            if let Some(range) = self.take_from_existing(&mut segments, missing) {
+            if let Some(range) = self.take_from_existing(segments, missing) {
                 missing -= range.len;
                 ranges.push(range);
                 continue;
             }
-            match self.open_segment() {
-                Ok(slot) => {
-                    segments.bitmaps.insert(slot.0, Bitmap::new(self.blocks_per_segment()));
-                }
-                Err(error) => {
-                    self.give_back(&mut segments, &ranges);
-                    return Err(error);
-                }
+            let slot = slots.pop().expect("blocks were counted before");
+            if let Err(error) = self.space.open_segment(SegmentClass::Extent, slot) {
+                self.give_back(segments, &ranges);
+                return Err(NoRoom::Unknown(error));
             }
+            segments.bitmaps.insert(slot.0, Bitmap::new(self.blocks_per_segment()));
         }
         Ok(ranges)
-    }
-
-    fn open_segment(&self) -> Result<SegmentSlot, NoRoom> {
-        let slot = self.space.take_slot(Purpose::Put).map_err(NoRoom::Refused)?;
-        self.space.open_segment(SegmentClass::Extent, slot).map_err(NoRoom::Unknown)?;
-        Ok(slot)
     }
 
     fn take_from_existing(&self, segments: &mut Segments, missing: u64) -> Option<MediaRange> {

@@ -201,6 +201,31 @@ impl Space {
         }
     }
 
+    /// Takes `count` free slots, or none: for writes that must not stop half way. The caller returns what it does not use.
+    ///
+    /// # Errors
+    /// As [`Space::take_slot`].
+    pub fn take_slots(&self, count: usize, purpose: Purpose) -> Result<Vec<SegmentSlot>> {
+        let mut slots = Vec::with_capacity(count.min(1024));
+        while slots.len() < count {
+            match self.take_slot(purpose) {
+                Ok(slot) => slots.push(slot),
+                Err(error) => {
+                    slots.into_iter().for_each(|slot| self.return_slot(slot));
+                    return Err(match error {
+                        Error::NoSpace { limit, .. } => Error::NoSpace {
+                            needed_bytes: count as u64 * self.geometry.segment_size_bytes,
+                            free_bytes: u64::from(self.free_slots()) * self.geometry.segment_size_bytes,
+                            limit,
+                        },
+                        other => other,
+                    });
+                }
+            }
+        }
+        Ok(slots)
+    }
+
     fn kept_from(&self, purpose: Purpose) -> u32 {
         match purpose {
             Purpose::Put => self.reserve,
@@ -292,13 +317,6 @@ impl Space {
             return "the number of segments that a log head can list (larger segments allow more)";
         }
         "the quota max_bytes"
-    }
-
-    /// Bytes that puts could still get: free slots beyond the reserve, and growth within the quota.
-    pub fn bytes_obtainable(&self) -> u64 {
-        let growth = if self.quota.is_some() { self.slots_max - self.slot_count() } else { u32::MAX / 2 };
-        let slots = self.free_slots().saturating_sub(self.reserve).saturating_add(growth);
-        u64::from(slots) * self.geometry.segment_size_bytes
     }
 
     fn device_full(&self, error: Error) -> Error {

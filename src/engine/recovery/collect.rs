@@ -169,6 +169,16 @@ impl<I: Index + 'static> Engine<I> {
     /// Everything was read. Frames in which a bit was flipped are written as they were: bytes are still write-once, for
     /// nobody has read them yet. Not flushed: until the line reaches the medium, the next recovery does the same again.
     fn write_repairs(&self, all: &mut Collected) -> Result<()> {
+        if self.options.read_only {
+            // Changes no byte: what could be repaired is damage to this open.
+            for (offset, bytes) in std::mem::take(&mut all.repairs) {
+                let range = MediaRange::new(offset, bytes.len() as u64);
+                let segment = self.space.table().slot(self.space.geometry().slot_of(offset)).id();
+                all.damage.push(Lost { segment, range, bound: None, filter: None });
+            }
+            all.deferred.clear();
+            return Ok(());
+        }
         for (offset, bytes) in std::mem::take(&mut all.repairs) {
             let (_, ()) = Dirty::write(&*self.media, offset, &bytes, ())?.leave_dirty();
         }

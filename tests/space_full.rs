@@ -1,0 +1,269 @@
+//! Full is an error, not an end: what is refused changes nothing, and everything but new data goes on.
+
+mod common;
+
+use common::{MEDIA, memory_dir, small, stat, with_logs};
+use flatkv::{Durability, Error, MediaChoice, Store, WriteBatch, WriteOptions};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+const SEGMENT: u64 = 16 << 10;
+const QUOTA: u64 = 600 << 10;
+
+fn open(media: MediaChoice, path: &Path) -> Store {
+    small(media, SEGMENT).max_bytes(QUOTA).open(path).unwrap_or_else(|error| panic!("{media:?}: {error}"))
+}
+
+/// Puts until the store refuses; what it took, and the refusal.
+fn fill(store: &Store, value_len: usize) -> (BTreeMap<Vec<u8>, Vec<u8>>, Error) {
+    let mut taken = BTreeMap::new();
+    for i in 0_u32.. {
+        let (key, value) = (format!("key {i}").into_bytes(), vec![i as u8; value_len]);
+        match store.put(&key, &value) {
+            Ok(()) => taken.insert(key, value),
+            Err(error) => {
+                assert_eq!(store.get(&key).unwrap(), None, "a refused put changes nothing");
+                return (taken, error);
+            }
+        };
+    }
+    unreachable!("the quota ends it")
+}
+
+fn check(store: &Store, expected: &BTreeMap<Vec<u8>, Vec<u8>>) {
+    for (key, value) in expected {
+        assert!(store.get(key).unwrap().as_ref() == Some(value), "{}", String::from_utf8_lossy(key));
+    }
+    // Tombstones count as keys until the space they lie in is cleaned.
+    assert!(stat(store, "keys") >= expected.len() as u64);
+}
+
+#[test]
+fn a_full_pool_refuses_puts_with_the_numbers_and_keeps_what_it_has() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        let path = dir.path().join("pool.fkv");
+        let store = open(media, &path);
+        let (mut taken, refusal) = fill(&store, 100);
+        let Error::NoSpace { needed_bytes, free_bytes, ref limit } = refusal else {
+            panic!("{media:?}: {refusal}");
+        };
+        assert!(needed_bytes > 0 && free_bytes < QUOTA && limit.contains(&QUOTA.to_string()), "{refusal}");
+        let text = refusal.to_string();
+        assert!(text.contains(&needed_bytes.to_string()) && text.contains(&free_bytes.to_string()), "{text}");
+        check(&store, &taken);
+        // An overwrite that is refused leaves the old value.
+        let first = taken.keys().next().unwrap().clone();
+        assert!(matches!(store.put(&first, &[9; 5000]), Err(Error::NoSpace { .. })));
+        assert!(matches!(store.put_async(&first, &[9; 5000]), Err(Error::NoSpace { .. })));
+        check(&store, &taken);
+        assert!(store.delete(&first).unwrap(), "a full pool deletes");
+        taken.remove(&first);
+        assert!(!store.delete(&first).unwrap());
+        check(&store, &taken);
+        store.health().unwrap();
+        store.close().unwrap();
+        drop(store);
+        assert!(std::fs::metadata(&path).unwrap().len() <= QUOTA);
+        let store = open(media, &path);
+        check(&store, &taken);
+        drop(store);
+        check(&open(media, &path), &taken);
+    }
+}
+
+#[test]
+fn opening_a_full_pool_and_dying_fifty_times_uses_no_space() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        let path = dir.path().join("pool.fkv");
+        let (taken, _) = fill(&open(media, &path), 100);
+        let mut free = None;
+        for _ in 0..50 {
+            let store = open(media, &path);
+            let now = stat(&store, "segments.free");
+            assert_eq!(*free.get_or_insert(now), now, "{media:?}");
+            drop(store);
+        }
+        check(&open(media, &path), &taken);
+    }
+}
+
+#[test]
+fn a_batch_that_cannot_fit_is_refused_wholly() {
+    for media in MEDIA {
+        for entries in [500_u32, 2000, 4000, 20_000] {
+            let dir = memory_dir();
+            let path = dir.path().join("pool.fkv");
+            let store = open(media, &path);
+            let (mut expected, _) = fill(&store, 3000);
+            let mut batch = WriteBatch::new();
+            for i in 0..entries {
+                batch.put(format!("batch {i}").as_bytes(), &[1; 60]).unwrap();
+            }
+            batch.delete(b"key 0").unwrap();
+            batch.put(b"key 1", b"changed").unwrap();
+            for _ in 0..3 {
+                assert!(matches!(store.write(&batch), Err(Error::NoSpace { .. })));
+                let os = WriteOptions::new().durability(Durability::Os);
+                assert!(matches!(store.write_with(&os, &batch), Err(Error::NoSpace { .. })));
+                assert!(matches!(store.write_async(&batch), Err(Error::NoSpace { .. })));
+            }
+            check(&store, &expected);
+            assert!(store.delete(b"key 0").unwrap());
+            expected.remove(&b"key 0"[..]);
+            drop(store);
+            check(&open(media, &path), &expected);
+        }
+    }
+}
+
+#[test]
+fn a_blob_that_cannot_fit_is_refused_and_its_space_is_free_again() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        let path = dir.path().join("pool.fkv");
+        let store = open(media, &path);
+        store.put(b"small", b"1").unwrap();
+        let before = (stat(&store, "extent_bytes"), stat(&store, "segments.open"));
+        for _ in 0..10 {
+            assert!(matches!(store.put(b"blob", &vec![7; QUOTA as usize]), Err(Error::NoSpace { .. })));
+            assert_eq!(store.get(b"blob").unwrap(), None);
+        }
+        assert_eq!((stat(&store, "extent_bytes"), stat(&store, "segments.open")), before, "{media:?}");
+        // All of the pool is still there for small values and for a blob that fits.
+        store.put(b"blob", &vec![8; QUOTA as usize / 4]).unwrap();
+        let (taken, _) = fill(&store, 100);
+        assert!(taken.len() > 1000, "{media:?}: {} entries", taken.len());
+    }
+}
+
+/// Deleted blobs make room for others, within the same open and after the next.
+#[test]
+fn the_extents_of_deleted_blobs_are_used_again() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        let path = dir.path().join("pool.fkv");
+        let store = small(media, SEGMENT).max_bytes(QUOTA).open(&path).unwrap();
+        for round in 0..20_u8 {
+            store.put(b"blob", &vec![round; QUOTA as usize / 3]).unwrap_or_else(|error| {
+                panic!("{media:?}, round {round}: {error}");
+            });
+            assert!(store.delete(b"blob").unwrap());
+            settle(&store);
+        }
+        drop(store);
+        let store = open(media, &path);
+        store.put(b"blob", &vec![9; QUOTA as usize / 3]).unwrap();
+        assert_eq!(store.get(b"blob").unwrap(), Some(vec![9; QUOTA as usize / 3]));
+    }
+}
+
+/// Extents are free after a grace period that a few epochs end.
+fn settle(store: &Store) {
+    for _ in 0..100_000 {
+        if stat(store, "extent_bytes") == 0 {
+            return;
+        }
+        let _ = store.get(b"blob").unwrap();
+        store.sync().unwrap();
+        std::thread::yield_now();
+    }
+    panic!("the extents of a deleted blob are never free");
+}
+
+/// What was accepted must not meet a full pool later.
+#[test]
+fn asynchronous_writes_are_refused_at_once_or_not_at_all() {
+    for (media, logs) in [(MediaChoice::File, 1), (MediaChoice::EmulatedPm, 1), (MediaChoice::EmulatedPm, 2)]
+    {
+        let dir = memory_dir();
+        let path = dir.path().join("pool.fkv");
+        // Nothing is written out before somebody waits or a group is full.
+        let options = || {
+            let options = small(media, SEGMENT).max_bytes(QUOTA).commit_wait_us_max(60_000_000);
+            with_logs(options, logs)
+        };
+        let store = options().open(&path).unwrap();
+        let mut accepted = Vec::new();
+        for i in 0_u32.. {
+            let key = |j: u32| format!("{i}.{j}");
+            let mut batch = WriteBatch::new();
+            for j in 0..2 {
+                batch.put(key(j).as_bytes(), b"v").unwrap();
+            }
+            match if i % 3 == 0 {
+                store.put_async(key(0).as_bytes(), b"v")
+            } else {
+                store.write_async(&batch)
+            } {
+                Ok(ticket) => accepted.push((ticket, i)),
+                Err(error) => {
+                    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+                    break;
+                }
+            }
+        }
+        for (ticket, i) in &accepted {
+            store.wait(*ticket).unwrap_or_else(|error| panic!("{media:?}: write {i} was accepted: {error}"));
+        }
+        drop(store);
+        let store = options().open(&path).unwrap();
+        for (_, i) in &accepted {
+            assert_eq!(store.get(format!("{i}.0").as_bytes()).unwrap().as_deref(), Some(&b"v"[..]));
+        }
+    }
+}
+
+/// A device that is full, and no quota: a file system of 4 MiB in memory.
+#[test]
+fn a_full_device_refuses_and_goes_on() {
+    let Some(device) = SmallDevice::mount() else {
+        eprintln!("not run: a tmpfs cannot be mounted here");
+        return;
+    };
+    for media in MEDIA {
+        let path = device.dir.path().join("pool.fkv");
+        let open = || small(media, 64 << 10).open(&path).unwrap_or_else(|error| panic!("{media:?}: {error}"));
+        let store = open();
+        assert!(matches!(store.put(b"blob", &vec![1; 8 << 20]), Err(Error::NoSpace { .. })));
+        let (mut taken, refusal) = fill(&store, 500);
+        assert!(matches!(refusal, Error::NoSpace { .. }), "{refusal}");
+        assert!(taken.len() > 2000, "{media:?}: {} entries", taken.len());
+        check(&store, &taken);
+        assert!(store.delete(b"key 0").unwrap());
+        taken.remove(&b"key 0"[..]);
+        drop(store);
+        for _ in 0..5 {
+            check(&open(), &taken);
+        }
+        let store = open();
+        store.close().unwrap();
+        drop(store);
+        check(&open(), &taken);
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+struct SmallDevice {
+    dir: tempfile::TempDir,
+}
+
+impl SmallDevice {
+    fn mount() -> Option<SmallDevice> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(dir.path())
+            .output()
+            .is_ok_and(|output| output.status.success());
+        mounted.then_some(SmallDevice { dir })
+    }
+}
+
+impl Drop for SmallDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.dir.path()).output();
+    }
+}
