@@ -237,6 +237,7 @@ impl<'a> SegmentBytes<'a> {
 mod tests {
     use super::*;
     use crate::format::FrameBuilder;
+    use crate::format::{OpKind, OpSpec};
     use crate::types::SegmentId;
 
     /// A header with a right crc at every place, each of a frame that reaches to the end and is not there.
@@ -249,6 +250,8 @@ mod tests {
         let mut bytes = vec![0xA5; SEGMENT_BYTES];
         for at in (512..limit).step_by(CACHE_LINE_BYTES as usize) {
             let mut frame = FrameBuilder::new(FrameKind::Ops);
+            // With an operation: a frame of nothing but padding is known by its header alone.
+            frame.push(&OpSpec { kind: OpKind::Delete, key: b"k", value: &[], moved: None });
             frame.pad((limit - at) as u64 - frame.len_bytes());
             let frame = frame.finish(seed, BASE + at as u64, Seq(640), 0);
             bytes[at..at + 32].copy_from_slice(&frame[..32]);
