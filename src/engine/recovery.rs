@@ -21,7 +21,8 @@ use super::stats::{Counters, OpenFacts};
 use crate::constants::*;
 use crate::error::{Error, Result};
 use crate::format::{
-    HOLDER_OFFSET, HolderRecord, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SegmentState, Superblock,
+    HOLDER_OFFSET, HolderRecord, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SUPERBLOCK_BYTES, SegmentState,
+    Superblock,
 };
 use crate::index::{Index, KeyHashes};
 use crate::media::durable::{Dirty, InFlight};
@@ -80,8 +81,8 @@ fn write_holder(media: &dyn Media, holder: &HolderRecord) -> Result<Dirty<()>> {
     Dirty::write(media, HOLDER_OFFSET, &holder.encode(), ())
 }
 
-/// True for a pool whose creation in place died before its superblock was written: no superblock in either place, and a
-/// holder record, or nothing at all in a file that has grown by its first step only.
+/// True for a pool whose creation in place died before its superblock was written: no whole superblock in either place, nothing
+/// at all in the second, and a holder record, or nothing at all in a file that has grown by its first step only.
 fn is_half_created(media: &dyn Media) -> Result<bool> {
     let mut head = [0; HEAD_SIZE_BYTES_MIN as usize];
     if media.len_bytes() < HEAD_SIZE_BYTES_MIN {
@@ -93,6 +94,11 @@ fn is_half_created(media: &dyn Media) -> Result<bool> {
         head[at..at + HOLDER_RECORD_BYTES].try_into().expect("its length");
     let is_ours = HolderRecord::decode(record).is_some() || media.len_bytes() == HEAD_SIZE_BYTES_MIN;
     head[at..at + HOLDER_RECORD_BYTES].fill(0);
+    // Copy A is written first and may be torn; copy B only once that is durable, and a pool never loses both.
+    let copy: &mut [u8; SUPERBLOCK_BYTES] = (&mut head[..SUPERBLOCK_BYTES]).try_into().expect("its length");
+    if matches!(Superblock::decode(copy, SUPERBLOCK_A_OFFSET), Err(Error::Corrupted { .. })) {
+        copy.fill(0);
+    }
     Ok(is_ours && head.iter().all(|byte| *byte == 0))
 }
 
