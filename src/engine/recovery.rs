@@ -85,14 +85,12 @@ fn write_holder(media: &dyn Media, holder: &HolderRecord) -> Result<Dirty<()>> {
 /// at all in the second, and a holder record, or nothing at all in a file that has grown by its first step only.
 fn is_half_created(media: &dyn Media) -> Result<bool> {
     let mut head = [0; HEAD_SIZE_BYTES_MIN as usize];
-    if media.len_bytes() < HEAD_SIZE_BYTES_MIN {
-        return Ok(false);
-    }
-    media.read(0, &mut head)?;
+    let len = media.len_bytes().min(HEAD_SIZE_BYTES_MIN) as usize;
+    media.read(0, &mut head[..len])?;
     let at = HOLDER_OFFSET as usize;
     let record: &[u8; HOLDER_RECORD_BYTES] =
         head[at..at + HOLDER_RECORD_BYTES].try_into().expect("its length");
-    let is_ours = HolderRecord::decode(record).is_some() || media.len_bytes() == HEAD_SIZE_BYTES_MIN;
+    let is_ours = HolderRecord::decode(record).is_some() || media.len_bytes() <= HEAD_SIZE_BYTES_MIN;
     head[at..at + HOLDER_RECORD_BYTES].fill(0);
     // Copy A is written first and may be torn; copy B only once that is durable, and a pool never loses both.
     let copy: &mut [u8; SUPERBLOCK_BYTES] = (&mut head[..SUPERBLOCK_BYTES]).try_into().expect("its length");

@@ -86,7 +86,7 @@ fn finish(pool: PoolFile, request: &OpenRequest<'_>) -> Result<Opened> {
         let message = format!("{} is empty: not a pool, and this open creates none", request.path.display());
         return Err(Error::InvalidArgument(message));
     }
-    if !is_new && file_bytes < HEAD_SIZE_BYTES_MIN {
+    if !is_new && file_bytes < HEAD_SIZE_BYTES_MIN && !pool.is_zero(file_bytes)? {
         let message = format!(
             "{} has {file_bytes} bytes: no pool, or the rest of one, whose head has at least {HEAD_SIZE_BYTES_MIN}",
             request.path.display()
@@ -300,6 +300,13 @@ impl PoolFile {
             return Err(Error::Unsupported(message));
         }
         Ok(bytes)
+    }
+
+    /// True if a short file holds nothing but zeros: the first step of a creation in place that was cut off.
+    fn is_zero(&self, len_bytes: u64) -> Result<bool> {
+        let mut bytes = vec![0; len_bytes as usize];
+        self.read_exact(0, &mut bytes)?;
+        Ok(bytes.iter().all(|byte| *byte == 0))
     }
 
     /// True if there is no pool yet: an empty file, or a device whose head is zero but for a holder record (a creation
