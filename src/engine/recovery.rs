@@ -193,6 +193,8 @@ impl<I: Index + 'static> Engine<I> {
             .into_inner();
         media.grow(len)?;
         clear_states(&*media, &geometry)?;
+        // Before the first header: beside an old state word it would be a head that does not verify.
+        InFlight::nothing(()).drain(&*media, Site::SuperblockDrain)?.into_inner();
         let uuid = random_bytes::<16>()?;
         let superblock = SuperblockStore::create(Superblock {
             compatible: 0,
