@@ -118,6 +118,8 @@ fn two_flipped_bits_are_noticed_and_never_repaired_into_something_else() {
                 try_image(&pool, pool.media.rotten(&[(a, &x), (b, &y)]), &(a..b + 1), terms, tally);
             }
         });
+        let mut tally = tally;
+        check::two_flips_in_keys(&pool, &mut tally);
         tally.finish(&format!("two flipped bits, {end:?}"), started);
     }
 }

@@ -307,6 +307,10 @@ fn killed_by_rot(check: CheckSite, end: Instant) -> Option<Kill> {
     if let Some(kill) = by("a lost sector", &tally) {
         return Some(kill);
     }
+    check::two_flips_in_keys(&pool, &mut tally);
+    if let Some(kill) = by("two flipped bits", &tally) {
+        return Some(kill);
+    }
     check::forged_parts(&pool, &mut tally);
     if let Some(kill) = by("a forged part", &tally) {
         return Some(kill);

@@ -285,6 +285,17 @@ pub fn forged_parts(pool: &Pool, tally: &mut Tally) {
     assert!(tally.opens > 1, "the pool has parts");
 }
 
+/// Two flipped bits in each key: the entry is beyond repair, and would be filed under another key.
+pub fn two_flips_in_keys(pool: &Pool, tally: &mut Tally) {
+    let terms = Terms { refusal: false, single: false, blind_spot: pool.end == End::Killed };
+    for known in &pool.keys {
+        let at = known.entry.start;
+        let old = &pool.image[at as usize..at as usize + 2];
+        let flipped = [old[0] ^ 1, old[1] ^ 1];
+        try_image(pool, pool.media.rotten(&[(at, &flipped)]), &(at..at + 2), terms, tally);
+    }
+}
+
 /// Every segment in turn replaced by a copy of another one, and by nothing.
 pub fn lost_segments(pool: &Pool, tally: &mut Tally) {
     let terms = Terms { refusal: true, single: false, blind_spot: false };
