@@ -119,7 +119,13 @@ fn histories(mutant: Mutant) -> Vec<&'static str> {
         Mutant::Site(Site::FreeFlush | Site::FreeDrain | Site::UnlistedFlush | Site::UnlistedDrain) => {
             &["pm:kill,kill,roll@2", "pm:kill,kill,kill,roll@2"]
         }
-        Mutant::Site(Site::HolderFlush | Site::HolderDrain) => &["pm-new-device:", "file-new-device:"],
+        Mutant::Site(
+            Site::HolderFlush
+            | Site::HolderDrain
+            | Site::FirstSuperblockDrain
+            | Site::MagicFlush
+            | Site::MagicDrain,
+        ) => &["pm-new-device:", "file-new-device:"],
         Mutant::Site(Site::AdoptFlush | Site::AdoptDrain) => &["pm:put", "pm:os,kill,put"],
         Mutant::Site(Site::SuperblockDrain) => &["pm:put"],
         _ => &["pm:put"],

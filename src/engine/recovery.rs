@@ -21,8 +21,8 @@ use super::stats::{Counters, OpenFacts};
 use crate::constants::*;
 use crate::error::{Error, Result};
 use crate::format::{
-    HOLDER_OFFSET, HolderRecord, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SUPERBLOCK_BYTES, SegmentState,
-    Superblock,
+    HOLDER_OFFSET, HolderRecord, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SUPERBLOCK_BYTES,
+    SUPERBLOCK_MAGIC_BYTES, SegmentState, Superblock,
 };
 use crate::index::{Index, KeyHashes};
 use crate::media::durable::{Dirty, InFlight};
@@ -81,8 +81,8 @@ fn write_holder(media: &dyn Media, holder: &HolderRecord) -> Result<Dirty<()>> {
     Dirty::write(media, HOLDER_OFFSET, &holder.encode(), ())
 }
 
-/// True for a pool whose creation in place died before its superblock was written: no whole superblock in either place, nothing
-/// at all in the second, and a holder record, or nothing at all in a file that has grown by its first step only.
+/// True for a pool whose creation in place died before its superblock was written: no superblock in either place, at most one
+/// without its magic in the first, and a holder record, or nothing at all in a file that has grown by its first step only.
 fn is_half_created(media: &dyn Media) -> Result<bool> {
     let mut head = [0; HEAD_SIZE_BYTES_MIN as usize];
     let len = media.len_bytes().min(HEAD_SIZE_BYTES_MIN) as usize;
@@ -92,10 +92,9 @@ fn is_half_created(media: &dyn Media) -> Result<bool> {
         head[at..at + HOLDER_RECORD_BYTES].try_into().expect("its length");
     let is_ours = HolderRecord::decode(record).is_some() || media.len_bytes() <= HEAD_SIZE_BYTES_MIN;
     head[at..at + HOLDER_RECORD_BYTES].fill(0);
-    // Copy A is written first and may be torn; copy B only once that is durable, and a pool never loses both.
-    let copy: &mut [u8; SUPERBLOCK_BYTES] = (&mut head[..SUPERBLOCK_BYTES]).try_into().expect("its length");
-    if matches!(Superblock::decode(copy, SUPERBLOCK_A_OFFSET), Err(Error::Corrupted { .. })) {
-        copy.fill(0);
+    if is_ours && head[..SUPERBLOCK_MAGIC_BYTES] == [0; SUPERBLOCK_MAGIC_BYTES] {
+        // The first copy gets its magic when all else of it is durable, and before the second is begun.
+        head[..SUPERBLOCK_BYTES].fill(0);
     }
     Ok(is_ours && head.iter().all(|byte| *byte == 0))
 }
@@ -212,7 +211,7 @@ impl<I: Index + 'static> Engine<I> {
         let identities = Identities { next_id: SegmentId(1), digest_number: 0 };
         let mut parts = Self::parts(media, geometry, superblock, identities, lanes, lanes, &options);
         parts.oplog.roll_recovered(LogId(0), None)?;
-        parts.superblock.update_both(&*parts.media, |_| ())?;
+        parts.superblock.write_first(&*parts.media)?;
         parts.media.publish()?;
         parts.facts.was_clean = true;
         Ok(Self::assemble(parts, options, make_index, 0, |_, _| Ok(()))?.0)

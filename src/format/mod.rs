@@ -50,6 +50,8 @@ pub const SEGMENT_HEADER_BYTES: usize = 256;
 pub const STATE_WORD_OFFSET: u64 = 256;
 /// Offset in the segment where the digest, or else the first frame or block, begins.
 pub const SEGMENT_BODY_OFFSET: u64 = 512;
+/// Bytes of a superblock's magic, which comes first.
+pub const SUPERBLOCK_MAGIC_BYTES: usize = 8;
 /// Bytes at the end of every segment that belong to the footer.
 pub const FOOTER_BYTES: u64 = 512;
 /// Ids and other numbers that count upwards never reach this; decoders refuse it, so that nothing that is computed from

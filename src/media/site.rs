@@ -61,6 +61,12 @@ sites! {
     CloseMarkDrain,
     /// A superblock copy.
     SuperblockDrain,
+    /// The first superblock copy of a pool but its magic.
+    FirstSuperblockDrain,
+    /// That magic.
+    MagicFlush,
+    /// The same.
+    MagicDrain,
     /// Whatever recovery adopts and nothing vouches for.
     AdoptFlush,
     /// The same.

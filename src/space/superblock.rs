@@ -1,8 +1,10 @@
 //! The two superblock copies: the newest valid one counts, the other one is overwritten next.
 
 use crate::error::{Error, Result};
-use crate::format::{SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET, SUPERBLOCK_BYTES, Superblock};
-use crate::media::durable::InFlight;
+use crate::format::{
+    SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET, SUPERBLOCK_BYTES, SUPERBLOCK_MAGIC_BYTES, Superblock,
+};
+use crate::media::durable::{Dirty, InFlight};
 use crate::media::{Media, Site};
 use crate::types::MediaRange;
 
@@ -60,6 +62,27 @@ impl SuperblockStore {
     pub fn current_range(&self) -> MediaRange {
         let offset = SUPERBLOCK_A_OFFSET + SUPERBLOCK_B_OFFSET - self.next_offset;
         MediaRange::new(offset, SUPERBLOCK_BYTES as u64)
+    }
+
+    /// Writes both copies of a new pool. The magic of the first comes last and in one store: a creation in place that was
+    /// cut off has none, whatever else of the copy is there.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn write_first(&mut self, media: &dyn Media) -> Result<()> {
+        self.current.sequence += 1;
+        let mut bytes = self.current.encode();
+        let magic = bytes[..SUPERBLOCK_MAGIC_BYTES].try_into().expect("its length");
+        bytes[..SUPERBLOCK_MAGIC_BYTES].fill(0);
+        let offset = std::mem::replace(&mut self.next_offset, SUPERBLOCK_B_OFFSET);
+        InFlight::write_through(media, offset, &bytes, ())?
+            .drain(media, Site::FirstSuperblockDrain)?
+            .into_inner();
+        Dirty::write_word(media, offset, u64::from_le_bytes(magic), ())?
+            .flush(media, Site::MagicFlush)
+            .drain(media, Site::MagicDrain)?
+            .into_inner();
+        self.update(media, |_| ())
     }
 
     /// Changes the superblock by writing the older copy; durable when it returns.
