@@ -133,3 +133,19 @@ fn a_large_batch_that_is_refused_leaves_the_space_to_others() {
         }
     }
 }
+
+/// A pinned value that lies in several pieces is a copy, and did not count as pinned: whether `close` answered `Busy`
+/// depended on how fragmented the pool was.
+#[test]
+fn a_pinned_copy_keeps_the_store_open_like_any_pin() {
+    for media in common::MEDIA {
+        let dir = memory_dir();
+        let store = small(media, 8192).open(dir.path().join("pool.fkv")).unwrap();
+        store.put(b"large", &[5; 20_000]).unwrap();
+        let pin = store.get_pinned(b"large").unwrap().unwrap();
+        assert!(!pin.is_zero_copy(), "it exceeds a segment");
+        assert!(matches!(store.close(), Err(Error::Busy(_))), "{media:?}");
+        drop(pin);
+        store.close().unwrap();
+    }
+}

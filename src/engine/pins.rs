@@ -11,7 +11,8 @@ use std::ops::Deref;
 /// What a pin needs of its store, whatever its index.
 pub(crate) trait PinHost: Send + Sync {
     fn bytes(&self, range: MediaRange) -> &[u8];
-    fn unpin(&self, slot: SegmentSlot);
+    /// Gives a pin back; a copied value has no slot.
+    fn unpin(&self, slot: Option<SegmentSlot>);
 }
 
 impl<I: Index + 'static> PinHost for Engine<I> {
@@ -19,28 +20,27 @@ impl<I: Index + 'static> PinHost for Engine<I> {
         self.media.region().bytes(range).expect("a pinned range was read when it was pinned")
     }
 
-    fn unpin(&self, slot: SegmentSlot) {
-        self.space.table().slot(slot).unpin();
+    fn unpin(&self, slot: Option<SegmentSlot>) {
+        if let Some(slot) = slot {
+            self.space.table().slot(slot).unpin();
+        }
         self.pinned.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 enum Bytes {
-    Pinned { host: Arc<dyn PinHost>, slot: SegmentSlot, range: MediaRange },
-    Owned(Vec<u8>),
+    Pinned { slot: SegmentSlot, range: MediaRange },
+    Copied(Vec<u8>),
 }
 
 /// A value that stays readable until it is dropped, whatever becomes of its key: zero copy where the value lies in one
 /// piece, else a copy of its own. Verified once, when it was pinned. May be dropped on any thread.
 pub struct ValueRef {
+    host: Arc<dyn PinHost>,
     bytes: Bytes,
 }
 
 impl ValueRef {
-    pub(super) fn owned(bytes: Vec<u8>) -> ValueRef {
-        ValueRef { bytes: Bytes::Owned(bytes) }
-    }
-
     /// True if the value was not copied.
     pub fn is_zero_copy(&self) -> bool {
         matches!(self.bytes, Bytes::Pinned { .. })
@@ -52,17 +52,18 @@ impl Deref for ValueRef {
 
     fn deref(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Pinned { host, range, .. } => host.bytes(*range),
-            Bytes::Owned(bytes) => bytes,
+            Bytes::Pinned { range, .. } => self.host.bytes(*range),
+            Bytes::Copied(bytes) => bytes,
         }
     }
 }
 
 impl Drop for ValueRef {
     fn drop(&mut self) {
-        if let Bytes::Pinned { host, slot, .. } = &self.bytes {
-            host.unpin(*slot);
-        }
+        self.host.unpin(match &self.bytes {
+            Bytes::Pinned { slot, .. } => Some(*slot),
+            Bytes::Copied(_) => None,
+        });
     }
 }
 
@@ -79,10 +80,22 @@ impl<I: Index + 'static> Engine<I> {
     /// `Closed` if the store is being closed.
     pub(super) fn pin(self: &Arc<Self>, range: MediaRange) -> Result<ValueRef> {
         let slot = self.space.geometry().slot_of(range.offset);
-        self.pinned.fetch_add(1, Ordering::SeqCst);
         self.space.table().slot(slot).pin();
-        let host: Arc<dyn PinHost> = Arc::clone(self) as Arc<dyn PinHost>;
-        let pinned = ValueRef { bytes: Bytes::Pinned { host, slot, range } };
+        self.count_pin(Bytes::Pinned { slot, range })
+    }
+
+    /// Pins a copy. It counts like any pin: whether a value had to be copied depends on where it lies, and whether the
+    /// store can be closed must not.
+    ///
+    /// # Errors
+    /// As [`Engine::pin`].
+    pub(super) fn pin_copy(self: &Arc<Self>, value: Vec<u8>) -> Result<ValueRef> {
+        self.count_pin(Bytes::Copied(value))
+    }
+
+    fn count_pin(self: &Arc<Self>, bytes: Bytes) -> Result<ValueRef> {
+        self.pinned.fetch_add(1, Ordering::SeqCst);
+        let pinned = ValueRef { host: Arc::clone(self) as Arc<dyn PinHost>, bytes };
         if self.closed.load(Ordering::SeqCst) {
             return Err(Error::Closed);
         }

@@ -130,7 +130,7 @@ impl<I: Index + 'static> Engine<I> {
     /// Pins a value; without a copy where it lies in one piece and reads are not guarded.
     pub fn get_pinned(self: &Arc<Self>, key: &[u8]) -> Result<Option<ValueRef>> {
         if self.reader.is_guarded() {
-            return Ok(self.get(key)?.map(ValueRef::owned));
+            return self.get(key)?.map(|value| self.pin_copy(value)).transpose();
         }
         check_key(key)?;
         self.check_open()?;
@@ -154,7 +154,7 @@ impl<I: Index + 'static> Engine<I> {
         for chunk in &descriptor.chunks {
             value.extend_from_slice(self.chunk(chunk, &Scratch::new())?);
         }
-        Ok(Some(ValueRef::owned(value)))
+        self.pin_copy(value).map(Some)
     }
 
     /// True if the key has a value; reads no value bytes beyond the entry.
