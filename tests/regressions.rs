@@ -149,3 +149,24 @@ fn a_pinned_copy_keeps_the_store_open_like_any_pin() {
         store.close().unwrap();
     }
 }
+
+/// Two deletes at one time were both told that they had deleted the one value.
+#[test]
+fn of_two_deletes_of_one_value_one_finds_it() {
+    let dir = memory_dir();
+    let store = small(MediaChoice::EmulatedPm, 64 << 10).open(dir.path().join("pool.fkv")).unwrap();
+    for round in 0..2_000_u32 {
+        let key = round.to_ne_bytes();
+        store.put(&key, b"value").unwrap();
+        let together = std::sync::Barrier::new(2);
+        let delete = || {
+            together.wait();
+            store.delete(&key).unwrap()
+        };
+        let (mine, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(delete);
+            (delete(), other.join().unwrap())
+        });
+        assert!(mine ^ other, "round {round}: {mine} and {other}");
+    }
+}

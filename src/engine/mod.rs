@@ -1,7 +1,8 @@
 //! Where the floors meet: the only code that knows both log and index.
 //!
-//! Lock order, outermost first: a log's state -> a lane's stage -> the roll lock (`Space::identities`) -> extents ->
-//! free slots. Extents may take the roll lock (they open segments), so whoever holds the roll lock never allocates extents.
+//! Lock order, outermost first: a stripe of deletes -> a log's state -> a lane's stage -> the roll lock
+//! (`Space::identities`) -> extents -> free slots. Extents may take the roll lock (they open segments), so whoever holds
+//! the roll lock never allocates extents.
 //! No lock is held while an epoch guard is held across a drain on a disk: guards are taken for lookups and publications.
 //!
 //! Start order: medium, superblock, space, log, index (recovery), then the housekeeper. Stop order is the reverse.
@@ -33,9 +34,13 @@ use crate::space::superblock::SuperblockStore;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use blob::Limbo;
 use commit::Committer;
+use crossbeam_utils::CachePadded;
 use damage::DamageList;
 use housekeeper::Housekeeper;
 use stats::{Counters, OpenFacts};
+
+/// Deletes of different keys meet in one stripe so rarely that it does not matter that they then follow each other.
+const DELETE_STRIPES: usize = 128;
 
 /// An open store with one kind of index.
 pub struct Engine<I: Index> {
@@ -46,6 +51,8 @@ pub struct Engine<I: Index> {
     reader: EntryReader,
     extents: Arc<Extents>,
     committer: Committer,
+    /// Held by a delete from its look at the key to its publication, by the key's hash.
+    deletes: Box<[CachePadded<Mutex<()>>]>,
     damage: DamageList,
     limbo: Arc<Limbo>,
     superblock: Mutex<SuperblockStore>,

@@ -265,6 +265,7 @@ impl<I: Index + 'static> Engine<I> {
             ),
             inline_value_bytes_max: options.inline_value_bytes_max.unwrap_or(inline_default).min(inline_fits),
             damage: DamageList::default(),
+            deletes: (0..super::DELETE_STRIPES).map(|_| crossbeam_utils::CachePadded::default()).collect(),
             limbo: Arc::default(),
             superblock: Mutex::new(parts.superblock),
             counters: Counters::default(),

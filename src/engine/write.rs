@@ -85,6 +85,12 @@ impl<I: Index + 'static> Engine<I> {
             self.committer.lead(lane, self);
         }
         let key = self.key(key);
+        if !self.newest(key).1 && self.damage.is_empty() {
+            return Ok(false);
+        }
+        // Of two deletes at one time only one may find the value. And only that one may write a tombstone: a second one
+        // would end a put that came between them, though nobody was told that it deleted anything.
+        let _alone = self.deletes[key.hash as usize % self.deletes.len()].lock();
         let (above, is_live) = self.newest(key);
         if !is_live && !self.has_damage() {
             return Ok(false);
