@@ -21,7 +21,7 @@ use super::stats::{Counters, OpenFacts};
 use crate::constants::*;
 use crate::error::{Error, Result};
 use crate::format::{
-    HOLDER_OFFSET, HolderRecord, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SUPERBLOCK_BYTES,
+    HOLDER_OFFSET, HolderRecord, NUMBERS_END, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SUPERBLOCK_BYTES,
     SUPERBLOCK_MAGIC_BYTES, SegmentState, Superblock,
 };
 use crate::index::{Index, KeyHashes};
@@ -264,8 +264,8 @@ impl<I: Index + 'static> Engine<I> {
                 options.async_bytes_max,
             ),
             inline_value_bytes_max: options.inline_value_bytes_max.unwrap_or(inline_default).min(inline_fits),
-            damage: DamageList::default(),
             deletes: (0..super::DELETE_STRIPES).map(|_| crossbeam_utils::CachePadded::default()).collect(),
+            damage: DamageList::default(),
             limbo: Arc::default(),
             superblock: Mutex::new(parts.superblock),
             counters: Counters::default(),
@@ -308,7 +308,8 @@ impl<I: Index + 'static> Engine<I> {
         let was_clean = superblock.current().clean;
         let mut parts = Self::parts(media, geometry, superblock, identities, logs, lanes, &options);
         parts.facts.was_clean = was_clean;
-        parts.facts.unsafe_shutdowns = parts.superblock.current().unsafe_shutdowns + u64::from(!was_clean);
+        let shutdowns = parts.superblock.current().unsafe_shutdowns + u64::from(!was_clean);
+        parts.facts.unsafe_shutdowns = shutdowns.min(NUMBERS_END - 1);
         survey.enter_into(&parts.space, &parts.extents);
         let expected_keys = survey.live_entries.min(parts.media.len_bytes() / CACHE_LINE_BYTES);
         let (mut engine, collected) =
@@ -364,7 +365,6 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Everything was read: from here on the pool is changed.
     fn start_writing(&mut self, survey: &Survey, collected: Collected) -> Result<()> {
-        let unclean = !self.facts.was_clean;
         self.superblock.lock().update_both(&*self.media, |superblock| {
             superblock.clean = false;
             superblock.unsafe_shutdowns = superblock.unsafe_shutdowns.max(self.facts.unsafe_shutdowns);
@@ -373,7 +373,6 @@ impl<I: Index + 'static> Engine<I> {
         for (log, heads) in group_by_log(collected.heads) {
             self.restart_log(log, heads)?;
         }
-        debug_assert!(unclean || self.facts.torn_heads == 0 || !self.damage.is_empty());
         Ok(())
     }
 

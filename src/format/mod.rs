@@ -56,7 +56,7 @@ pub const SUPERBLOCK_MAGIC_BYTES: usize = 8;
 pub const FOOTER_BYTES: u64 = 512;
 /// Ids and other numbers that count upwards never reach this; decoders refuse it, so that nothing that is computed from
 /// them overflows.
-const NUMBERS_END: u64 = 1 << 63;
+pub const NUMBERS_END: u64 = 1 << 63;
 /// The version this library writes.
 pub const FORMAT_VERSION: u32 = 1;
 

@@ -334,6 +334,10 @@ impl OpLog {
     ) -> Result<InFlight<Placed>> {
         let base_seq = terms.seq.unwrap_or_else(|| self.next_seq(state, terms.above));
         let last_seq = frame.last_seq(base_seq);
+        if last_seq >= Seq::END {
+            // Only a forged pool comes to that.
+            return Err(Error::Unsupported("the log has used up its stamps".into()));
+        }
         let head = state.head.as_mut().expect("place made room");
         let info = self.space.table().slot(head.slot);
         let offset = head.base + u64::from(head.tail);

@@ -42,12 +42,19 @@ impl OpLog {
     /// `Unsupported`: the digest no longer fits, nothing was changed. Others leave the medium unknown.
     fn open_head(&self, state: &LogState, slot: SegmentSlot, leave_out: &[SegmentSlot]) -> Result<Head> {
         let mut identities = self.space.identities();
-        let id = identities.next_id;
+        let (id, number) = match identities.next_numbers() {
+            Ok(next) => next,
+            Err(error) => {
+                drop(identities);
+                self.space.return_slot(slot);
+                return Err(error);
+            }
+        };
         let log = state.id();
         let mut entries = self.listing(leave_out);
         entries.push(DigestEntry { slot, id, sealed: false, log });
         let digest = Digest {
-            number: identities.digest_number + 1,
+            number,
             next_id: SegmentId(id.0 + 1),
             live_entries: self.live_entries.load(Ordering::Relaxed),
             entries,

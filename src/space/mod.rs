@@ -8,7 +8,8 @@ use crate::checksum::SegmentSeed;
 use crate::constants::*;
 use crate::error::{Error, Result};
 use crate::format::{
-    Digest, SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET, SegmentClass, SegmentHeader, SegmentState, StateWord,
+    Digest, NUMBERS_END, SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET, SegmentClass, SegmentHeader, SegmentState,
+    StateWord,
 };
 use crate::media::durable::{Dirty, Durable, InFlight};
 use crate::media::{Media, Site};
@@ -98,6 +99,21 @@ pub struct Identities {
     pub next_id: SegmentId,
     /// Number of the newest digest.
     pub digest_number: u64,
+}
+
+impl Identities {
+    /// The next segment id and digest number. No store uses them up; a forged pool may claim so, and numbers that the
+    /// next open would refuse must not be given.
+    ///
+    /// # Errors
+    /// `Unsupported`.
+    pub fn next_numbers(&self) -> Result<(SegmentId, u64)> {
+        let number = self.digest_number + 1;
+        if self.next_id.0 + 1 >= NUMBERS_END || number >= NUMBERS_END {
+            return Err(Error::Unsupported("the pool has used up its segment numbers".into()));
+        }
+        Ok((self.next_id, number))
+    }
 }
 
 /// Segments, free slots and growth.
@@ -399,7 +415,14 @@ impl Space {
     /// `Io`: what of it is on the medium is unknown.
     pub fn open_segment(&self, class: SegmentClass, slot: SegmentSlot) -> Result<()> {
         let mut identities = self.identities.lock();
-        let id = identities.next_id;
+        let id = match identities.next_numbers() {
+            Ok((id, _)) => id,
+            Err(error) => {
+                drop(identities);
+                self.return_slot(slot);
+                return Err(error);
+            }
+        };
         let header = SegmentHeader { id, slot, log: LogId(0), class, creation_seq: Seq::ZERO };
         let durable = self.write_header(&header, &[])?.drain(&*self.media, Site::OpenHeaderDrain)?;
         self.activate(durable, SegmentState::Open, Site::OpenSegmentFlush, Site::OpenSegmentDrain)?

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::format::{
-    SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET, SUPERBLOCK_BYTES, SUPERBLOCK_MAGIC_BYTES, Superblock,
+    NUMBERS_END, SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET, SUPERBLOCK_BYTES, SUPERBLOCK_MAGIC_BYTES,
+    Superblock,
 };
 use crate::media::durable::{Dirty, InFlight};
 use crate::media::{Media, Site};
@@ -93,6 +94,9 @@ impl SuperblockStore {
         let mut next = self.current.clone();
         change(&mut next);
         next.sequence += 1;
+        if next.sequence >= NUMBERS_END {
+            return Err(Error::Unsupported("the pool has used up the numbers of its superblocks".into()));
+        }
         let bytes = next.encode();
         InFlight::write_through(media, self.next_offset, &bytes, ())?
             .drain(media, Site::SuperblockDrain)?
