@@ -18,6 +18,7 @@ export PREFIX LIBDIR INCLUDEDIR DESTDIR
 -include mk/examples.mk
 -include mk/crash.mk
 -include mk/guest.mk
+-include mk/hunt.mk
 
 .PHONY: help run build check test crash bench fixtures install uninstall clean deps
 

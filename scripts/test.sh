@@ -83,6 +83,7 @@ tests() {
     fi
     step "kill -9 over and over, on the shipped library" make --no-print-directory kill-loop
     if strace -qq -o /dev/null -e inject=getppid:error=EIO true 2>/dev/null; then
+    step "every interleaving of the lock-free pieces" scripts/loom.sh
         step "faults from outside, on the shipped library" make --no-print-directory faults-outside
     else
         not_run "faults from outside" "strace is not installed or may not trace here"
