@@ -12,6 +12,13 @@ pub use crate::media::sim;
 pub use crate::media::{CallFault, CallSite, Media, Site, set_call_fault_hook};
 pub use crate::types::MediaRange;
 
+/// The decoders and encoders of every structure on the medium, for fuzzing and for images made from the outside.
+pub mod format {
+    pub use crate::checksum::{SegmentSeed, crc32c, hash64};
+    pub use crate::format::*;
+    pub use crate::types::{LogId, SegmentId, SegmentSlot, Seq};
+}
+
 /// Options of a small pool with the same code: 4 KiB segments, 8 KiB head, one log, nothing in the background.
 pub fn options() -> Options {
     let mut options = Options::new().segment_size_bytes(4096).head_size_bytes(8192);
