@@ -259,6 +259,10 @@ fn ruling_digest(
         media.read(body, &mut bytes)?;
         let (digest, len) = Digest::decode(&bytes, SegmentSeed::new(uuid, header.id), body)
             .ok_or_else(|| corrupted("digest of an active log head", body, header.id.0, 0))?;
+        if !digest.entries.iter().any(|entry| entry.slot == view.slot && entry.id == header.id) {
+            // Else the head that rules would be freed as one that nothing lists.
+            return Err(corrupted("digest that does not list its own log head", body, header.id.0, 0));
+        }
         lens.insert(view.slot, len);
         if newest.as_ref().is_none_or(|newest| digest.number > newest.number) {
             newest = Some(digest);
