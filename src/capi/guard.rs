@@ -156,8 +156,10 @@ fn stop_panics<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 #[cold]
 fn panic_error(payload: Box<dyn Any + Send>) -> Error {
     let told = PANIC.try_with(|told| told.borrow_mut().take()).ok().flatten();
-    // Dropping a payload can panic again, and nothing would stop that one. Ours are texts: a few bytes, once per bug.
-    std::mem::forget(payload);
+    // Dropping a payload can panic again, and nothing would stop that one. Texts, which ours are, cannot.
+    if !payload.is::<&str>() && !payload.is::<String>() {
+        std::mem::forget(payload);
+    }
     Error::Panic(told.unwrap_or_else(|| "no message".into()))
 }
 
