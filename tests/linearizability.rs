@@ -6,6 +6,8 @@
 //! visited states. A call that has not returned at the end (an asynchronous put that nobody waited for) may have taken
 //! effect at any time, or never. Other tests show that the checker rejects what it should, planted bugs included.
 
+#![allow(clippy::print_stdout, reason = "says what was checked, and shows a history that fails")]
+
 use flatkv::{CommitPolicy, MediaChoice, Options, Store, WriteBatch};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -331,10 +333,13 @@ enum Bug {
     LostWrite,
 }
 
+/// What a key holds, and what it held before.
+type Known = (Option<u32>, Option<u32>);
+
 /// A map behind a lock, right but for one planted bug.
 struct Toy {
     bug: Bug,
-    values: Mutex<HashMap<u64, (Option<u32>, Option<u32>)>>,
+    values: Mutex<HashMap<u64, Known>>,
     calls: AtomicU64,
 }
 
