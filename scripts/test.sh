@@ -59,6 +59,19 @@ rust_tests() {
     cargo test --quiet --features sim --doc
 }
 
+# What a sanitizer needs may be missing: then that is said.
+sanitizers() {
+    local kind reason
+    for kind in address thread valgrind; do
+        reason=$(scripts/sanitize.sh why-not "$kind")
+        if [ -z "$reason" ]; then
+            step "sanitize: $kind" scripts/sanitize.sh run "$kind"
+        else
+            not_run "sanitize: $kind" "$reason"
+        fi
+    done
+}
+
 sweep() { cargo test --quiet --release --features sim --test "$1" -- --nocapture; }
 
 tests() {
@@ -70,6 +83,7 @@ tests() {
     done
     not_run "fault sweep (tests/faults.rs)" "one of 30 call sites is no longer reached by its workload: not settled yet"
     not_run "mutants (tests/mutants.rs)" "three sites survive since a footer that verifies seals a head: not settled yet"
+    step "every interleaving of the lock-free pieces" scripts/loom.sh
     step "library and C examples build" make --no-print-directory build
     if [ -x scripts/test_capi.sh ]; then
         step "C tests" scripts/test_capi.sh
@@ -83,11 +97,11 @@ tests() {
     fi
     step "kill -9 over and over, on the shipped library" make --no-print-directory kill-loop
     if strace -qq -o /dev/null -e inject=getppid:error=EIO true 2>/dev/null; then
-    step "every interleaving of the lock-free pieces" scripts/loom.sh
         step "faults from outside, on the shipped library" make --no-print-directory faults-outside
     else
         not_run "faults from outside" "strace is not installed or may not trace here"
     fi
+    sanitizers
     step "examples run" scripts/run_examples.sh
     step "installed library is found by pkg-config" scripts/test_install.sh
     step "the main job on a small tree" scripts/test_job.sh

@@ -22,3 +22,41 @@ pub fn thread_number() -> usize {
         number.get()
     })
 }
+
+/// Threads of tests.
+#[cfg(test)]
+pub mod threads {
+    use std::cell::RefCell;
+    use std::thread::ScopedJoinHandle;
+
+    /// What [`scope`] gives its body.
+    pub struct Scope<'scope, 'env: 'scope> {
+        inner: &'scope std::thread::Scope<'scope, 'env>,
+        spawned: RefCell<Vec<ScopedJoinHandle<'scope, ()>>>,
+    }
+
+    impl<'scope> Scope<'scope, '_> {
+        /// Runs `body` on a thread of its own.
+        pub fn spawn(&self, body: impl FnOnce() + Send + 'scope) {
+            self.spawned.borrow_mut().push(self.inner.spawn(body));
+        }
+
+        /// The same, for the caller to join.
+        pub fn spawn_to_join(&self, body: impl FnOnce() + Send + 'scope) -> ScopedJoinHandle<'scope, ()> {
+            self.inner.spawn(body)
+        }
+    }
+
+    /// `std::thread::scope` that joins each thread: ThreadSanitizer sees a join, and does not see the end of a scope. Nor
+    /// does it see how the first pin makes its clock, so that is done before.
+    pub fn scope<'env>(body: impl for<'scope> FnOnce(&Scope<'scope, 'env>)) {
+        drop(crate::epoch::pin());
+        std::thread::scope(|inner| {
+            let scope = Scope { inner, spawned: RefCell::default() };
+            body(&scope);
+            for thread in scope.spawned.take() {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
+        });
+    }
+}

@@ -190,7 +190,7 @@ impl<T: Object> Drop for Exclusive<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::Arc;
+    use crate::sync::{Arc, threads};
 
     /// What is counted to see whether a probe is alive, and what changes.
     struct Probe(#[expect(dead_code, reason = "held, not read")] Arc<()>, u64);
@@ -268,8 +268,11 @@ mod tests {
         let alive = Arc::new(());
         for _ in 0..2_000 {
             let place = create(Probe(alive.clone(), 0)).expect("slots are left");
-            std::thread::scope(|scope| {
-                scope.spawn(|| (0..20).all(|_| share::<Probe>(place).map_or(true, |probe| probe.1 <= 20)));
+            threads::scope(|scope| {
+                scope.spawn(|| {
+                    let is_sound = |_| share::<Probe>(place).map_or(true, |probe| probe.1 <= 20);
+                    assert!((0..20).all(is_sound));
+                });
                 scope.spawn(|| {
                     for _ in 0..20 {
                         if let Ok(mut probe) = claim::<Probe>(place) {

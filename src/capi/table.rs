@@ -262,6 +262,7 @@ fn position(slot: u32) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::threads;
     use std::collections::HashSet;
     use std::sync::mpsc;
 
@@ -291,7 +292,7 @@ mod tests {
     #[test]
     fn no_slot_is_given_to_two_threads_at_once() {
         static TABLE: Table<Plain> = Table::new();
-        std::thread::scope(|scope| {
+        threads::scope(|scope| {
             for me in 1..=4 {
                 scope.spawn(move || {
                     for round in 0..20_000 {
@@ -317,7 +318,7 @@ mod tests {
     fn slots_freed_on_another_thread_are_used_again() {
         static TABLE: Table<Plain> = Table::new();
         let (send, receive) = mpsc::sync_channel::<(u32, &Plain)>(64);
-        std::thread::scope(|scope| {
+        threads::scope(|scope| {
             scope.spawn(move || receive.iter().for_each(|(slot, at)| TABLE.give_back(slot, at)));
             (0..50_000).for_each(|_| send.send(TABLE.take().expect("slots are left")).expect("received"));
             drop(send);

@@ -8,7 +8,7 @@ use super::hash::HashIndex;
 use super::{Candidate, Index, Key, KeyHashes, Upsert};
 use crate::epoch;
 use crate::media::durable::{Durable, Publishable};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, threads};
 use crate::types::Addr;
 use std::collections::HashMap;
 use std::io::Write;
@@ -287,7 +287,7 @@ fn racing_puts_of_one_key_leave_the_newest<I: Index>(make: fn(Arc<FakeLog>) -> I
     let log = FakeLog::new(THREADS * KEYS * ROUNDS, mix);
     let subject = &Subject { index: make(log.clone()), log };
     let inserted = AtomicU64::new(0);
-    thread::scope(|scope| {
+    threads::scope(|scope| {
         for thread in 0..THREADS {
             let inserted = &inserted;
             scope.spawn(move || {
@@ -315,7 +315,7 @@ fn every_displaced_address_is_reported_once<I: Index>(make: fn(Arc<FakeLog>) -> 
     let log = FakeLog::new(THREADS * PUTS, mix);
     let subject = &Subject { index: make(log.clone()), log };
     let dead: Vec<AtomicU64> = (0..=THREADS * PUTS).map(|_| AtomicU64::new(0)).collect();
-    thread::scope(|scope| {
+    threads::scope(|scope| {
         for thread in 0..THREADS {
             let dead = &dead;
             scope.spawn(move || {
@@ -350,7 +350,7 @@ fn no_key_is_lost_while_the_table_grows<I: Index>(
     let is_over = &AtomicBool::new(false);
     // Writers append three entries per key; the cleaner may use the rest.
     let has_room = move || subject.log.next.load(Ordering::Relaxed) < 20 * keys;
-    thread::scope(|scope| {
+    threads::scope(|scope| {
         for reader in 0..2 {
             scope.spawn(move || {
                 let mut rng = Rng(reader << 32);
@@ -369,7 +369,7 @@ fn no_key_is_lost_while_the_table_grows<I: Index>(
         }
         let writers: Vec<_> = (0..THREADS)
             .map(|writer| {
-                scope.spawn(move || {
+                scope.spawn_to_join(move || {
                     let mut rng = Rng(writer << 40);
                     for turn in 0..keys / THREADS {
                         let key = turn * THREADS + writer;
@@ -419,6 +419,7 @@ fn for_each_shows_what_nobody_touches_while_the_table_grows<I: Index>(make: fn(A
     let subject = &Subject { index: make(log.clone()), log };
     (0..OLD).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
     thread::scope(|scope| {
+        drop(epoch::pin());
         let writer = scope.spawn(move || {
             (OLD..OLD + NEW).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
         });
@@ -432,6 +433,7 @@ fn for_each_shows_what_nobody_touches_while_the_table_grows<I: Index>(make: fn(A
             });
             assert!(shown.into_iter().all(|shown| shown));
         }
+        writer.join().expect("it asserts");
     });
 }
 
@@ -502,7 +504,7 @@ fn rss_anon_bytes() -> f64 {
 /// Nanoseconds per call when each of `threads` runs its share of `calls`.
 fn ns_per_call(threads: u64, calls: u64, work: impl Fn(u64) + Sync) -> f64 {
     let began = Instant::now();
-    thread::scope(|scope| {
+    threads::scope(|scope| {
         for thread in 0..threads {
             let work = &work;
             scope.spawn(move || work(thread));

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Compiles the C tests against include/ and a built library, and runs them: run.sh LIBRARY_DIR [TEST...]
-# The header must compile alone as C99, C11 and C++17; the tests are C99. CC and CXX name the compilers.
+# The header must compile alone as C99, C11 and C++17; the tests are C99. CC and CXX name the compilers; FLATKV_RUN
+# is put before each program (valgrind).
 set -eu
 cd "$(dirname "$0")/../.."
 library=$1
@@ -23,7 +24,8 @@ for test in "$@"; do
     mkdir "$out/$test.d"
     echo "$test:"
     # The library must write nothing of its own to stderr: whatever appears there is a test's report of its failure.
-    if ! "$out/$test" "$out/$test.d" 2>"$out/stderr" || [ -s "$out/stderr" ]; then
+    # shellcheck disable=SC2086 # words on purpose
+    if ! ${FLATKV_RUN-} "$out/$test" "$out/$test.d" 2>"$out/stderr" || [ -s "$out/stderr" ]; then
         cat "$out/stderr" >&2
         echo "tests/capi/$test.c failed" >&2
         exit 1
