@@ -138,7 +138,8 @@ fn picked_histories_survive_every_crash() {
 #[test]
 fn a_crash_while_a_pool_is_created_leaves_no_pool_or_an_empty_one() {
     for kind in KINDS {
-        for in_place in [false, true] {
+        // Files are created under no name; what is there already is a device.
+        for in_place in [false, kind == SimKind::Pm] {
             let history = History { kind, creates: true, in_place, random_keys: false, acts: Vec::new() };
             sweep::<Store>(&format!("creation, {kind:?}"), std::iter::once(history), LIMITS_WIDE);
         }

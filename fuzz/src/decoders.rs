@@ -182,6 +182,7 @@ fn filter(bytes: &[u8]) {
         entry_count: 0,
         min_seq: flatkv::testing::format::Seq(0),
         max_seq: flatkv::testing::format::Seq(0),
+        data_start: 0,
         data_end: 0,
         filter_at: 0,
         filter_len: rest.len() as u32,
