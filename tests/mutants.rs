@@ -397,7 +397,6 @@ fn every_flush_drain_and_check_that_is_left_out_is_noticed() {
 /// The special cases find nothing where nothing is left out.
 #[test]
 fn nothing_is_noticed_where_nothing_is_left_out() {
-    let end = Instant::now() + EACH_MAX;
     assert!(killed_by_other_geometry().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_refused_blob().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_second_writer().is_none_or(|kill| panic!("{}", kill.by)));
@@ -409,6 +408,5 @@ fn nothing_is_noticed_where_nothing_is_left_out() {
         {
             panic!("{failure}");
         }
-        assert!(Instant::now() < end);
     }
 }
