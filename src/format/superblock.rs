@@ -1,6 +1,6 @@
 //! The root of the pool: two copies that are written in turn; the newer one that verifies counts.
 
-use super::{FORMAT_VERSION, NUMBERS_END, SUPERBLOCK_BYTES, put, u32_at, u64_at};
+use super::{FORMAT_VERSION, NUMBERS_END, SUPERBLOCK_BYTES, SUPERBLOCK_MAGIC_BYTES, put, u32_at, u64_at};
 use crate::checksum::{self, CheckSite};
 use crate::constants::*;
 use crate::error::{Error, Result};
@@ -86,6 +86,13 @@ impl Superblock {
         let sum = checksum::hash64(CHECKSUM_SEED, &bytes[..at::CHECKSUM]);
         put(&mut bytes, at::CHECKSUM, &sum.to_le_bytes());
         bytes
+    }
+
+    /// The same without its magic, and the word that completes it at the copy's own offset.
+    pub fn encode_without_magic(&self) -> ([u8; SUPERBLOCK_BYTES], u64) {
+        let mut bytes = self.encode();
+        put(&mut bytes, at::MAGIC, &[0; SUPERBLOCK_MAGIC_BYTES]);
+        (bytes, MAGIC)
     }
 
     /// Reads the copy that lies at pool offset `offset`.

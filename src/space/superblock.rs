@@ -1,10 +1,7 @@
 //! The two superblock copies: the newest valid one counts, the other one is overwritten next.
 
 use crate::error::{Error, Result};
-use crate::format::{
-    NUMBERS_END, SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET, SUPERBLOCK_BYTES, SUPERBLOCK_MAGIC_BYTES,
-    Superblock,
-};
+use crate::format::{NUMBERS_END, SUPERBLOCK_A_OFFSET, SUPERBLOCK_B_OFFSET, SUPERBLOCK_BYTES, Superblock};
 use crate::media::durable::{Dirty, InFlight};
 use crate::media::{Media, Site};
 use crate::types::MediaRange;
@@ -72,14 +69,12 @@ impl SuperblockStore {
     /// `Io`.
     pub fn write_first(&mut self, media: &dyn Media) -> Result<()> {
         self.current.sequence += 1;
-        let mut bytes = self.current.encode();
-        let magic = bytes[..SUPERBLOCK_MAGIC_BYTES].try_into().expect("its length");
-        bytes[..SUPERBLOCK_MAGIC_BYTES].fill(0);
+        let (bytes, magic) = self.current.encode_without_magic();
         let offset = std::mem::replace(&mut self.next_offset, SUPERBLOCK_B_OFFSET);
         InFlight::write_through(media, offset, &bytes, ())?
             .drain(media, Site::FirstSuperblockDrain)?
             .into_inner();
-        Dirty::write_word(media, offset, u64::from_le_bytes(magic), ())?
+        Dirty::write_word(media, offset, magic, ())?
             .flush(media, Site::MagicFlush)
             .drain(media, Site::MagicDrain)?
             .into_inner();
