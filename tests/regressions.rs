@@ -170,3 +170,33 @@ fn of_two_deletes_of_one_value_one_finds_it() {
         assert!(mine ^ other, "round {round}: {mine} and {other}");
     }
 }
+
+/// Frames begin on lines of their own, and a group of asynchronous writes was measured without the padding between its
+/// frames. It could need two heads where one had been set aside: at the end of a quota an accepted write then failed.
+#[test]
+fn a_group_of_many_small_batches_fits_the_head_that_was_set_aside_for_it() {
+    for fill in 0..40_u32 {
+        let dir = memory_dir();
+        let options =
+            small(MediaChoice::EmulatedPm, 4096).max_bytes(100 << 10).commit_wait_us_max(60_000_000);
+        let store = with_logs(options, 1).open(dir.path().join("pool.fkv")).unwrap();
+        for i in 0..fill {
+            store.put(&i.to_ne_bytes(), b"fill").unwrap();
+        }
+        let mut last = None;
+        for i in 0_u32.. {
+            let mut batch = WriteBatch::new();
+            batch.put(&i.to_ne_bytes(), b"").unwrap();
+            batch.put(&(!i).to_ne_bytes(), b"").unwrap();
+            batch.put(&(i ^ 0x5555_5555).to_ne_bytes(), b"").unwrap();
+            match store.write_async(&batch) {
+                Ok(ticket) => last = Some(ticket),
+                Err(error) => {
+                    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+                    break;
+                }
+            }
+        }
+        store.wait(last.unwrap()).unwrap_or_else(|error| panic!("fill {fill}: accepted, and then: {error}"));
+    }
+}

@@ -12,9 +12,9 @@
 //!   - a group fits an empty segment, so it needs one roll at most
 
 use super::tickets::Tickets;
-use crate::constants::{FRAME_OPS_MAX, GROUP_BYTES_MAX};
+use crate::constants::{CACHE_LINE_BYTES, FRAME_OPS_MAX, GROUP_BYTES_MAX};
 use crate::error::{Error, Result};
-use crate::format::{FRAME_HEADER_BYTES, FrameBuilder, FrameKind, OpSpec, encoded_len_max};
+use crate::format::{FRAME_HEADER_BYTES, FrameBuilder, FrameKind, OpSpec, align_up, encoded_len_max};
 use crate::media::Site;
 use crate::media::durable::{Durable, InFlight, Publishable};
 use crate::oplog::OpLog;
@@ -265,7 +265,7 @@ impl Committer {
         waits: bool,
         also: impl FnOnce(&mut Group, usize, u32) -> Result<R>,
     ) -> Result<((Arc<Done>, usize, u32, bool), R)> {
-        let need = encoded_len_max(op.key.len(), op.value.len()) + FRAME_HEADER_BYTES as u64;
+        let need = padded(encoded_len_max(op.key.len(), op.value.len()) + FRAME_HEADER_BYTES as u64);
         let mut stage = self.room_in_group(lane, sink, need, 1)?;
         let group = stage.get_or_insert_with(Group::default);
         let joins = group.frames.last().is_some_and(|last| {
@@ -340,7 +340,7 @@ impl Committer {
             return self.write_alone(&mut state, &mut frame, &hashes, terms);
         }
         let (done, frame, lead) = {
-            let (need, entries) = (frame.len_bytes(), hashes.len() as u64);
+            let (need, entries) = (padded(frame.len_bytes()), hashes.len() as u64);
             let mut stage = self.room_in_group(lane, sink, need, entries)?;
             let group = stage.get_or_insert_with(Group::default);
             group.frames.push(StagedFrame { frame, hashes, above: terms.above, purpose: terms.purpose });
@@ -393,7 +393,7 @@ impl Committer {
         let lane = self.home_lane();
         self.wait_for_async_room(lane, sink);
         self.oplog.check_poison()?;
-        let (need, entries) = (frame.len_bytes(), hashes.len() as u64);
+        let (need, entries) = (padded(frame.len_bytes()), hashes.len() as u64);
         let mut stage = self.room_in_group(lane, sink, need, entries)?;
         let group = stage.get_or_insert_with(Group::default);
         let is_first = self.accept_async(group)?;
@@ -557,6 +557,11 @@ impl Committer {
         self.lead_locked(lane, &mut state, sink);
         f(&self.oplog, &mut state)
     }
+}
+
+/// What a frame takes of the log: frames of a group begin on lines of their own.
+fn padded(bytes: u64) -> u64 {
+    align_up(bytes, CACHE_LINE_BYTES)
 }
 
 impl Group {

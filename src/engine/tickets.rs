@@ -12,6 +12,8 @@ const NONE: u64 = u64::MAX;
 /// Who waits for what.
 pub struct Tickets {
     issued: AtomicU64,
+    /// The highest answer of `durable` so far: a lane that draws a number late may lower what the others say.
+    reported: AtomicU64,
     oldest: Box<[CachePadded<AtomicU64>]>,
     bytes: AtomicU64,
     failed: Mutex<Option<(u64, Error)>>,
@@ -24,6 +26,7 @@ impl Tickets {
     pub fn new(lanes: usize) -> Self {
         Tickets {
             issued: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
             oldest: (0..lanes).map(|_| CachePadded::new(AtomicU64::new(NONE))).collect(),
             bytes: AtomicU64::new(0),
             failed: Mutex::new(None),
@@ -82,7 +85,10 @@ impl Tickets {
     pub fn durable(&self) -> u64 {
         let issued = self.issued.load(Ordering::SeqCst);
         let oldest = self.oldest.iter().map(|oldest| oldest.load(Ordering::SeqCst)).min().unwrap_or(NONE);
-        issued.min(oldest.saturating_sub(1)).min(self.failed_from.load(Ordering::SeqCst).saturating_sub(1))
+        let now = issued
+            .min(oldest.saturating_sub(1))
+            .min(self.failed_from.load(Ordering::SeqCst).saturating_sub(1));
+        self.reported.fetch_max(now, Ordering::SeqCst).max(now)
     }
 
     /// The failure that `ticket` reports, if any.
@@ -94,5 +100,22 @@ impl Tickets {
             Some((from, error)) if ticket >= *from => Err(error.clone()),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_draws_its_number_late_does_not_take_back_what_was_durable() {
+        let tickets = Tickets::new(2);
+        // Lane 0 has read the last number and not yet stored its lower bound when lane 1 issues and finishes ticket 1.
+        let lower_bound = tickets.issued.load(Ordering::SeqCst) + 1;
+        assert_eq!(tickets.issue(1, 8), 1);
+        tickets.finish(1, 8, None);
+        assert_eq!(tickets.durable(), 1);
+        tickets.oldest[0].store(lower_bound, Ordering::SeqCst);
+        assert_eq!(tickets.durable(), 1);
     }
 }
