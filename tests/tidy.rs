@@ -219,3 +219,25 @@ fn every_option_is_in_the_readme() {
         assert!(readme.contains(&format!("| `{name}` |")), "README.md has no row for option {name}");
     }
 }
+
+/// `sys.rs` wraps the bare calls, `persist.rs` is who calls them, and above the media only the tokens flush and drain.
+#[test]
+fn syncs_are_called_by_persist_and_drains_by_the_tokens() {
+    const RULES: &[(&[&str], &[&str])] = &[
+        (&["libc::fdatasync", "libc::fsync", "libc::msync"], &["src/media/sys.rs"]),
+        (&["sys::sync_data(", "sys::sync_all("], &["src/media/persist.rs"]),
+        (&["media.flush(", "media.drain(", "media().flush(", "media().drain("], &["src/media/"]),
+    ];
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src", ".rs").iter().filter(|(path, _)| !is_test_file(path)) {
+        for line in code_of(text) {
+            for (words, homes) in RULES {
+                let is_home = homes.iter().any(|home| path.starts_with(home));
+                if !is_home && words.iter().any(|word| line.contains(word)) {
+                    wrong.push(format!("{path}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
