@@ -222,8 +222,9 @@ fn write_batches(store: &Store, me: u64) -> u64 {
 fn pinned_values_never_change_while_their_keys_are_overwritten() {
     each(|media, policy, path| {
         let store = open(media, policy, path);
-        let long =
-            |i: u64| if i % 7 == 0 { [value(9, i), vec![i as u8; 60_000]].concat() } else { value(9, i) };
+        let long = |i: u64| {
+            if i.is_multiple_of(7) { [value(9, i), vec![i as u8; 60_000]].concat() } else { value(9, i) }
+        };
         for key in 0..8_u8 {
             store.put(&[key], &long(0)).unwrap();
         }
@@ -495,7 +496,9 @@ fn asynchronous_writes_become_durable_without_further_calls() {
     for media in MEDIA {
         let dir = memory_dir();
         let store = open(media, CommitPolicy::Auto, &dir.path().join("pool.fkv"));
-        let last = (0..100_u64).map(|i| store.put_async(&i.to_le_bytes(), b"v").unwrap()).last().unwrap();
+        let tickets: Vec<_> =
+            (0..100_u64).map(|i| store.put_async(&i.to_le_bytes(), b"v").unwrap()).collect();
+        let last = *tickets.last().unwrap();
         // Bounded only so that a failure is a failure and not a hang.
         for _ in 0..10_000 {
             if store.durable_ticket() >= last {
