@@ -28,6 +28,7 @@ missing_packages() {
         cargo fmt --version >/dev/null 2>&1 || echo rustfmt
         cargo clippy --version >/dev/null 2>&1 || echo clippy
         have strace || [ "$(id -u)" != 0 ] || echo strace
+        have valgrind || [ "$(id -u)" != 0 ] || echo valgrind
     fi
 }
 

@@ -21,6 +21,7 @@ for path in sys.argv[1:]:
 check() {
     step "format" cargo fmt --all --check
     step "clippy, warnings denied" cargo clippy --all-targets --features sim -- -D warnings
+    step "clippy of what is shipped, warnings denied" cargo clippy -- -D warnings
     step "documentation, warnings denied" docs
     if [ -e tests/tidy.rs ]; then
         step "floors and house rules" cargo test --quiet --features sim --test tidy

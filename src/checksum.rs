@@ -116,6 +116,7 @@ macro_rules! check_sites {
 
         impl CheckSite {
             /// All of them.
+            #[cfg(feature = "sim")]
             pub const ALL: &'static [CheckSite] = &[$(CheckSite::$name,)*];
         }
     };

@@ -13,6 +13,7 @@ macro_rules! sites {
 
         impl Site {
             /// All of them.
+            #[cfg(feature = "sim")]
             pub const ALL: &'static [Site] = &[$(Site::$name,)*];
         }
     };
