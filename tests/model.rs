@@ -96,6 +96,19 @@ fn as_batch(changes: &[Change]) -> WriteBatch {
     batch
 }
 
+/// The file as it was at one moment, though the background thread may write to it: what reads the same twice in a row was
+/// all there when the second reading began.
+fn snapshot(path: &Path) -> Vec<u8> {
+    let mut before = std::fs::read(path).unwrap();
+    loop {
+        let after = std::fs::read(path).unwrap();
+        if before == after {
+            return after;
+        }
+        before = after;
+    }
+}
+
 fn apply(map: &mut Map, changes: &[Change]) {
     for (key, value) in changes {
         match value {
@@ -425,10 +438,9 @@ impl Case {
     fn kill_and_open(&mut self) {
         let worker = self.worker();
         let burst = if self.rng.one_in(2) { self.burst(worker) } else { Vec::new() };
-        let left = self.path.with_extension("left");
-        std::fs::copy(&self.path, &left).unwrap();
+        let left = snapshot(&self.path);
         self.store = None;
-        std::fs::rename(&left, &self.path).unwrap();
+        std::fs::write(&self.path, left).unwrap();
         self.open();
         self.adopt_prefix(&burst);
         self.check_all();
