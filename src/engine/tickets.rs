@@ -103,7 +103,8 @@ impl Tickets {
     }
 }
 
-#[cfg(test)]
+// tests/loom.rs takes this file in, and its types live in models only.
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
