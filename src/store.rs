@@ -1,6 +1,8 @@
 //! The public store: one erasure of the engine's index type, and the documentation of what callers can rely on.
 
 use crate::engine::Engine;
+#[cfg(feature = "capi")]
+pub(crate) use crate::engine::FETCH_GROUP;
 use crate::error::Result;
 use crate::format::{HOLDER_OFFSET, HolderRecord};
 use crate::holder;
@@ -168,6 +170,12 @@ impl Store {
     /// result of its own.
     pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
         self.handle.engine.multi_get(keys)
+    }
+
+    /// Asks for the memory of at most [`FETCH_GROUP`] keys that are read next.
+    #[cfg(feature = "capi")]
+    pub(crate) fn fetch_ahead(&self, keys: &[&[u8]]) {
+        self.handle.engine.fetch_ahead(keys);
     }
 
     /// Accepts a put and returns at once. It is visible and durable within `commit_wait_us_max` without further calls, or

@@ -21,6 +21,8 @@ mod tickets;
 mod write;
 
 pub use pins::ValueRef;
+#[cfg(feature = "capi")]
+pub use read::FETCH_GROUP;
 
 use crate::error::{Error, Result};
 use crate::index::Index;

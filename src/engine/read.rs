@@ -12,8 +12,9 @@ use crate::sync::Arc;
 use crate::types::{Addr, MediaRange, Seq};
 use crate::write_batch::check_key;
 
-/// Keys whose index memory is asked for ahead of use by a multi-get.
-const LOOKAHEAD: usize = 16;
+/// Keys whose memory is asked for together. Enough to hide the latency of both steps; more would push each other's lines
+/// out of the first-level cache.
+pub const FETCH_GROUP: usize = 32;
 
 impl<I: Index + 'static> Engine<I> {
     /// The key with its hash.
@@ -71,15 +72,10 @@ impl<I: Index + 'static> Engine<I> {
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         check_key(key)?;
         self.check_open()?;
-        self.get_hashed(self.key(key))
-    }
-
-    #[inline]
-    fn get_hashed(&self, key: Key<'_>) -> Result<Option<Vec<u8>>> {
         self.counters.get();
         let _guard = epoch::pin();
         let scratch = Scratch::new();
-        let Some((addr, op)) = self.find_live(key, &scratch)? else { return Ok(None) };
+        let Some((addr, op)) = self.find_live(self.key(key), &scratch)? else { return Ok(None) };
         if op.kind() == OpKind::Put {
             return Ok(Some(op.value().to_vec()));
         }
@@ -166,18 +162,34 @@ impl<I: Index + 'static> Engine<I> {
         Ok(self.find_live(self.key(key), &Scratch::new())?.is_some())
     }
 
-    /// Copies many values; asks for the memory of later keys while it works on earlier ones.
+    /// Copies many values; asks for the memory of a group of keys before it works on them.
     pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
-        if let Err(error) = self.check_open() {
-            return keys.iter().map(|_| Err(error.clone())).collect();
-        }
         let mut values = Vec::with_capacity(keys.len());
-        for group in keys.chunks(LOOKAHEAD) {
-            let hashed: Vec<Key<'_>> = group.iter().map(|key| self.key(key)).collect();
-            hashed.iter().for_each(|key| self.index.prefetch(key.hash));
-            values.extend(hashed.iter().map(|key| check_key(key.bytes).and_then(|()| self.get_hashed(*key))));
+        for group in keys.chunks(FETCH_GROUP) {
+            self.fetch_ahead(group);
+            values.extend(group.iter().map(|key| self.get(key)));
         }
         values
+    }
+
+    /// Asks for the memory that a get of each of these keys reads, all keys in step: first where the index may have them,
+    /// then, from there, their entries. The misses of one step overlap, where those of one get follow each other. A hint.
+    pub fn fetch_ahead(&self, keys: &[&[u8]]) {
+        if self.check_open().is_err() || self.reader.is_guarded() {
+            return;
+        }
+        let _guard = epoch::pin();
+        let mut hashes = [0; FETCH_GROUP];
+        for (hash, bytes) in hashes.iter_mut().zip(keys) {
+            *hash = self.key(bytes).hash;
+            self.index.prefetch(*hash);
+        }
+        for (hash, bytes) in hashes.into_iter().zip(keys) {
+            self.index.get(Key { bytes, hash }, |addr| {
+                self.reader.prefetch(addr);
+                None::<()>
+            });
+        }
     }
 }
 
