@@ -200,3 +200,36 @@ fn a_group_of_many_small_batches_fits_the_head_that_was_set_aside_for_it() {
         store.wait(last.unwrap()).unwrap_or_else(|error| panic!("fill {fill}: accepted, and then: {error}"));
     }
 }
+
+/// Slots were counted by the length of the file: a pool that somebody had made long with `truncate` took more memory than
+/// the machine has to open, and with small segments its last slots lay beyond the table of segments.
+#[test]
+fn a_pool_that_was_made_terabytes_long_opens_at_once_and_lacks_nothing() {
+    for media in common::MEDIA {
+        for segment_size_bytes in [8192, 64 << 10, 16 << 20] {
+            let dir = memory_dir();
+            let path = dir.path().join("pool.fkv");
+            let open = || {
+                let started = std::time::Instant::now();
+                let store = small(media, segment_size_bytes).open(&path).unwrap();
+                assert!(started.elapsed().as_secs() < 10, "{media:?}, segments of {segment_size_bytes}");
+                store
+            };
+            let store = open();
+            store.put(b"key", b"value").unwrap();
+            store.put(b"blob", &[7; 20_000]).unwrap();
+            drop(store);
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(8 << 40).unwrap();
+            for round in 0..3_u32 {
+                let store = open();
+                assert_eq!(store.get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
+                assert_eq!(store.get(b"blob").unwrap().as_deref(), Some(&[7; 20_000][..]));
+                store.put(&round.to_ne_bytes(), b"more").unwrap();
+                if round == 1 {
+                    store.close().unwrap();
+                }
+            }
+        }
+    }
+}

@@ -101,7 +101,7 @@ fn is_half_created(media: &dyn Media) -> Result<bool> {
 
 /// A creation that was cut off may have left a state word in a slot.
 fn clear_states(media: &dyn Media, geometry: &Geometry) -> Result<()> {
-    for slot in (0..geometry.slots_in(media.len_bytes())).map(SegmentSlot) {
+    for slot in (0..geometry.usable_slots_in(media.len_bytes())).map(SegmentSlot) {
         let at = geometry.offset_of(slot) + STATE_WORD_OFFSET;
         let mut word = [0; 8];
         media.read(at, &mut word)?;
@@ -311,7 +311,9 @@ impl<I: Index + 'static> Engine<I> {
         let shutdowns = parts.superblock.current().unsafe_shutdowns + u64::from(!was_clean);
         parts.facts.unsafe_shutdowns = shutdowns.min(NUMBERS_END - 1);
         survey.enter_into(&parts.space, &parts.extents);
-        let expected_keys = survey.live_entries.min(parts.media.len_bytes() / CACHE_LINE_BYTES);
+        // By the segments that are there: the pool's length may be anything, its tail a hole.
+        let segment_bytes = survey.members.len() as u64 * geometry.segment_size_bytes;
+        let expected_keys = survey.live_entries.min(segment_bytes / CACHE_LINE_BYTES);
         let (mut engine, collected) =
             Self::assemble(parts, options, make_index, expected_keys, |engine, _| {
                 engine.collect(&survey, was_clean)

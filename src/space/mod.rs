@@ -74,6 +74,12 @@ impl Geometry {
         (len.saturating_sub(self.head_size_bytes) >> self.shift).min(u64::from(u32::MAX)) as u32
     }
 
+    /// Slots that a store uses of a pool of `len` bytes: what lies behind those that a digest can list was put there by
+    /// somebody else (`truncate`), is never named, and so need not be looked at.
+    pub fn usable_slots_in(&self, len: u64) -> u32 {
+        self.slots_in(len.min(POOL_BYTES_MAX)).min(table::SLOTS_MAX).min(listed_slots_max(self))
+    }
+
     /// Length of a pool with `slots` slots.
     pub fn pool_len(&self, slots: u32) -> u64 {
         self.head_size_bytes + (u64::from(slots) << self.shift)
@@ -144,10 +150,8 @@ impl Space {
         identities: Identities,
         logs: usize,
     ) -> Self {
-        let slots = geometry.slots_in(media.len_bytes());
-        let limit = quota.unwrap_or(POOL_BYTES_MAX).min(POOL_BYTES_MAX);
-        let slots_max =
-            geometry.slots_in(limit).min(table::SLOTS_MAX).min(listed_slots_max(&geometry)).max(slots);
+        let slots = geometry.usable_slots_in(media.len_bytes());
+        let slots_max = geometry.usable_slots_in(quota.unwrap_or(POOL_BYTES_MAX)).max(slots);
         Space {
             media,
             uuid,
@@ -322,7 +326,7 @@ impl Space {
             }
             Err(error) => return Err(self.device_full(error)),
         }
-        let now = self.geometry.slots_in(self.media.len_bytes());
+        let now = self.geometry.usable_slots_in(self.media.len_bytes());
         self.free.lock().extend(slots..now);
         self.slots.store(now, Ordering::Release);
         Ok(())

@@ -73,10 +73,13 @@ impl Survey {
     /// `Corrupted`: a header, state word or digest does not verify. `Incomplete`: listed segments are missing.
     pub fn take(media: &dyn Media, superblock: &Superblock) -> Result<Survey> {
         let geometry = Geometry::new(superblock.head_size_bytes, superblock.segment_size_bytes);
-        let slots = geometry.slots_in(media.len_bytes());
-        let mut views = Vec::with_capacity(slots as usize);
-        for slot in (0..slots).map(SegmentSlot) {
-            views.push(view(media, &geometry, &superblock.uuid, slot)?);
+        // Slots that were never used are not kept: of a pool that somebody made long these may be nearly all.
+        let mut views = Vec::new();
+        for slot in (0..geometry.usable_slots_in(media.len_bytes())).map(SegmentSlot) {
+            let view = view(media, &geometry, &superblock.uuid, slot)?;
+            if view.header.is_some() || !StateWord::is_blank(view.word) {
+                views.push(view);
+            }
         }
         let (digest, digest_lens) = ruling_digest(media, &geometry, &superblock.uuid, &views)?;
         let mut survey = Survey {
@@ -96,11 +99,13 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Everything that the digest lists has to be there.
+    /// Everything that the digest lists has to be there. `views` are in the order of their slots.
     fn admit_listed(&mut self, digest: &Digest, views: &[SlotView]) -> Result<()> {
         let mut missing = Vec::new();
         for entry in &digest.entries {
-            let member = views.get(entry.slot.0 as usize).and_then(|view| {
+            let found = views.binary_search_by_key(&entry.slot, |view| view.slot);
+            let member = found.ok().and_then(|at| {
+                let view = &views[at];
                 let header = view.header.filter(|header| header.id == entry.id)?;
                 let state = view.state_of(&header)?;
                 let in_use =
