@@ -6,6 +6,7 @@
 
 mod rot {
     pub mod check;
+    pub mod pages;
     pub mod pool;
 }
 
@@ -13,6 +14,7 @@ use flatkv::testing;
 use flatkv::testing::sim::SimKind;
 use flatkv::{Error, MediaChoice};
 use rot::check::{self, Tally, Terms, VIOLATIONS_MAX, try_image};
+use rot::pages;
 use rot::pool::{End, POOL_BYTES, Pool};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -73,6 +75,27 @@ fn lost_and_reverted_sectors_are_never_served_and_later_opens_know_it() {
         check::lost_sectors(&pool, true, &mut tally);
         tally.finish(&format!("sectors from an older image, {kind:?}, {end:?}"), started);
     }
+}
+
+#[test]
+fn lost_pages_are_damage_and_never_a_shorter_log() {
+    for (kind, end) in [
+        (SimKind::Pm, End::Closed),
+        (SimKind::Pm, End::Killed),
+        (SimKind::File, End::Closed),
+        (SimKind::File, End::Killed),
+    ] {
+        let (started, mut tally) = (Instant::now(), Tally::new());
+        pages::lost_pages(kind, end, &mut tally);
+        tally.finish(&format!("zeroed pages, {kind:?}, {end:?}"), started);
+    }
+}
+
+#[test]
+fn frames_that_are_lost_together_with_their_footer_are_damage() {
+    let (started, mut tally) = (Instant::now(), Tally::new());
+    pages::lost_ends(&mut tally);
+    tally.finish("zeroed ends of sealed segments", started);
 }
 
 #[test]

@@ -65,6 +65,23 @@ impl Footer {
         bytes
     }
 
+    /// Reads the footer at pool offset `offset`, after undoing one flipped bit if that makes it whole: 64 bits of checksum
+    /// leave no doubt which one it was.
+    pub fn decode_or_repair(bytes: &[u8], seed: SegmentSeed, offset: u64) -> Option<Footer> {
+        Self::decode(bytes, seed, offset).or_else(|| Self::repair(bytes, seed, offset))
+    }
+
+    #[cold]
+    fn repair(bytes: &[u8], seed: SegmentSeed, offset: u64) -> Option<Footer> {
+        let mut flipped: [u8; BYTES] = bytes.get(..BYTES)?.try_into().ok()?;
+        (0..BYTES * 8).find_map(|bit| {
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let footer = Self::decode(&flipped, seed, offset);
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            footer
+        })
+    }
+
     /// Reads the footer at pool offset `offset`.
     pub fn decode(bytes: &[u8], seed: SegmentSeed, offset: u64) -> Option<Footer> {
         let bytes = bytes.get(..BYTES)?;

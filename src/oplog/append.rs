@@ -267,8 +267,7 @@ impl OpLog {
 
     #[inline]
     fn next_seq(&self, state: &LogState, above: Seq) -> Seq {
-        let floor = Seq(self.floor.load(Ordering::Acquire));
-        state.last_seq.max(floor).max(above).next_in(state.id)
+        state.last_seq.max(self.floor()).max(above).next_in(state.id)
     }
 
     /// Appends a frame behind everything the log holds, rolling the head if it does not fit. The frame is written, not

@@ -68,8 +68,9 @@ impl OpLog {
                 digest.entries.len()
             )));
         }
-        let header =
-            SegmentHeader { id, slot, log, class: SegmentClass::LogHead, creation_seq: state.last_seq() };
+        // Nothing in an earlier head of the log is newer, also if recovery found it there.
+        let creation_seq = state.last_seq().max(self.floor());
+        let header = SegmentHeader { id, slot, log, class: SegmentClass::LogHead, creation_seq };
         let durable = self.write_head(&header, &digest)?;
         self.space
             .activate(durable, SegmentState::Active, Site::ActiveFlush, Site::ActiveDrain)?

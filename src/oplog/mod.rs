@@ -113,9 +113,14 @@ impl OpLog {
         self.floor.fetch_max(seq.0, Ordering::AcqRel);
     }
 
+    /// What every later stamp exceeds.
+    pub(crate) fn floor(&self) -> Seq {
+        Seq(self.floor.load(Ordering::Acquire))
+    }
+
     /// A stamp above every one that was given so far.
     pub fn newest_seq(&self) -> Seq {
-        let floor = Seq(self.floor.load(Ordering::Acquire));
+        let floor = self.floor();
         let newest = self.logs.iter().map(|log| log.state.lock().last_seq()).max().unwrap_or(Seq::ZERO);
         Seq(newest.max(floor).0 | ((1 << crate::constants::LOG_ID_BITS) - 1))
     }

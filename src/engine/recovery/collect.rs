@@ -9,7 +9,7 @@ use crate::epoch;
 use crate::error::Result;
 use crate::format::{
     BlobDescriptor, CommitRecord, Digest, FOOTER_BYTES, FRAME_HEADER_BYTES, Filter, Footer, FrameHeader,
-    FrameKind, OpKind, Ops, SEGMENT_BODY_OFFSET, SegmentClass, SegmentState, align_up,
+    FrameKind, OpKind, Ops, SEGMENT_BODY_OFFSET, SegmentClass, SegmentHeader, SegmentState, align_up,
 };
 use crate::index::{Index, Key, Upsert};
 use crate::media::FlushGranularity;
@@ -102,6 +102,8 @@ struct Extent {
     filter: Option<Filter>,
     /// No entry has a stamp above this; sealed segments only.
     max_seq: Option<Seq>,
+    /// The segment was sealed and its footer is gone: frames may have been lost from `end` up to here.
+    sealed_to: Option<u32>,
     is_empty: bool,
     is_void: bool,
 }
@@ -224,8 +226,8 @@ impl<I: Index + 'static> Engine<I> {
         let seed = self.space.table().slot(member.header.slot).seed();
         let segment = SegmentBytes::new(bytes, range.offset, seed);
         let is_void = self.is_void(survey, member)?;
-        let extent = self.extent_of(&segment, member, is_void, was_clean);
-        share.begin_segment(member.state == SegmentState::Active);
+        let extent = self.extent_of(survey, &segment, member, is_void, was_clean);
+        share.begin_segment(member.state == SegmentState::Active || extent.sealed_to.is_some());
         let known = share.found.damage.len();
         segment.walk(extent.start, extent.end, |piece| match piece {
             Piece::Frame { at, header, frame } => {
@@ -243,6 +245,7 @@ impl<I: Index + 'static> Engine<I> {
                 self.collect_damage(share, &extent, &segment, at, end, header)
             }
         });
+        share.note_lost_end(known, &extent, &segment);
         self.finish_segment(share, extent, range, was_clean);
         Ok(())
     }
@@ -259,7 +262,7 @@ impl<I: Index + 'static> Engine<I> {
             let at = survey.geometry.offset_of(*slot) + survey.geometry.segment_size_bytes - FOOTER_BYTES;
             let mut bytes = [0; FOOTER_BYTES as usize];
             self.media.read(at, &mut bytes)?;
-            let footer = Footer::decode(&bytes, self.space.table().slot(*slot).seed(), at);
+            let footer = Footer::decode_or_repair(&bytes, self.space.table().slot(*slot).seed(), at);
             if footer.is_none_or(|footer| footer.segment != survey.members[slot].header.id) {
                 return Ok(true);
             }
@@ -270,6 +273,7 @@ impl<I: Index + 'static> Engine<I> {
     /// Finds where frames begin and end.
     fn extent_of(
         &self,
+        survey: &Survey,
         segment: &SegmentBytes<'_>,
         member: &Member,
         is_void: bool,
@@ -277,12 +281,12 @@ impl<I: Index + 'static> Engine<I> {
     ) -> Extent {
         let mut start = SEGMENT_BODY_OFFSET as u32;
         let footer_at = segment.bytes.len() - FOOTER_BYTES as usize;
-        let footer =
-            Footer::decode(&segment.bytes[footer_at..], segment.seed, segment.base + footer_at as u64)
-                .filter(|footer| member.state == SegmentState::Sealed && footer.segment == member.header.id)
-                .filter(|footer| {
-                    footer.data_start <= footer.data_end && footer.data_end as usize <= footer_at
-                });
+        let is_sealed = member.state == SegmentState::Sealed;
+        let footer = is_sealed
+            .then(|| &segment.bytes[footer_at..])
+            .and_then(|bytes| Footer::decode_or_repair(bytes, segment.seed, segment.base + footer_at as u64))
+            .filter(|footer| footer.segment == member.header.id)
+            .filter(|footer| footer.data_start <= footer.data_end && footer.data_end as usize <= footer_at);
         if member.header.class == SegmentClass::LogHead {
             let body = &segment.bytes[SEGMENT_BODY_OFFSET as usize..];
             let digest = Digest::decode(body, segment.seed, segment.base + SEGMENT_BODY_OFFSET);
@@ -299,6 +303,7 @@ impl<I: Index + 'static> Engine<I> {
             head: None,
             filter: None,
             max_seq: None,
+            sealed_to: None,
             is_empty: false,
             is_void,
         };
@@ -324,7 +329,12 @@ impl<I: Index + 'static> Engine<I> {
                 extent.filter = read_filter(segment, &footer);
                 extent.max_seq = Some(footer.max_seq.step(1));
             }
-            None => extent.end = segment.find_tail(start).cut,
+            None => {
+                // The footer was durable before the state word said so: it rotted, and what lay before it may have, too.
+                extent.end = segment.find_tail(start).cut;
+                extent.max_seq = newest_before_next_head(survey, member);
+                extent.sealed_to = Some(footer_at as u32);
+            }
         }
         extent
     }
@@ -602,6 +612,17 @@ impl<I: Index + 'static> Engine<I> {
     }
 }
 
+/// A bound of the stamps in a segment: what its log had given when it opened its next head. Older pools do not always say.
+fn newest_before_next_head(survey: &Survey, member: &Member) -> Option<Seq> {
+    let is_head = |header: &SegmentHeader| header.class == SegmentClass::LogHead;
+    let headers = survey.members.values().map(|member| &member.header);
+    headers
+        .filter(|other| is_head(&member.header) && is_head(other) && other.log == member.header.log)
+        .filter(|other| other.id > member.header.id && other.creation_seq > Seq::ZERO)
+        .map(|other| other.creation_seq)
+        .min()
+}
+
 fn read_filter(segment: &SegmentBytes<'_>, footer: &Footer) -> Option<Filter> {
     if footer.filter_at == 0 {
         return None;
@@ -621,6 +642,24 @@ impl Share {
         self.segment_max_seq = Seq::ZERO;
         self.has_commit = false;
         self.keep_hashes = keep_hashes;
+    }
+
+    /// The end of a sealed segment whose footer is gone is proven if the filter follows, over just the keys that were found:
+    /// then nothing but the footer is lost. Else frames may be, and nobody knows of which keys.
+    fn note_lost_end(&mut self, known: usize, extent: &Extent, segment: &SegmentBytes<'_>) {
+        let Some(limit) = extent.sealed_to.filter(|limit| *limit > extent.end) else { return };
+        let filter = Filter::build(&self.hashes);
+        let behind = &segment.bytes[extent.end as usize..limit as usize];
+        let all_known = !self.hashes.is_empty() && self.found.damage.len() == known;
+        if all_known && behind.starts_with(filter.bytes()) {
+            return;
+        }
+        self.found.damage.push(Lost {
+            segment: extent.member.header.id,
+            range: MediaRange::new(segment.base + u64::from(extent.end), u64::from(limit - extent.end)),
+            bound: extent.max_seq,
+            filter: None,
+        });
     }
 
     /// Stamps increase with offsets: what was lost since `known` is older than the frame that was found behind it.
