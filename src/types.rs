@@ -71,6 +71,9 @@ impl Seq {
     /// overflow.
     pub const END: Seq = Seq(1 << 63);
 
+    /// The highest stamp there can be.
+    pub const LAST: Seq = Seq(Seq::END.0 - 1);
+
     /// The first stamp of `log` that lies above every stamp, of any log, up to `self`.
     #[inline]
     pub fn next_in(self, log: LogId) -> Seq {

@@ -1,5 +1,7 @@
 //! Orders of events that no caller can force from outside.
 
+mod forged;
+
 use super::Engine;
 use super::commit::Terms;
 use crate::format::{Filter, HolderRecord, OpKind, OpSpec};

@@ -284,7 +284,7 @@ impl<I: Index + 'static> Engine<I> {
         terms: &Terms,
         slots: &mut Vec<SegmentSlot>,
     ) -> Result<Vec<Written>> {
-        let seq = oplog.take_seq(state, terms.above);
+        let seq = oplog.take_seq(state, terms.above)?;
         let mut written = Vec::with_capacity(entries.len());
         let mut record = CommitRecord { batch: seq, parts: Vec::new() };
         let mut rest = entries;

@@ -87,6 +87,7 @@ impl Footer {
         let bytes = bytes.get(..BYTES)?;
         let computed = checksum::hash64(seed.mask64(offset), &bytes[at::MAGIC..]);
         let whole = u32_at(bytes, at::MAGIC) == MAGIC
+            && u64_at(bytes, at::MAX_SEQ) < Seq::END.0
             && checksum::verify(CheckSite::Footer, u64_at(bytes, at::CHECKSUM), computed);
         whole.then(|| Footer {
             segment: SegmentId(u64_at(bytes, at::SEGMENT_ID)),

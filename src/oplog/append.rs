@@ -80,7 +80,7 @@ impl Head {
         head.start = start;
         head.hashes = hashes;
         head.min_seq = min_seq;
-        head.max_seq = max_seq;
+        head.max_seq = max_seq.min(Seq::LAST);
         head.indispensable = indispensable;
         head.unbacked = head.hashes.is_empty() && !indispensable;
         head.damaged = damaged;
@@ -257,12 +257,26 @@ impl LogState {
     }
 }
 
+/// Refuses stamps that no decoder accepts.
+#[inline]
+fn check_stamp(last: Seq) -> Result<()> {
+    if last < Seq::END {
+        return Ok(());
+    }
+    // Only a forged pool comes to that.
+    Err(Error::Unsupported("the log has used up its stamps".into()))
+}
+
 impl OpLog {
     /// Reserves the next stamp of the log for a batch whose parts share it.
-    pub fn take_seq(&self, state: &mut LogState, above: Seq) -> Seq {
+    ///
+    /// # Errors
+    /// `Unsupported`: the log has used up its stamps.
+    pub fn take_seq(&self, state: &mut LogState, above: Seq) -> Result<Seq> {
         let seq = self.next_seq(state, above);
+        check_stamp(seq)?;
         state.last_seq = seq;
-        seq
+        Ok(seq)
     }
 
     #[inline]
@@ -274,8 +288,8 @@ impl OpLog {
     /// drained: see [`OpLog::commit`].
     ///
     /// # Errors
-    /// `NoSpace`, `TooLarge`, `Poisoned`, `Closed`, `Io` from a growth that failed: nothing was changed. Any other `Io`
-    /// poisons the store.
+    /// `NoSpace`, `TooLarge`, `Poisoned`, `Closed`, `Unsupported` (no stamps left), `Io` from a growth that failed: nothing
+    /// was changed. Any other `Io` poisons the store.
     #[inline]
     pub fn place(
         &self,
@@ -287,6 +301,8 @@ impl OpLog {
         if state.closed {
             return Err(Error::Closed);
         }
+        let base_seq = terms.seq.unwrap_or_else(|| self.next_seq(state, terms.above));
+        check_stamp(frame.last_seq(base_seq))?;
         let align =
             if terms.last && terms.mode == WriteMode::Sync { self.align_bytes } else { CACHE_LINE_BYTES };
         let tail = state.head.as_ref().map_or(0, |head| head.tail);
@@ -304,7 +320,7 @@ impl OpLog {
             self.space.back_recovered_head(terms.purpose)?;
             head.unbacked = false;
         }
-        self.write_frame(state, frame, terms, pad).map_err(|error| self.poison_with(error))
+        self.write_frame(state, frame, terms, base_seq, pad).map_err(|error| self.poison_with(error))
     }
 
     #[inline]
@@ -329,14 +345,10 @@ impl OpLog {
         state: &mut LogState,
         frame: &mut FrameBuilder,
         terms: &FrameTerms<'_>,
+        base_seq: Seq,
         pad: u64,
     ) -> Result<InFlight<Placed>> {
-        let base_seq = terms.seq.unwrap_or_else(|| self.next_seq(state, terms.above));
         let last_seq = frame.last_seq(base_seq);
-        if last_seq >= Seq::END {
-            // Only a forged pool comes to that.
-            return Err(Error::Unsupported("the log has used up its stamps".into()));
-        }
         let head = state.head.as_mut().expect("place made room");
         let info = self.space.table().slot(head.slot);
         let offset = head.base + u64::from(head.tail);
@@ -452,7 +464,7 @@ impl OpLog {
             last: true,
             seq: Some(state.last_seq),
         };
-        let written = self.write_frame(state, &mut frame, &terms, pad);
+        let written = self.write_frame(state, &mut frame, &terms, state.last_seq, pad);
         written.map(|_in_flight| ()).map_err(|error| self.poison_with(error))
     }
 

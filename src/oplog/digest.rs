@@ -6,7 +6,7 @@ use crate::constants::SECTOR_BYTES;
 use crate::error::{Error, Result};
 use crate::format::{
     Digest, DigestEntry, FOOTER_BYTES, Filter, Footer, SEGMENT_BODY_OFFSET, SegmentClass, SegmentHeader,
-    SegmentState, align_up,
+    SegmentState, align_up, filter_len,
 };
 use crate::media::Site;
 use crate::media::durable::{Durable, InFlight};
@@ -98,14 +98,13 @@ impl OpLog {
         let seed = self.space.table().slot(slot).seed();
         let base = self.space.geometry().offset_of(slot);
         let segment_size = self.space.geometry().segment_size_bytes;
-        // A filter that lacks the keys of damaged entries would let older values of theirs pass for the newest.
-        let filter = Filter::build(if head.is_damaged() { &[] } else { head.hashes() });
-        let filter_at = if head.is_damaged() { 0 } else { u64::from(head.tail()) };
         let footer_at = segment_size - FOOTER_BYTES;
-        assert!(
-            filter_at + filter.bytes().len() as u64 <= footer_at,
-            "the appender keeps room for the filter"
-        );
+        // The appender keeps room for the filter; a head that somebody forged need not have it.
+        let fits = u64::from(head.tail()) + filter_len(head.hashes().len() as u64) <= footer_at;
+        // A filter that lacks the keys of damaged entries would let older values of theirs pass for the newest.
+        let has_filter = fits && !head.is_damaged();
+        let filter = Filter::build(if has_filter { head.hashes() } else { &[] });
+        let filter_at = if has_filter { u64::from(head.tail()) } else { 0 };
         let footer = Footer {
             segment: id,
             entry_count: head.hashes().len() as u64,

@@ -108,9 +108,9 @@ impl OpLog {
         self.logs[log].appended_position.load(Ordering::Acquire)
     }
 
-    /// Makes every later stamp exceed `seq`.
+    /// Makes every later stamp exceed `seq`. A forged pool may hold what no log gave: then no stamp is left to give.
     pub fn raise_floor(&self, seq: Seq) {
-        self.floor.fetch_max(seq.0, Ordering::AcqRel);
+        self.floor.fetch_max(seq.min(Seq::LAST).0, Ordering::AcqRel);
     }
 
     /// What every later stamp exceeds.

@@ -195,7 +195,8 @@ impl<I: Index + 'static> Engine<I> {
             return;
         }
         let ops_max = self.space.geometry().segment_size_bytes / ENTRY_ALIGN_BYTES;
-        let newest = Seq(all.max_seq.0.saturating_add(ops_max << LOG_ID_BITS));
+        let bound = all.damage.iter().filter_map(|lost| lost.bound).max().unwrap_or(Seq::ZERO);
+        let newest = Seq(all.max_seq.max(bound).0.saturating_add(ops_max << LOG_ID_BITS)).min(Seq::LAST);
         for Lost { segment, range, bound, filter } in std::mem::take(&mut all.damage) {
             self.damage.add(Damage { segment, range, bound: bound.unwrap_or(newest), filter });
         }

@@ -527,6 +527,20 @@ fn fields_that_no_store_can_have_written_are_refused() {
         let forged = CommitRecord { batch: base, ..record() };
         assert_eq!(CommitRecord::decode(&forged.encode()), None, "{base:?}");
     }
+    for max_seq in [end, Seq(u64::MAX)] {
+        let footer = Footer {
+            segment: ID,
+            entry_count: 1,
+            min_seq: Seq(64),
+            max_seq,
+            data_start: 512,
+            data_end: 1024,
+            filter_at: 1024,
+            filter_len: 64,
+            filter_checksum: 0,
+        };
+        assert_eq!(Footer::decode(&footer.encode(seed(), OFFSET), seed(), OFFSET), None, "{max_seq:?}");
+    }
     for offset in [u64::MAX, u64::MAX - 100, POOL_BYTES_MAX, POOL_BYTES_MAX - 1] {
         let chunks = vec![Chunk { offset, len: 2, crc: 0 }];
         assert_eq!(BlobDescriptor::decode(&BlobDescriptor { len: 2, chunks }.encode()), None, "{offset}");
