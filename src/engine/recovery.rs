@@ -123,9 +123,10 @@ struct Parts {
     lanes: usize,
 }
 
-/// Makes an index that can ask for the hash of a key in the log, with room for about so many keys.
-pub trait MakeIndex<I>: FnOnce(Arc<dyn KeyHashes>, u64) -> Result<I> {}
-impl<I, F: FnOnce(Arc<dyn KeyHashes>, u64) -> Result<I>> MakeIndex<I> for F {}
+/// Makes an index that can ask for the hash of a key in the log, with room for about so many entries at once and for so
+/// many at most.
+pub trait MakeIndex<I>: FnOnce(Arc<dyn KeyHashes>, u64, u64) -> Result<I> {}
+impl<I, F: FnOnce(Arc<dyn KeyHashes>, u64, u64) -> Result<I>> MakeIndex<I> for F {}
 
 impl<I: Index + 'static> Engine<I> {
     /// Opens the pool on a locked medium, formatting it if it is new.
@@ -254,9 +255,10 @@ impl<I: Index + 'static> Engine<I> {
         };
         // An inline value has to fit a frame with the longest key.
         let frame_max = parts.oplog.frame_bytes_max(1) as usize;
+        let entries_max = parts.space.len_bytes_max() / ENTRY_ALIGN_BYTES;
         let inline_fits = (frame_max / 2).max(64);
         let mut engine = Engine {
-            index: make_index(Arc::new(reader.clone()), expected_keys)?,
+            index: make_index(Arc::new(reader.clone()), expected_keys, entries_max)?,
             committer: Committer::new(
                 Arc::clone(&parts.oplog),
                 parts.lanes,

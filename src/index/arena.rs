@@ -2,15 +2,16 @@
 //! as references to atomics, so that the algorithms on top of them are safe Rust. Nodes are named by number.
 //!
 //! Invariants:
-//!   - every byte of a reservation is mapped readable and writable from [`Reserved::new`] until it is dropped, and zero
-//!     until somebody stores to it
+//!   - every byte of a reservation is mapped readable and writable from [`AddressSpace::reserve`] until the last array in it
+//!     is dropped, and zero until somebody stores to it
+//!   - arrays of one reservation share no page
 //!   - a node type is made of atomics only ([`Node`]), so any number of threads may share a reference to any node
 //!   - node 0 of a [`Pool`] is never handed out: 0 can mean "none"
 #![allow(unsafe_code, reason = "maps memory and gives it out as references to atomics")]
 
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::error::{Error, Result};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
@@ -24,8 +25,8 @@ pub const PAGE_SLOTS: usize = PAGE_BUCKETS * BUCKET_SLOTS;
 pub const LINE_NUMBERS: usize = 16;
 
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-/// Reservations shrink to this before they fail, where the address space is limited (`ulimit -v`).
-const RESERVED_BYTES_MIN: usize = 1 << 20;
+/// Arrays of fewer huge pages are not aligned for them.
+const HUGE_PAGES_MIN: usize = 64;
 
 /// A cache line of eight slots.
 #[repr(C, align(64))]
@@ -64,7 +65,7 @@ const _: () = assert!(size_of::<usize>() == 8, "reservations are larger than a 3
 ///
 /// # Safety
 /// The type consists of integer atomics and padding only: zero bytes are a value, shared references may be used by any
-/// thread, there is nothing to drop. Its alignment is at most that of a huge page.
+/// thread, there is nothing to drop. Its alignment is at most that of a page.
 pub unsafe trait Node: Sync {
     /// Sets all of it to zero. The caller is the only one who uses the node.
     fn clear(&self);
@@ -101,58 +102,97 @@ unsafe impl Node for Counter {
     }
 }
 
+/// Address space for the arrays of one index, laid out one behind the other: a small index then needs one mapping and
+/// one or two page tables, however many arrays it has.
+pub struct AddressSpace {
+    mapping: Arc<Mapping>,
+    /// Bytes given out.
+    taken: usize,
+}
+
+/// A range of zeroes that costs memory only where it is touched.
+struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: it owns the range and never touches it but to unmap it.
+unsafe impl Send for Mapping {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `AddressSpace::reserve` mapped; every array in it holds this `Mapping`, so none is left.
+        let unmapped = unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+        debug_assert_eq!(unmapped, 0);
+    }
+}
+
+/// What an array is aligned to: where huge pages can serve most of it, to where one would start.
+fn align_of_array(bytes: usize) -> usize {
+    if bytes < HUGE_PAGES_MIN * HUGE_PAGE_BYTES { PAGE_BYTES as usize } else { HUGE_PAGE_BYTES }
+}
+
+impl AddressSpace {
+    /// Bytes that an array of so many nodes takes at most, its alignment included.
+    pub fn needed_bytes<T: Node>(count: usize) -> usize {
+        let bytes = count * size_of::<T>();
+        bytes.next_multiple_of(PAGE_BYTES as usize) + align_of_array(bytes) - PAGE_BYTES as usize
+    }
+
+    /// Reserves a range.
+    ///
+    /// # Errors
+    /// `Io` where the address space is limited (`ulimit -v`).
+    pub fn reserve(bytes: usize) -> Result<AddressSpace> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new anonymous mapping at an address that the kernel chooses replaces nothing.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(Error::last_os("mmap index"));
+        }
+        let start = NonNull::new(mapped.cast::<u8>()).expect("the kernel maps nothing at address 0");
+        // SAFETY: the range just mapped; the advice changes nothing that it contains, and being unknown is no error. Where
+        // huge pages are the default, a small index would otherwise cost 2 MiB per array.
+        unsafe { libc::madvise(mapped, bytes, libc::MADV_NOHUGEPAGE) };
+        Ok(AddressSpace { mapping: Arc::new(Mapping { start, bytes }), taken: 0 })
+    }
+
+    /// Makes an array of the next bytes. Panics if they are used up: see [`AddressSpace::needed_bytes`].
+    pub fn take<T: Node>(&mut self, count: usize) -> Reserved<T> {
+        let bytes = count * size_of::<T>();
+        let free = self.mapping.start.as_ptr().wrapping_add(self.taken);
+        let at = self.taken + free.align_offset(align_of_array(bytes));
+        assert!(
+            at + bytes <= self.mapping.bytes,
+            "an array of {bytes} bytes at {at} is past the reservation"
+        );
+        // SAFETY: `at + bytes` is at most the length of the mapping (assert above).
+        let nodes = unsafe { self.mapping.start.add(at) }.cast::<T>();
+        assert!(nodes.is_aligned(), "arrays start at pages, and no node needs more");
+        self.taken = (at + bytes).next_multiple_of(PAGE_BYTES as usize);
+        Reserved { nodes, count, mapping: Arc::clone(&self.mapping), owns: PhantomData }
+    }
+}
+
 /// An array of zeroes that costs address space, and memory only where it is touched.
 pub struct Reserved<T: Node> {
     nodes: NonNull<T>,
     count: usize,
-    mapping: NonNull<u8>,
-    mapping_bytes: usize,
+    /// Keeps the nodes mapped. No other array has a byte of them.
+    #[expect(dead_code, reason = "held, not used")]
+    mapping: Arc<Mapping>,
     owns: PhantomData<T>,
 }
 
-// SAFETY: it owns its mapping, and all access to the nodes goes through shared references to `T: Node`, which are `Sync`.
+// SAFETY: its nodes are its own, and all access to them goes through shared references to `T: Node`, which are `Sync`.
 unsafe impl<T: Node> Send for Reserved<T> {}
 // SAFETY: as for `Send`; no method changes the struct itself.
 unsafe impl<T: Node> Sync for Reserved<T> {}
 
 impl<T: Node> Reserved<T> {
-    /// Reserves room for `count` nodes, or for fewer (halved until it fits) where the address space is limited.
-    ///
-    /// # Errors
-    /// `Io` if even a small reservation is refused.
-    pub fn new(mut count: usize) -> Result<Reserved<T>> {
-        loop {
-            let bytes = (count * size_of::<T>()).next_multiple_of(PAGE_BYTES as usize);
-            // Ranges that huge pages can serve start where one would.
-            let spare = if bytes < HUGE_PAGE_BYTES { 0 } else { HUGE_PAGE_BYTES };
-            let protection = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            // SAFETY: a new anonymous mapping at an address that the kernel chooses replaces nothing.
-            let mapped = unsafe { libc::mmap(std::ptr::null_mut(), bytes + spare, protection, flags, -1, 0) };
-            if mapped == libc::MAP_FAILED {
-                let error = Error::last_os("mmap index");
-                if bytes / 2 < RESERVED_BYTES_MIN {
-                    return Err(error);
-                }
-                count /= 2;
-                continue;
-            }
-            let mapping = NonNull::new(mapped.cast::<u8>()).expect("the kernel maps nothing at address 0");
-            let skipped = if spare == 0 { 0 } else { mapping.align_offset(HUGE_PAGE_BYTES) };
-            assert!(skipped <= spare && count * size_of::<T>() <= bytes);
-            // SAFETY: `skipped + bytes <= spare + bytes`, the length of the mapping (assert above).
-            let nodes = unsafe { mapping.add(skipped) }.cast::<T>();
-            assert!(nodes.is_aligned(), "pages are aligned to 4 KiB, larger arrays to 2 MiB");
-            let reserved =
-                Reserved { nodes, count, mapping, mapping_bytes: bytes + spare, owns: PhantomData };
-            if spare != 0 {
-                // Where huge pages are the default, a small index would otherwise cost 2 MiB per array.
-                reserved.advise(count, libc::MADV_NOHUGEPAGE);
-            }
-            return Ok(reserved);
-        }
-    }
-
     /// Nodes there is room for.
     pub fn count(&self) -> usize {
         self.count
@@ -162,7 +202,7 @@ impl<T: Node> Reserved<T> {
     #[inline]
     pub fn get(&self, number: usize) -> &T {
         assert!(number < self.count, "node {number} of {}", self.count);
-        // SAFETY: `number < count` (assert above), and `new` asserted that `count` nodes fit behind `nodes`, aligned, in a
+        // SAFETY: `number < count` (assert above), and `take` asserted that `count` nodes fit behind `nodes`, aligned, in a
         // mapping that lives as long as `self`. `T: Node`: whatever the bytes are, they are a value, changed by atomics.
         unsafe { self.nodes.add(number).as_ref() }
     }
@@ -170,23 +210,11 @@ impl<T: Node> Reserved<T> {
     /// Lets the kernel merge the first `count` nodes to huge pages at leisure. Only for nodes that were touched: a fault
     /// that takes 2 MiB at once was measured at up to 6 ms.
     pub fn merge_to_huge_pages(&self, count: usize) {
-        self.advise(count, libc::MADV_HUGEPAGE);
-    }
-
-    fn advise(&self, count: usize, advice: libc::c_int) {
         assert!(count <= self.count);
         let bytes = (count * size_of::<T>()).next_multiple_of(PAGE_BYTES as usize);
-        // SAFETY: `count` is at most what was reserved (assert above), so the range lies in our mapping (see `new`) and neither advice changes what the memory contains. That the
-        // kernel may not know it is no error: it is a hint.
-        unsafe { libc::madvise(self.nodes.as_ptr().cast(), bytes, advice) };
-    }
-}
-
-impl<T: Node> Drop for Reserved<T> {
-    fn drop(&mut self) {
-        // SAFETY: exactly the mapping that `new` made; references into it borrow `self`, so none is left.
-        let unmapped = unsafe { libc::munmap(self.mapping.as_ptr().cast(), self.mapping_bytes) };
-        debug_assert_eq!(unmapped, 0);
+        // SAFETY: `count` is at most what was taken (assert above), so the range lies in our mapping: arrays end at pages.
+        // The advice does not change what the memory contains. That the kernel may not know it is no error: it is a hint.
+        unsafe { libc::madvise(self.nodes.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
     }
 }
 
@@ -217,13 +245,9 @@ struct FreeNodes {
 }
 
 impl<T: Node> Pool<T> {
-    /// Room for `count` nodes or, where the address space is limited, for fewer.
-    ///
-    /// # Errors
-    /// `Io` if the address space cannot be reserved.
-    pub fn new(count: u32) -> Result<Pool<T>> {
-        let free = Mutex::new(FreeNodes { fresh_from: 1, returned: Vec::new() });
-        Ok(Pool { nodes: Reserved::new(count as usize)?, free })
+    /// Hands out these nodes, all zero.
+    pub fn new(nodes: Reserved<T>) -> Pool<T> {
+        Pool { nodes, free: Mutex::new(FreeNodes { fresh_from: 1, returned: Vec::new() }) }
     }
 
     /// A node of zeroes that nobody else has. Panics if none is left.

@@ -593,7 +593,7 @@ fn memory_per_key_stays_within_bounds() {
 #[test]
 #[ignore = "run by memory_per_key_stays_within_bounds"]
 fn memory_per_key_in_this_process() {
-    let make = |hashes| HashIndex::with_expected(hashes, 0).expect("address space");
+    let make = |hashes| HashIndex::with_expected(hashes, 0, u64::MAX).expect("address space");
     let (average, most) = print_memory(make, 2_500_000, &mut std::io::sink()).expect("a sink");
     assert!(average <= 12.0, "{average:.2} bytes per key on average");
     assert!(most <= 16.0, "{most:.2} bytes per key at most");
@@ -602,15 +602,18 @@ fn memory_per_key_in_this_process() {
 #[test]
 #[ignore = "prints figures: run alone, in release"]
 fn figures_of_hash_memory() {
-    let make = |hashes| HashIndex::with_expected(hashes, 0).expect("address space");
+    let make = |hashes| HashIndex::with_expected(hashes, 0, u64::MAX).expect("address space");
     print_memory(make, 16_000_000, &mut std::io::stderr()).expect("stderr");
 }
 
 #[test]
 #[ignore = "prints figures: run alone, in release"]
 fn figures_of_hash_speed() {
-    print_speed(|hashes| HashIndex::with_expected(hashes, 0).expect("address space"), &mut std::io::stderr())
-        .expect("stderr");
+    print_speed(
+        |hashes| HashIndex::with_expected(hashes, 0, u64::MAX).expect("address space"),
+        &mut std::io::stderr(),
+    )
+    .expect("stderr");
 }
 
 macro_rules! every_kind {
@@ -648,5 +651,6 @@ macro_rules! every_kind {
 }
 
 every_kind! {
-    hash = |log| HashIndex::with_expected(log, 0).expect("address space");
+    hash = |log| HashIndex::with_expected(log, 0, u64::MAX).expect("address space");
+    hash_of_a_bounded_pool = |log| HashIndex::with_expected(log, 0, 1 << 18).expect("address space");
 }

@@ -26,7 +26,8 @@
 //! keys; under one long guard a growing index keeps every page it ever had.
 
 use super::arena::{
-    BUCKET_SLOTS, Bucket, Counter, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved, prefetch,
+    AddressSpace, BUCKET_SLOTS, Bucket, Counter, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved,
+    prefetch,
 };
 use super::{Candidate, Index, Key, KeyHashes, Upsert};
 use crate::constants::{ADDR_BITS, PAGE_BYTES};
@@ -55,10 +56,14 @@ const REMOVED: u64 = 1 << POSITION_SHIFT;
 
 /// Depth at which cells are no longer split; they become oversized instead.
 const DEPTH_MAX: u32 = 24;
-/// Address space for pages of buckets: 64 GiB, enough for five billion keys.
-const PAGES_RESERVED: u32 = 1 << 24;
-/// Each cell needs at least one page.
-const DESCRIPTORS_RESERVED: u32 = 1 << 24;
+/// Address space for pages of buckets: 64 GiB, enough for five billion keys. A cell has at least one page, so this is also
+/// how many descriptors there can be.
+const PAGES_MAX: usize = 1 << 24;
+/// Least reservation, for pools of a few segments and where the address space is limited.
+const PAGES_MIN: usize = 1 << 10;
+/// Entries per page for which a small pool reserves. Growth keeps above 180, and never has more than nine times the pages
+/// it needs waiting for a grace period; the rest is for the cells that hashes of no randomness make.
+const PAGE_ENTRIES_RESERVED: u64 = 4;
 
 /// Pages a descriptor names.
 const PART_PAGES_MAX: usize = 8;
@@ -255,17 +260,12 @@ impl Drop for BreaksOnPanic<'_> {
 }
 
 impl HashIndex {
-    /// An empty index that takes about `expected` keys before it grows.
+    /// An empty index that takes about `expected` entries before it grows, and never gets more than `most`.
     ///
     /// # Errors
     /// `Io` if address space cannot be reserved.
-    pub fn with_expected(hashes: Arc<dyn KeyHashes>, expected: u64) -> Result<HashIndex> {
-        let storage = Arc::new(Storage {
-            directory: Reserved::new(1 << DEPTH_MAX)?,
-            descriptors: Pool::new(DESCRIPTORS_RESERVED)?,
-            pages: Pool::new(PAGES_RESERVED)?,
-            counters: Reserved::new(OWNED_COUNTERS + SHARED_COUNTERS)?,
-        });
+    pub fn with_expected(hashes: Arc<dyn KeyHashes>, expected: u64, most: u64) -> Result<HashIndex> {
+        let storage = Arc::new(Storage::reserve(most)?);
         let depth_max = storage.directory.count().ilog2().min(DEPTH_MAX);
         let (depth, pages) = shape_for(expected, depth_max);
         for prefix in 0..1 << depth {
@@ -571,6 +571,30 @@ fn rebuilt_shape(contents: &Contents, distance: u32) -> (usize, u32) {
 }
 
 impl Storage {
+    /// Reserves what `most` entries may ever need, or less where the address space is limited.
+    fn reserve(most: u64) -> Result<Storage> {
+        const COUNTERS: usize = OWNED_COUNTERS + SHARED_COUNTERS;
+        let wanted = (most / PAGE_ENTRIES_RESERVED).clamp(PAGES_MIN as u64, PAGES_MAX as u64) as usize;
+        let mut pages = wanted.next_power_of_two();
+        let mut space = loop {
+            let bytes = AddressSpace::needed_bytes::<Counter>(COUNTERS)
+                + AddressSpace::needed_bytes::<AtomicU32>(pages)
+                + AddressSpace::needed_bytes::<Line>(pages)
+                + AddressSpace::needed_bytes::<Page>(pages);
+            match AddressSpace::reserve(bytes) {
+                Ok(space) => break space,
+                Err(error) if pages == PAGES_MIN => return Err(error),
+                Err(_) => pages /= 2,
+            }
+        };
+        Ok(Storage {
+            counters: space.take(COUNTERS),
+            directory: space.take(pages),
+            descriptors: Pool::new(space.take(pages)),
+            pages: Pool::new(space.take(pages)),
+        })
+    }
+
     /// Visits the parts of a cell.
     fn parts(&self, first: &Line, mut visit: impl FnMut(&Line)) {
         let mut part = first;

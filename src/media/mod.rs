@@ -111,6 +111,10 @@ pub trait Media: Send + Sync {
     fn granularity(&self) -> FlushGranularity;
     /// Bytes that are allocated and may be read or written; a multiple of the page size.
     fn len_bytes(&self) -> u64;
+    /// Bytes that it can have at most while it is open.
+    fn len_bytes_max(&self) -> u64 {
+        self.region().reserved_bytes()
+    }
     /// Stores `bytes` at `at`; visible to this process when it returns, durable only after `flush` and `drain`.
     ///
     /// # Errors

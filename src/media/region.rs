@@ -149,6 +149,11 @@ impl Region {
         Ok(region)
     }
 
+    /// Bytes that it can grow to.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
     /// Raises the length of an anonymous region, to 1 GiB or what it began with; the new bytes are zero.
     pub(super) fn grow_anonymous(&self, to_bytes: u64) -> Result<()> {
         self.map_up_to(to_bytes, &Backing::Anonymous)

@@ -152,11 +152,12 @@ impl Space {
     ) -> Self {
         let slots = geometry.usable_slots_in(media.len_bytes());
         let slots_max = geometry.usable_slots_in(quota.unwrap_or(POOL_BYTES_MAX)).max(slots);
+        let reachable = geometry.usable_slots_in(media.len_bytes_max()).min(slots_max).max(slots);
         Space {
             media,
             uuid,
             geometry,
-            table: SegmentTable::new(),
+            table: SegmentTable::new(reachable),
             identities: Mutex::new(identities),
             free: Mutex::new((0..slots).collect()),
             slots: AtomicU32::new(slots),
@@ -188,6 +189,11 @@ impl Space {
     /// The roll lock and what is given under it.
     pub fn identities(&self) -> MutexGuard<'_, Identities> {
         self.identities.lock()
+    }
+
+    /// Bytes that the pool can have at most while it is open.
+    pub fn len_bytes_max(&self) -> u64 {
+        self.geometry.pool_len(self.slots_max).min(self.media.len_bytes_max().max(self.media.len_bytes()))
     }
 
     /// Slots in the pool.

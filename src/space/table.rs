@@ -187,9 +187,12 @@ pub struct SegmentTable {
 const SMALL_SLOTS: usize = 64;
 
 impl SegmentTable {
-    pub(super) fn new() -> Self {
+    /// A table of `slots` free slots.
+    pub(super) fn new(slots: u32) -> Self {
+        let chunks = (slots as usize).div_ceil(CHUNK_SLOTS);
+        assert!(chunks <= CHUNKS_MAX, "{slots} slots are more than a pool can have");
         SegmentTable {
-            chunks: (0..CHUNKS_MAX).map(|_| OnceLock::new()).collect(),
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             small: (0..SMALL_SLOTS).map(|_| SlotInfo::new()).collect(),
         }
     }

@@ -493,6 +493,10 @@ impl Media for SimMedia {
         self.len.load(Ordering::Acquire)
     }
 
+    fn len_bytes_max(&self) -> u64 {
+        self.capacity
+    }
+
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
         self.store(at, bytes, How::Plain)
     }
