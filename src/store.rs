@@ -200,7 +200,8 @@ impl Store {
     /// Waits until the write of `ticket`, and every one before it, is durable.
     ///
     /// # Errors
-    /// The failure of that write; `InvalidArgument` for a ticket that was never given; `Closed`, `Forked`.
+    /// The failure of that write or of an earlier one, after which the store is poisoned; `InvalidArgument` for a ticket that
+    /// was never given; `Closed`, `Forked`.
     pub fn wait(&self, ticket: Ticket) -> Result<()> {
         self.handle.engine.wait(ticket.0)
     }

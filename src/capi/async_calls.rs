@@ -52,8 +52,8 @@ pub extern "C" fn flatkv_write_async(
 
 /// Waits until the write of `ticket`, and with it every earlier asynchronous write, is durable or has failed.
 ///
-/// `store` must not be NULL. Returns FLATKV_OK when that write is durable and visible, or the code that it failed
-/// with; FLATKV_E_INVALID_ARGUMENT for a ticket that the store did not give out, or a bad handle; FLATKV_E_CLOSED,
+/// `store` must not be NULL. Returns FLATKV_OK when all of them are durable and visible, or the code that the first of
+/// them failed with, which later writes then report, too, and the store is poisoned; FLATKV_E_INVALID_ARGUMENT for a ticket that the store did not give out, or a bad handle; FLATKV_E_CLOSED,
 /// FLATKV_E_FORKED. May be called several times for one ticket, from any thread. Cost: a load if it is done, else the
 /// rest of a drain.
 #[unsafe(no_mangle)]

@@ -516,25 +516,37 @@ impl Committer {
             }
         }
         if let Some(error) = failure {
+            if !matches!(error, Error::Closed) {
+                // It was accepted: whatever kept it from the log, nothing later may be acknowledged. A write that `close`
+                // overtook is refused like everything that comes later.
+                self.oplog.poison(&error.to_string());
+            }
             self.tickets.fail(first_ticket, &error);
         }
         let stage = self.lanes[lane].stage.lock();
         self.tickets.finish(lane, group.async_bytes, stage.as_ref().and_then(|group| group.first_ticket));
     }
 
-    /// Waits until `ticket` is durable.
+    /// Waits until `ticket` and every earlier one is durable.
     ///
     /// # Errors
-    /// The failure of that write; `InvalidArgument` for a ticket that was never given.
+    /// The failure of that write or an earlier one; `InvalidArgument` for a ticket that was never given.
     pub fn wait(&self, ticket: u64, sink: &dyn Publisher) -> Result<()> {
         let issued = self.tickets.last_issued();
         if ticket == 0 || ticket > issued {
             return Err(Error::InvalidArgument(format!("ticket {ticket}: tickets 1 to {issued} were given")));
         }
-        if self.tickets.durable() < ticket {
+        while self.tickets.durable() < ticket {
+            self.tickets.failure(ticket)?;
             self.lead_all(sink);
+            if self.tickets.durable() < ticket {
+                // An earlier ticket was drawn and its write is not staged yet: soon, unless that thread panicked.
+                self.tickets.failure(ticket)?;
+                self.oplog.check_poison()?;
+                std::thread::yield_now();
+            }
         }
-        self.tickets.failure(ticket)
+        Ok(())
     }
 
     /// Makes everything in every log durable.

@@ -4,6 +4,7 @@ mod forged;
 
 use super::Engine;
 use super::commit::Terms;
+use crate::error::Error;
 use crate::format::{Filter, HolderRecord, OpKind, OpSpec};
 use crate::index::hash::HashIndex;
 use crate::media::sim::{SimKind, SimMedia};
@@ -65,4 +66,43 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
     assert!(engine.extents.usage_bytes().0 > 0, "the winner is not durable: the extents may count again");
     engine.sync().expect("the medium works");
     assert_eq!(engine.extents.usage_bytes().0, 0, "the winner is durable");
+}
+
+/// A ticket that is drawn and not staged yet is invisible to whoever writes out what is staged.
+#[test]
+fn a_wait_returns_only_when_every_earlier_ticket_of_any_lane_is_done() {
+    let engine = engine_with_two_logs();
+    let other = 1 - thread_number() % 2;
+    let drawn = engine.committer.tickets.issue(other, 8);
+    let ticket = engine.put_async(b"key", b"value").expect("room");
+    assert!(drawn < ticket);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| engine.wait(ticket));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!waiter.is_finished(), "ticket {drawn} is not durable");
+        engine.committer.tickets.finish(other, 8, None);
+        waiter.join().expect("no panic").expect("both are durable");
+    });
+    assert_eq!(engine.durable_ticket(), ticket);
+}
+
+/// Whatever keeps an accepted write from the log is a failure that nobody may write past.
+#[test]
+fn an_accepted_write_that_fails_without_an_io_error_poisons_the_store() {
+    let engine = engine_with_two_logs();
+    let durable = engine.put_async(b"before", b"value").expect("room");
+    engine.wait(durable).expect("the medium works");
+    // Nothing that can be checked when a write is accepted: the last stamp is given meanwhile.
+    let failed = engine.put_async(b"key", b"value").expect("accepted");
+    engine.oplog.raise_floor(Seq::LAST);
+    for _ in 0..2 {
+        let error = engine.wait(failed).expect_err("no stamp is left");
+        assert!(matches!(error, Error::Unsupported(_)), "{error}");
+    }
+    engine.wait(durable).expect("it was durable before");
+    assert_eq!(engine.durable_ticket(), durable);
+    assert!(matches!(engine.health(), Err(Error::Poisoned(_))));
+    assert!(matches!(engine.put_async(b"later", b"value"), Err(Error::Poisoned(_))));
+    assert!(matches!(engine.put(&WriteOptions::default(), b"later", b"value"), Err(Error::Poisoned(_))));
+    assert_eq!(engine.get(b"before").expect("reads go on"), Some(b"value".to_vec()));
 }

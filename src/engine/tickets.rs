@@ -91,7 +91,7 @@ impl Tickets {
         self.reported.fetch_max(now, Ordering::SeqCst).max(now)
     }
 
-    /// The failure that `ticket` reports, if any.
+    /// The failure that `ticket` reports, if any: its own, or that of an earlier one.
     pub fn failure(&self, ticket: u64) -> Result<()> {
         if ticket < self.failed_from.load(Ordering::SeqCst) {
             return Ok(());
