@@ -5,18 +5,21 @@ mod forged;
 use super::Engine;
 use super::commit::Terms;
 use crate::error::Error;
-use crate::format::{Filter, HolderRecord, OpKind, OpSpec};
+use crate::format::{Filter, HolderRecord, OpKind, OpSpec, SegmentClass};
 use crate::index::hash::HashIndex;
-use crate::media::sim::{SimKind, SimMedia};
+use crate::media::sim::{Fault, SimKind, SimMedia};
 use crate::oplog::append::WriteMode;
 use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
 use crate::sync::{Arc, thread_number};
 use crate::testing;
-use crate::types::Seq;
+use crate::types::{LogId, Seq};
 
 fn engine_with_two_logs() -> Arc<Engine<HashIndex>> {
-    let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+    engine_on(Arc::new(SimMedia::new(SimKind::Pm, 1 << 20)))
+}
+
+fn engine_on(media: Arc<SimMedia>) -> Arc<Engine<HashIndex>> {
     let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
     let options = testing::with_logs(testing::options(), 2);
     Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh simulated pool")
@@ -105,4 +108,28 @@ fn an_accepted_write_that_fails_without_an_io_error_poisons_the_store() {
     assert!(matches!(engine.put_async(b"later", b"value"), Err(Error::Poisoned(_))));
     assert!(matches!(engine.put(&WriteOptions::default(), b"later", b"value"), Err(Error::Poisoned(_))));
     assert_eq!(engine.get(b"before").expect("reads go on"), Some(b"value".to_vec()));
+}
+
+/// Until the store was poisoned another log could be given the numbers of a head or segment whose drain had failed, and
+/// which might be on the medium all the same.
+#[test]
+fn numbers_of_a_head_or_segment_that_failed_half_way_are_not_given_again() {
+    for nth in [1, 2] {
+        let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+        let engine = engine_on(Arc::clone(&media));
+        let numbers = || {
+            let identities = engine.space.identities();
+            (identities.next_id, identities.digest_number)
+        };
+        let before = numbers();
+        media.inject(Fault::Drain { nth, times: 1 });
+        let slot = engine.space.take_slot(Purpose::Internal).expect("room");
+        engine.space.open_segment(SegmentClass::Extent, slot).expect_err("a drain fails");
+        let between = numbers();
+        assert!(between.0 > before.0, "drain {nth}");
+        media.inject(Fault::Drain { nth, times: 1 });
+        engine.oplog.roll_recovered(LogId(1), None).expect_err("a drain fails");
+        let after = numbers();
+        assert!(after.0 > between.0 && after.1 > between.1, "drain {nth}");
+    }
 }

@@ -71,12 +71,11 @@ impl OpLog {
         // Nothing in an earlier head of the log is newer, also if recovery found it there.
         let creation_seq = state.last_seq().max(self.floor());
         let header = SegmentHeader { id, slot, log, class: SegmentClass::LogHead, creation_seq };
+        identities.give(id, number);
         let durable = self.write_head(&header, &digest)?;
         self.space
             .activate(durable, SegmentState::Active, Site::ActiveFlush, Site::ActiveDrain)?
             .into_inner();
-        identities.next_id = digest.next_id;
-        identities.digest_number = digest.number;
         self.space.enter(&header, SlotState::Active);
         let body_len = Digest::encoded_len(digest.entries.len());
         Ok(Head::empty(self, slot, id, align_up(SEGMENT_BODY_OFFSET + body_len, SECTOR_BYTES) as u32))

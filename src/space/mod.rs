@@ -108,8 +108,8 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// The next segment id and digest number. No store uses them up; a forged pool may claim so, and numbers that the
-    /// next open would refuse must not be given.
+    /// The next segment id and digest number; [`Identities::give`] gives them. No store uses them up; a forged pool may
+    /// claim so, and numbers that the next open would refuse must not be given.
     ///
     /// # Errors
     /// `Unsupported`.
@@ -119,6 +119,13 @@ impl Identities {
             return Err(Error::Unsupported("the pool has used up its segment numbers".into()));
         }
         Ok((self.next_id, number))
+    }
+
+    /// Gives numbers, before anything that bears them is written: if that fails they may be on the medium, and nobody else
+    /// may get them.
+    pub fn give(&mut self, id: SegmentId, digest_number: u64) {
+        self.next_id = SegmentId(id.0 + 1);
+        self.digest_number = digest_number;
     }
 }
 
@@ -425,19 +432,20 @@ impl Space {
     /// `Io`: what of it is on the medium is unknown.
     pub fn open_segment(&self, class: SegmentClass, slot: SegmentSlot) -> Result<()> {
         let mut identities = self.identities.lock();
-        let id = match identities.next_numbers() {
-            Ok((id, _)) => id,
+        let (id, _) = match identities.next_numbers() {
+            Ok(numbers) => numbers,
             Err(error) => {
                 drop(identities);
                 self.return_slot(slot);
                 return Err(error);
             }
         };
+        let digest_number = identities.digest_number;
+        identities.give(id, digest_number);
         let header = SegmentHeader { id, slot, log: LogId(0), class, creation_seq: Seq::ZERO };
         let durable = self.write_header(&header, &[])?.drain(&*self.media, Site::OpenHeaderDrain)?;
         self.activate(durable, SegmentState::Open, Site::OpenSegmentFlush, Site::OpenSegmentDrain)?
             .into_inner();
-        identities.next_id = SegmentId(id.0 + 1);
         self.enter(&header, SlotState::Open);
         Ok(())
     }
