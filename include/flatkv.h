@@ -59,7 +59,8 @@ enum flatkv_status {
      */
     FLATKV_E_INVALID_ARGUMENT = 2,
     /**
-     * The operating system refused an operation; flatkv_last_error names it and its errno.
+     * The operating system refused an operation; flatkv_last_error names it and its errno. If it was a persist the
+     * store is poisoned, which flatkv_health tells; else (opening, growing, memory, reading) nothing was changed.
      */
     FLATKV_E_IO = 3,
     /**
@@ -363,10 +364,10 @@ flatkv_status_t flatkv_close(flatkv_t *store);
  * `store` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. A key has 1 to 65,536
  * bytes, a value 0 to 4 GiB - 1.
  * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle); FLATKV_E_TOO_LARGE, found before any
- * byte is read; FLATKV_E_NO_SPACE or FLATKV_E_TIMED_OUT when no room could be made; FLATKV_E_READ_ONLY;
- * FLATKV_E_CLOSED; FLATKV_E_FORKED; FLATKV_E_POISONED after an earlier failed persist. With all of these the old
- * value stays. FLATKV_E_IO if this persist fails: the store is poisoned, and which of the two values survived shows
- * when it is opened again. Safe from any thread. Cost: one drain, shared where writers meet; two for a value above
+ * byte is read; FLATKV_E_NO_SPACE when no room could be made; FLATKV_E_READ_ONLY; FLATKV_E_CLOSED; FLATKV_E_FORKED;
+ * FLATKV_E_POISONED after an earlier failed persist. With all of these the old value stays. FLATKV_E_IO if the system
+ * refused something: as long as flatkv_health answers FLATKV_OK the pool could not grow, and the old value stays; else
+ * a persist failed, the store is poisoned, and which of the two values survived shows when it is opened again. Safe from any thread. Cost: one drain, shared where writers meet; two for a value above
  * "inline_value_bytes_max".
  */
 flatkv_status_t flatkv_put(flatkv_t *store,

@@ -35,7 +35,8 @@ pub mod status {
 pub enum Error {
     /// An argument is outside what the call accepts; nothing was changed.
     InvalidArgument(String),
-    /// The operating system refused an operation.
+    /// The operating system refused an operation. If it was a persist the store is poisoned, which `health` tells; else
+    /// (opening, growing, memory, reading) nothing was changed.
     Io {
         /// The operation, e.g. `pwrite` or `open /data/orders.fkv`.
         what: String,

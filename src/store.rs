@@ -84,8 +84,9 @@ impl Store {
     ///
     /// # Errors
     /// `InvalidArgument` (empty key), `TooLarge` (key above 64 KiB, value of 4 GiB or more), `NoSpace`, `ReadOnly`,
-    /// `Closed`, `Forked`, `Poisoned` after an earlier failed drain: the old value stays. `Io` if this drain fails: the
-    /// store is poisoned and recovery decides which value survived.
+    /// `Closed`, `Forked`, `Poisoned` after an earlier failed drain: the old value stays. `Io`: as long as
+    /// [`Store::health`] is well the pool could not grow, and the old value stays; else this drain failed, the store is
+    /// poisoned, and recovery decides which value survived.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         self.handle.engine.put(&WriteOptions::default(), key, value)
     }

@@ -272,6 +272,41 @@ fn a_growth_that_fails_with_an_io_error_leaves_the_store_usable() {
     }
 }
 
+/// The fsync of a growth covers the pages of every write that nobody drained yet. On a file the store said that it was well
+/// until the next drain; on persistent memory data does not depend on it.
+#[test]
+fn a_growth_whose_fsync_fails_poisons_a_file_at_once() {
+    let turn = Turn::take();
+    for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
+        for len in [2000, 100_000] {
+            let directory = memory_dir();
+            turn.arm(Terrain::Plain, None);
+            let store = work::options(media, Terrain::Plain).open(directory.path().join("pool.fkv")).unwrap();
+            let fault = Fault { site: CallSite::GrowSync, failure: FAILURES[0], for_ever: false, nth: 1 };
+            turn.arm(Terrain::Plain, Some(fault));
+            let mut stored = 0_u32;
+            let error = loop {
+                match store.put(&stored.to_le_bytes(), &vec![7; len]) {
+                    Ok(()) => stored += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, flatkv::Error::Io { errno: libc::EIO, .. }), "{error}");
+            if media == MediaChoice::File {
+                assert!(matches!(store.health(), Err(flatkv::Error::Poisoned(_))));
+                let os = flatkv::WriteOptions::new().durability(flatkv::Durability::Os);
+                let refused = store.put_with(&os, b"key", b"value");
+                assert!(matches!(refused, Err(flatkv::Error::Poisoned(_))), "{refused:?}");
+            } else {
+                store.health().unwrap();
+                store.put(&stored.to_le_bytes(), &vec![7; len]).unwrap();
+            }
+            (0..stored).for_each(|number| assert!(store.exists(&number.to_le_bytes()).unwrap()));
+            turn.lift();
+        }
+    }
+}
+
 #[test]
 fn every_drain_fails_once_and_a_power_cut_after_the_next_open_loses_nothing() {
     for (kind, cache) in [

@@ -17,7 +17,8 @@ pub enum flatkv_status {
     FLATKV_NOT_FOUND = 1,
     /// An argument is outside what the call accepts; nothing was changed.
     FLATKV_E_INVALID_ARGUMENT = 2,
-    /// The operating system refused an operation; flatkv_last_error names it and its errno.
+    /// The operating system refused an operation; flatkv_last_error names it and its errno. If it was a persist the
+    /// store is poisoned, which flatkv_health tells; else (opening, growing, memory, reading) nothing was changed.
     FLATKV_E_IO = 3,
     /// The data does not fit into the quota or onto the device; nothing was changed.
     FLATKV_E_NO_SPACE = 4,

@@ -14,10 +14,10 @@ use std::ffi::c_void;
 /// `store` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. A key has 1 to 65,536
 /// bytes, a value 0 to 4 GiB - 1.
 /// Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle); FLATKV_E_TOO_LARGE, found before any
-/// byte is read; FLATKV_E_NO_SPACE or FLATKV_E_TIMED_OUT when no room could be made; FLATKV_E_READ_ONLY;
-/// FLATKV_E_CLOSED; FLATKV_E_FORKED; FLATKV_E_POISONED after an earlier failed persist. With all of these the old
-/// value stays. FLATKV_E_IO if this persist fails: the store is poisoned, and which of the two values survived shows
-/// when it is opened again. Safe from any thread. Cost: one drain, shared where writers meet; two for a value above
+/// byte is read; FLATKV_E_NO_SPACE when no room could be made; FLATKV_E_READ_ONLY; FLATKV_E_CLOSED; FLATKV_E_FORKED;
+/// FLATKV_E_POISONED after an earlier failed persist. With all of these the old value stays. FLATKV_E_IO if the system
+/// refused something: as long as flatkv_health answers FLATKV_OK the pool could not grow, and the old value stays; else
+/// a persist failed, the store is poisoned, and which of the two values survived shows when it is opened again. Safe from any thread. Cost: one drain, shared where writers meet; two for a value above
 /// "inline_value_bytes_max".
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_put(

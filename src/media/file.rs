@@ -120,6 +120,10 @@ impl Media for FileMedium {
         self.allocate(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))
     }
 
+    fn failed_sync(&self) -> Option<Error> {
+        self.syncs.failed().map(|errno| self.pool.error(format_args!("an earlier sync"), errno))
+    }
+
     /// An append is a `pwrite`, which faults nothing; what this saves is the read of a page that is not cached.
     fn prefault(&self, range: MediaRange) {
         self.region.populate(range, false);
@@ -149,6 +153,10 @@ impl SyncTurns {
     /// Returns once a sync that *started* after this call has succeeded; runs it unless another thread does.
     fn sync_shared(&self, sync: impl FnOnce() -> Sys<()>) -> Sys<()> {
         self.sync(true, sync)
+    }
+
+    fn failed(&self) -> Option<Errno> {
+        self.state.lock().failed
     }
 
     /// Runs a sync of its own kind (`fsync`), which a shared `fdatasync` does not stand for.

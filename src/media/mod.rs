@@ -28,7 +28,7 @@ pub use site::Site;
 #[cfg(feature = "sim")]
 pub use sys::{CallFault, CallSite, set_call_fault_hook};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sync::Arc;
 use crate::types::MediaRange;
 use std::path::Path;
@@ -153,8 +153,13 @@ pub trait Media: Send + Sync {
     /// writes no metadata.
     ///
     /// # Errors
-    /// `NoSpace` when the device is full, `Io`; the length is then unchanged.
+    /// `NoSpace` when the device is full, `Io`; the length is then unchanged. Ask [`Media::failed_sync`] what else is.
     fn grow(&self, len_bytes: u64) -> Result<()>;
+    /// The failure that every later drain will answer, once a sync has failed, also one of a growth: on files that may have
+    /// left any page clean and not on the disk.
+    fn failed_sync(&self) -> Option<Error> {
+        None
+    }
     /// Touches the pages of `range` so that the next append does not fault. A hint: free bytes only, errors are ignored.
     fn prefault(&self, range: MediaRange);
     /// Makes a pool that `open` created under no name visible under its path, durably. No-op for an existing one.

@@ -25,6 +25,34 @@ pub struct Log {
     appended_position: AtomicU64,
 }
 
+/// Why appends are refused. An allocation of its own, which is written once: every append reads it.
+#[derive(Default)]
+struct Poison {
+    is_set: AtomicBool,
+    reason: Mutex<String>,
+}
+
+impl Poison {
+    /// The first reason counts.
+    fn set(&self, reason: &str) {
+        let mut stored = self.reason.lock();
+        if !self.is_set.load(Ordering::Acquire) {
+            *stored = reason.to_string();
+            self.is_set.store(true, Ordering::Release);
+        }
+    }
+
+    #[inline]
+    fn check(&self) -> Result<()> {
+        if self.is_set.load(Ordering::Acquire) { Err(self.error()) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn error(&self) -> Error {
+        Error::Poisoned(self.reason.lock().clone())
+    }
+}
+
 /// All logs of a store.
 pub struct OpLog {
     media: Arc<dyn Media>,
@@ -32,8 +60,7 @@ pub struct OpLog {
     logs: Box<[CachePadded<Log>]>,
     /// Every later stamp exceeds it. Raised rarely, read by every append.
     floor: CachePadded<AtomicU64>,
-    poisoned: AtomicBool,
-    poison_reason: Mutex<String>,
+    poison: Arc<Poison>,
     align_bytes: u64,
     rolls: AtomicU64,
     /// About how many keys the store has; goes into the next digest.
@@ -58,13 +85,15 @@ impl OpLog {
                 })
             })
             .collect();
+        let poison = Arc::new(Poison::default());
+        let by_growth = Arc::clone(&poison);
+        space.call_on_failed_sync(move |error| by_growth.set(&error.to_string()));
         OpLog {
             media,
             space,
             logs,
             floor: CachePadded::new(AtomicU64::new(0)),
-            poisoned: AtomicBool::new(false),
-            poison_reason: Mutex::new(String::new()),
+            poison,
             align_bytes,
             rolls: AtomicU64::new(0),
             live_entries: AtomicU64::new(0),
@@ -153,25 +182,13 @@ impl OpLog {
 
     /// Refuses every later append: a persist failed or a bug was caught, and what is on the medium is unknown.
     pub fn poison(&self, reason: &str) {
-        let mut stored = self.poison_reason.lock();
-        if !self.poisoned.load(Ordering::Acquire) {
-            *stored = reason.to_string();
-            self.poisoned.store(true, Ordering::Release);
-        }
+        self.poison.set(reason);
     }
 
     /// `Poisoned` if an earlier persist failed.
     #[inline]
     pub fn check_poison(&self) -> Result<()> {
-        if self.poisoned.load(Ordering::Acquire) {
-            return Err(self.poison_error());
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn poison_error(&self) -> Error {
-        Error::Poisoned(self.poison_reason.lock().clone())
+        self.poison.check()
     }
 
     /// Most bytes of one frame, wherever it is put: what an empty head of this pool takes with `entries` entries, with

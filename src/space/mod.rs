@@ -13,7 +13,7 @@ use crate::format::{
 };
 use crate::media::durable::{Dirty, Durable, InFlight};
 use crate::media::{Media, Site};
-use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
 use std::collections::BTreeSet;
 use table::{SegmentTable, SlotState};
@@ -145,6 +145,8 @@ pub struct Space {
     /// Free slots kept for deletes, rolls and recovery.
     reserve: u32,
     grown_in_foreground: AtomicU64,
+    /// Told that a sync of a growth failed, before whoever asked for the growth is.
+    on_failed_sync: OnceLock<Box<dyn Fn(&Error) + Send + Sync>>,
 }
 
 impl Space {
@@ -173,7 +175,13 @@ impl Space {
             quota,
             reserve: logs as u32 + RESERVE_SLOTS,
             grown_in_foreground: AtomicU64::new(0),
+            on_failed_sync: OnceLock::new(),
         }
+    }
+
+    /// Has `call` called when a sync of a growth fails, after which no drain can succeed.
+    pub fn call_on_failed_sync(&self, call: impl Fn(&Error) + Send + Sync + 'static) {
+        assert!(self.on_failed_sync.set(Box::new(call)).is_ok(), "one listener");
     }
 
     /// The geometry.
@@ -221,7 +229,7 @@ impl Space {
     /// Takes a free slot, growing the pool if need be.
     ///
     /// # Errors
-    /// `NoSpace`, `Io` from growth: nothing was changed. If it was a sync that failed, the next drain fails too.
+    /// `NoSpace`, `Io` from growth: nothing was changed. If it was a sync on a file that failed, the store is poisoned.
     pub fn take_slot(&self, purpose: Purpose) -> Result<SegmentSlot> {
         let keep = self.kept_from(purpose);
         loop {
@@ -332,12 +340,16 @@ impl Space {
         if target <= slots {
             return Err(self.no_space(self.growth_limit()));
         }
-        match self.media.grow(self.geometry.pool_len(target)) {
-            Ok(()) => {}
-            Err(Error::NoSpace { .. }) if target > slots + 1 => {
-                self.media.grow(self.geometry.pool_len(slots + 1)).map_err(|e| self.device_full(e))?;
+        let mut grown = self.media.grow(self.geometry.pool_len(target));
+        if matches!(grown, Err(Error::NoSpace { .. })) && target > slots + 1 {
+            grown = self.media.grow(self.geometry.pool_len(slots + 1));
+        }
+        if let Err(error) = grown {
+            // The growth is undone, but its sync covered everybody's pages: the store must say so now.
+            if let (Some(failure), Some(tell)) = (self.media.failed_sync(), self.on_failed_sync.get()) {
+                tell(&failure);
             }
-            Err(error) => return Err(self.device_full(error)),
+            return Err(self.device_full(error));
         }
         let now = self.geometry.usable_slots_in(self.media.len_bytes());
         self.free.lock().extend(slots..now);
