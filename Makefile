@@ -19,8 +19,9 @@ export PREFIX LIBDIR INCLUDEDIR DESTDIR
 -include mk/crash.mk
 -include mk/guest.mk
 -include mk/hunt.mk
+-include mk/bench.mk
 
-.PHONY: help run build check test crash bench fixtures install uninstall clean deps
+.PHONY: help run build check test crash fixtures install uninstall clean deps
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,9 +43,6 @@ test: ## Everything that must hold: check, Rust tests, C tests, examples, a smal
 
 crash: ## Sweep the crash points on the simulated medium; SEED= POINT= IMAGE= replays one
 	@scripts/crash.sh
-
-bench: ## Run the engine's benchmarks
-	@scripts/bench.sh
 
 fixtures: ## Write the pools in tests/fixtures of the present format; never replaces one
 	cargo test --quiet --features sim --test fixtures -- --ignored write_the_fixtures

@@ -7,7 +7,10 @@ export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features sim; }
 
-licences() { cargo deny --offline check licenses bans sources; }
+licences() {
+    cargo deny --offline check licenses bans sources
+    cargo deny --offline --manifest-path tools/bench/Cargo.toml check --config tools/bench/deny.toml licenses bans sources
+}
 
 scripts_parse() {
     local script
@@ -22,6 +25,7 @@ check() {
     step "format" cargo fmt --all --check
     step "clippy, warnings denied" cargo clippy --all-targets --features sim -- -D warnings
     step "clippy of what is shipped, warnings denied" cargo clippy -- -D warnings
+    step "clippy of the benchmark, warnings denied" cargo clippy -p flatkv-bench --all-targets -- -D warnings
     step "documentation, warnings denied" docs
     if [ -e tests/tidy.rs ]; then
         step "floors and house rules" cargo test --quiet --features sim --test tidy
@@ -93,6 +97,9 @@ tests() {
     else
         not_run "power cuts and a bad page on a DAX mount, in a guest" "${reason:-tests/guest/run.py prepare failed}"
     fi
+    step "tests of the benchmark" cargo test --quiet -p flatkv-bench
+    # No time is judged here: the run shows that the benchmark still fits the library.
+    step "a fast run of the benchmark" make --no-print-directory bench FAST=1 KEYS= OPS= ROUNDS= DIR= ONLY= BASE= JSON=
     step "kill -9 over and over, on the shipped library" make --no-print-directory kill-loop
     if strace -qq -o /dev/null -e inject=getppid:error=EIO true 2>/dev/null; then
         step "faults from outside, on the shipped library" make --no-print-directory faults-outside

@@ -1,0 +1,233 @@
+//! What FlatKV reaches, beside what the machine allows and what other stores reach. See docs/performance/README.md.
+
+mod engine;
+mod flatkv;
+mod goals;
+mod ideal;
+mod keys;
+mod library;
+mod machine;
+mod measure;
+mod own;
+mod papaya_map;
+mod pmem;
+mod report;
+
+use crate::flatkv::Flatkv;
+use crate::own::{Build, Plan};
+use lexopt::prelude::*;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const USAGE: &str = "\
+usage: flatkv-bench own [options]     FlatKV beside the machine's limits, an idealised log+hash and papaya
+
+  --library PATH     libflatkv.so to measure (target/release/libflatkv.so)
+  --base PATH        another build, measured beside it as `base`
+  --keys N           keys (2000000)         --value N     bytes of a value (64)
+  --ops N            calls per phase (as many as keys)
+  --rounds N         rounds (3)             --fast        a few seconds, to see that it runs
+  --growth-keys N    keys the index grows to (5 times keys)
+  --dram-keys N      keys up to which DRAM per key is sampled (8 times keys, 0: not)
+  --dir DIR          a folder on a disk, for what is measured on files (target/bench)
+  --memory-dir DIR   a folder in memory that stands in for persistent memory (/dev/shm)
+  --only PART,..     limits, memory, growth, file, dram
+  --json FILE        where the results go as JSON
+";
+
+struct Arguments {
+    library: PathBuf,
+    base: Option<PathBuf>,
+    keys: Option<u64>,
+    ops: Option<u64>,
+    value_bytes: usize,
+    rounds: Option<usize>,
+    growth_keys: Option<u64>,
+    dram_keys: Option<u64>,
+    dir: PathBuf,
+    memory_dir: PathBuf,
+    only: Vec<String>,
+    json: Option<PathBuf>,
+    is_fast: bool,
+}
+
+fn arguments() -> Result<(String, Arguments), lexopt::Error> {
+    let mut command = None;
+    let mut arguments = Arguments {
+        library: "target/release/libflatkv.so".into(),
+        base: None,
+        keys: None,
+        ops: None,
+        value_bytes: 64,
+        rounds: None,
+        growth_keys: None,
+        dram_keys: None,
+        dir: "target/bench".into(),
+        memory_dir: "/dev/shm".into(),
+        only: Vec::new(),
+        json: None,
+        is_fast: false,
+    };
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("library") => arguments.library = parser.value()?.into(),
+            Long("base") => arguments.base = Some(parser.value()?.into()),
+            Long("keys") => arguments.keys = Some(parser.value()?.parse()?),
+            Long("ops") => arguments.ops = Some(parser.value()?.parse()?),
+            Long("value") => arguments.value_bytes = parser.value()?.parse()?,
+            Long("rounds") => arguments.rounds = Some(parser.value()?.parse()?),
+            Long("growth-keys") => arguments.growth_keys = Some(parser.value()?.parse()?),
+            Long("dram-keys") => arguments.dram_keys = Some(parser.value()?.parse()?),
+            Long("dir") => arguments.dir = parser.value()?.into(),
+            Long("memory-dir") => arguments.memory_dir = parser.value()?.into(),
+            Long("only") => {
+                arguments.only = parser.value()?.string()?.split(',').map(str::to_string).collect();
+            }
+            Long("json") => arguments.json = Some(parser.value()?.into()),
+            Long("fast") => arguments.is_fast = true,
+            Short('h') | Long("help") => {
+                print!("{USAGE}");
+                std::process::exit(0);
+            }
+            Value(word) if command.is_none() => command = Some(word.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok((command.ok_or("a command is missing: own")?, arguments))
+}
+
+fn builds(arguments: &Arguments) -> Result<Vec<Build>, String> {
+    let mut builds = vec![("flatkv".to_string(), Flatkv::load(&arguments.library)?)];
+    if let Some(base) = &arguments.base {
+        builds.push(("base".into(), Flatkv::load(base)?));
+    }
+    Ok(builds)
+}
+
+fn own(arguments: &Arguments) -> Result<(), String> {
+    let is_fast = arguments.is_fast;
+    let keys = arguments.keys.unwrap_or(if is_fast { 20_000 } else { 2_000_000 });
+    let plan = Plan {
+        keys,
+        ops: arguments.ops.unwrap_or(keys),
+        value_bytes: arguments.value_bytes,
+        rounds: arguments.rounds.unwrap_or(if is_fast { 1 } else { 3 }),
+        growth_keys: arguments.growth_keys.unwrap_or(5 * keys),
+        // Below a million keys the program itself is what is sampled.
+        dram_keys: arguments.dram_keys.unwrap_or(if is_fast { 0 } else { 8 * keys }),
+        time: Duration::from_millis(if is_fast { 50 } else { 1000 }),
+        chase_bytes: if is_fast { 16 << 20 } else { 1 << 30 },
+        library: arguments.library.clone(),
+        memory_dir: arguments.memory_dir.clone(),
+        file_dir: arguments.dir.clone(),
+        only: arguments.only.clone(),
+    };
+    let builds = builds(arguments)?;
+    let machine = machine::description();
+    let file_system = {
+        let probe = own::folder(&plan.file_dir);
+        machine::file_system(probe.path())
+    };
+    let figures = own::run(&plan, &builds);
+
+    println!(
+        "FlatKV {}, {} keys of {} bytes, values of {} bytes, {} calls per phase, medians of {} rounds",
+        builds[0].1.version(),
+        plan.keys,
+        keys::KEY_BYTES,
+        plan.value_bytes,
+        plan.ops,
+        plan.rounds
+    );
+    println!("machine: {machine}");
+    println!(
+        "persistent memory is emulated: a mapping of tmpfs, flushed and fenced; it survives no power cut"
+    );
+    println!("files are on {file_system}");
+    if plan.dram_keys == 0 {
+        println!("not run: DRAM per key, because no number of keys was given for it");
+    }
+    if file_system == "tmpfs" {
+        println!("not run: files, because their folder is in memory: name one on a disk with DIR=");
+    }
+    if plan.value_bytes != papaya_map::VALUE_BYTES {
+        println!("not run: papaya, because it is measured with values of {} bytes", papaya_map::VALUE_BYTES);
+    }
+    println!();
+    report::figures(&figures);
+    println!();
+    let goals = goals::judge(&figures, "flatkv");
+    report::goals(&goals);
+    println!(
+        "\nnot run: the medium model in virtual time, because the engine has none yet; goals against other stores: make bench-peers"
+    );
+    if is_fast {
+        println!("figures of a fast run show that it runs, and nothing else");
+    }
+    if arguments.base.is_some() {
+        println!();
+        compare(&figures);
+    }
+    if let Some(path) = &arguments.json {
+        let goals: Vec<_> = goals.iter().map(goals::Goal::json).collect();
+        report::write_json(
+            path,
+            &json!({
+                "command": "make bench",
+                "machine": machine,
+                "file_system": file_system,
+                "keys": plan.keys, "key_bytes": keys::KEY_BYTES, "value_bytes": plan.value_bytes,
+                "calls_per_phase": plan.ops, "rounds": plan.rounds,
+                "figures": report::figures_json(&figures),
+                "goals": goals,
+            }),
+        );
+    }
+    Ok(())
+}
+
+/// What `own` starts for one of its figures.
+fn sample_dram(arguments: &Arguments) -> Result<(), String> {
+    let library = Flatkv::load(&arguments.library)?;
+    let keys = arguments.dram_keys.ok_or("--dram-keys is missing")?;
+    let (average, worst) = own::sample_dram(&library, &arguments.memory_dir, keys, arguments.value_bytes);
+    println!("{average} {worst}");
+    Ok(())
+}
+
+/// The two builds beside each other.
+fn compare(figures: &measure::Figures) {
+    let rows: Vec<Vec<String>> = figures
+        .iter()
+        .filter_map(|(name, unit, _)| {
+            let (_, phase) = name.split_once("flatkv: ")?;
+            let base = format!("base: {phase}");
+            let ratio = figures.ratio(name, &base)?;
+            Some(vec![
+                phase.to_string(),
+                unit.to_string(),
+                report::maybe(figures.median(&base)),
+                report::maybe(figures.median(name)),
+                report::digits(ratio),
+            ])
+        })
+        .collect();
+    report::table(&["phase", "unit", "base", "flatkv", "ratio"], &rows);
+}
+
+fn main() {
+    let result =
+        arguments().map_err(|error| format!("{error}\n{USAGE}")).and_then(
+            |(command, arguments)| match command.as_str() {
+                "own" => own(&arguments),
+                "sample-dram" => sample_dram(&arguments),
+                other => Err(format!("unknown command {other}\n{USAGE}")),
+            },
+        );
+    if let Err(error) = result {
+        eprintln!("flatkv-bench: {error}");
+        std::process::exit(2);
+    }
+}

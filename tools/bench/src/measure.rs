@@ -1,0 +1,180 @@
+//! Timing: closed loops of a number of calls or for a time, on one or more threads; figures of several rounds.
+
+use crate::engine::{Engine, Session};
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Calls between two looks at whether the time is over.
+const CALLS_PER_LOOK: u64 = 16;
+
+/// Millions of calls per second of `calls` calls made by `threads` threads together: `call(session, thread, i)`, with
+/// `i` below `calls / threads` for each thread. A session that has asynchronous writes is waited for within the time.
+pub fn counted(
+    engine: &dyn Engine,
+    threads: usize,
+    calls: u64,
+    call: &(dyn Fn(&mut dyn Session, usize, u64) + Sync),
+) -> f64 {
+    let each = calls / threads as u64;
+    let spans = on_threads(engine, threads, &|session, thread| {
+        for i in 0..each {
+            call(session, thread, i);
+        }
+        each
+    });
+    rate(&spans)
+}
+
+/// Millions of calls per second that `threads` threads make together in about `time`.
+pub fn timed(
+    engine: &dyn Engine,
+    threads: usize,
+    time: Duration,
+    call: &(dyn Fn(&mut dyn Session, usize, u64) + Sync),
+) -> f64 {
+    let over = AtomicBool::new(false);
+    let spans = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(time);
+            over.store(true, Ordering::Relaxed);
+        });
+        on_threads(engine, threads, &|session, thread| {
+            let mut i = 0;
+            while !over.load(Ordering::Relaxed) {
+                for _ in 0..CALLS_PER_LOOK {
+                    call(session, thread, i);
+                    i += 1;
+                }
+            }
+            i
+        })
+    });
+    rate(&spans)
+}
+
+struct Span {
+    from: Instant,
+    to: Instant,
+    calls: u64,
+}
+
+fn rate(spans: &[Span]) -> f64 {
+    let from = spans.iter().map(|span| span.from).min().expect("at least one thread");
+    let to = spans.iter().map(|span| span.to).max().expect("at least one thread");
+    let calls: u64 = spans.iter().map(|span| span.calls).sum();
+    calls as f64 / (to - from).as_secs_f64() / 1e6
+}
+
+fn on_threads(
+    engine: &dyn Engine,
+    threads: usize,
+    body: &(dyn Fn(&mut dyn Session, usize) -> u64 + Sync),
+) -> Vec<Span> {
+    let start = Barrier::new(threads);
+    let work = |thread| {
+        let mut session = engine.session();
+        start.wait();
+        let from = Instant::now();
+        let calls = body(session.as_mut(), thread);
+        session.wait();
+        Span { from, to: Instant::now(), calls }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a measured thread failed")).collect()
+    })
+}
+
+/// Nanoseconds per step of `steps` steps.
+pub fn ns_per_step(steps: u64, body: impl FnOnce()) -> f64 {
+    let started = Instant::now();
+    body();
+    started.elapsed().as_nanos() as f64 / steps as f64
+}
+
+/// The middle of some numbers.
+pub fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+/// What was measured, by name, one number per round. Ratios are made within a round, where both sides met the same machine.
+#[derive(Default)]
+pub struct Figures {
+    rounds: BTreeMap<String, (&'static str, Vec<f64>)>,
+    order: Vec<String>,
+}
+
+impl Figures {
+    pub fn add(&mut self, name: impl Into<String>, unit: &'static str, number: f64) {
+        let name = name.into();
+        if !self.rounds.contains_key(&name) {
+            self.order.push(name.clone());
+        }
+        self.rounds.entry(name).or_insert((unit, Vec::new())).1.push(number);
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.rounds.contains_key(name)
+    }
+
+    pub fn rounds(&self, name: &str) -> &[f64] {
+        self.rounds.get(name).map_or(&[], |(_, numbers)| numbers)
+    }
+
+    pub fn median(&self, name: &str) -> Option<f64> {
+        self.has(name).then(|| median(self.rounds(name)))
+    }
+
+    /// The median over the rounds of `over(name, of)` within one round.
+    pub fn combine(&self, name: &str, of: &str, over: impl Fn(f64, f64) -> f64) -> Option<f64> {
+        let (a, b) = (self.rounds(name), self.rounds(of));
+        if a.is_empty() || a.len() != b.len() {
+            return None;
+        }
+        Some(median(&a.iter().zip(b).map(|(a, b)| over(*a, *b)).collect::<Vec<_>>()))
+    }
+
+    /// How often `name` is in `of`.
+    pub fn ratio(&self, name: &str, of: &str) -> Option<f64> {
+        self.combine(name, of, |a, b| a / b)
+    }
+
+    /// Name, unit and the numbers of all rounds, in the order of their first measurement.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &'static str, &[f64])> {
+        self.order.iter().map(|name| {
+            let (unit, numbers) = &self.rounds[name];
+            (name.as_str(), *unit, numbers.as_slice())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_of_rounds_lies_between_the_middle_ones() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn ratios_are_made_within_a_round() {
+        let mut figures = Figures::default();
+        for (ours, limit) in [(1.0, 2.0), (10.0, 10.0), (3.0, 6.0)] {
+            figures.add("ours", "M/s", ours);
+            figures.add("limit", "M/s", limit);
+        }
+        assert_eq!(figures.ratio("ours", "limit"), Some(0.5));
+        assert_eq!(figures.ratio("ours", "nothing"), None);
+    }
+}
