@@ -4,7 +4,11 @@
 # BASE=another-libflatkv.so JSON=file
 export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON
 
-.PHONY: bench
+.PHONY: bench bench-instructions
 
 bench: lib ## Limits, idealised log+hash and FlatKV through its C interface, as ratios (KEYS= FAST=1 DIR= BASE=old.so)
 	@scripts/bench.sh own
+
+bench-instructions: lib ## Instructions of put, get and multi-get against the known ones (UPDATE=1 writes them)
+	@cargo build --quiet --release -p flatkv-bench
+	@scripts/bench_instructions.py $(if $(UPDATE),--update)

@@ -100,6 +100,12 @@ tests() {
     step "tests of the benchmark" cargo test --quiet -p flatkv-bench
     # No time is judged here: the run shows that the benchmark still fits the library.
     step "a fast run of the benchmark" make --no-print-directory bench FAST=1 KEYS= OPS= ROUNDS= DIR= ONLY= BASE= JSON=
+    reason=$(scripts/bench_instructions.py --why-not)
+    if [ -z "$reason" ]; then
+        step "instructions of the library's calls" make --no-print-directory bench-instructions UPDATE=
+    else
+        not_run "instructions of the library's calls" "$reason"
+    fi
     step "kill -9 over and over, on the shipped library" make --no-print-directory kill-loop
     if strace -qq -o /dev/null -e inject=getppid:error=EIO true 2>/dev/null; then
         step "faults from outside, on the shipped library" make --no-print-directory faults-outside

@@ -197,6 +197,14 @@ fn sample_dram(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
+/// Makes calls of one kind into a store of `keys` keys, for who counts their instructions.
+fn calls(arguments: &Arguments) -> Result<(), String> {
+    let library = Flatkv::load(&arguments.library)?;
+    let keys = arguments.keys.unwrap_or(20_000);
+    let kind = arguments.only.first().ok_or("--only is missing: insert, overwrite, get, multi-get, ..")?;
+    own::make_calls(&library, &arguments.memory_dir, keys, arguments.value_bytes, kind)
+}
+
 /// The two builds beside each other.
 fn compare(figures: &measure::Figures) {
     let rows: Vec<Vec<String>> = figures
@@ -223,6 +231,7 @@ fn main() {
             |(command, arguments)| match command.as_str() {
                 "own" => own(&arguments),
                 "sample-dram" => sample_dram(&arguments),
+                "calls" => calls(&arguments),
                 other => Err(format!("unknown command {other}\n{USAGE}")),
             },
         );

@@ -413,6 +413,51 @@ pub fn sample_dram(
     (average, samples.iter().copied().fold(0.0, f64::max))
 }
 
+/// Loads `keys` keys and then makes as many calls of one kind (groups count as their keys). The load uses another function
+/// of the library than the calls do, so that a profiler can tell them apart by name.
+pub fn make_calls(
+    library: &Arc<Flatkv>,
+    memory_dir: &Path,
+    keys: u64,
+    value_bytes: usize,
+    kind: &str,
+) -> Result<(), String> {
+    let dir = folder(memory_dir);
+    let store = library.open(&dir.path().join("calls.fkv"), &[("media", "emulated-pm")]);
+    let mut session = store.session();
+    let session = session.as_mut();
+    let numbers = keys::stream(Spread::Uniform, keys, keys, 3);
+    let mut values = vec![7; GROUP * value_bytes];
+    let order = || numbers.iter().map(|number| keys::key((*number).into()));
+    let groups: Vec<Vec<Key>> = order().collect::<Vec<_>>().chunks(GROUP).map(<[Key]>::to_vec).collect();
+    let load = |session: &mut dyn Session, by_put: bool| {
+        let value = vec![7; value_bytes];
+        for first in (0..keys).step_by(GROUP) {
+            let group: Vec<Key> = (first..keys.min(first + GROUP as u64)).map(keys::key).collect();
+            if by_put {
+                group.iter().for_each(|key| session.put(key, &value));
+            } else {
+                session.put_many(&group, &value);
+            }
+        }
+    };
+    load(session, ["insert", "batch"].contains(&kind));
+    match kind {
+        "insert" => {}
+        "overwrite" => order().for_each(|key| session.put(&key, &values[..value_bytes])),
+        "async" => {
+            order().for_each(|key| session.put_async(&key, &values[..value_bytes]));
+            session.wait();
+        }
+        "batch" => groups.iter().for_each(|group| session.put_many(group, &values[..value_bytes])),
+        "get" => order().for_each(|key| assert!(session.get(&key, &mut values).is_some())),
+        "miss" => (0..keys).for_each(|i| assert!(session.get(&keys::missing(i), &mut values).is_none())),
+        "multi-get" => groups.iter().for_each(|group| session.multi_get(group, &mut values)),
+        _ => return Err(format!("unknown kind of call {kind}")),
+    }
+    Ok(())
+}
+
 pub fn rss_anon_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux 4.5 or later");
