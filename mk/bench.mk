@@ -2,12 +2,18 @@
 
 # What `make bench` takes: KEYS= OPS= VALUE= ROUNDS= FAST=1 DIR=folder-on-a-disk ONLY=limits,memory,growth,file,dram
 # BASE=another-libflatkv.so JSON=file
-export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON
+# What `make bench-peers` takes: the same, but ONLY=names of engines, and RATE= SYNC_RATE= calls per second of the open loop,
+# TIME_MS= longest time of a phase, PLOTS=folder
+export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON RATE SYNC_RATE TIME_MS PLOTS
 
-.PHONY: bench bench-instructions
+.PHONY: bench bench-peers bench-instructions
 
 bench: lib ## Limits, idealised log+hash and FlatKV through its C interface, as ratios (KEYS= FAST=1 DIR= BASE=old.so)
 	@scripts/bench.sh own
+
+bench-peers: lib ## RocksDB, LMDB, LevelDB, SQLite, redb, fjall, sled and FlatKV in one run (KEYS= FAST=1 DIR= ONLY=names)
+	@scripts/ensure_tools.sh bench || echo "going on without what is missing: its engines are printed as not run"
+	@scripts/bench.sh peers
 
 bench-instructions: lib ## Instructions of put, get and multi-get against the known ones (UPDATE=1 writes them)
 	@cargo build --quiet --release -p flatkv-bench

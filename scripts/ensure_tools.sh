@@ -1,6 +1,6 @@
 #!/bin/sh
 # Are the tools there? As root on a system with apt what is missing is installed, otherwise it is asked for.
-# Usage: scripts/ensure_tools.sh run|test   (test needs rustfmt and clippy, too)
+# Usage: scripts/ensure_tools.sh run|test|bench   (test needs rustfmt and clippy, too; bench the stores to compare with)
 set -eu
 cd "$(dirname "$0")/.."
 what=${1:-test}
@@ -10,6 +10,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 # True if version $1 is at least $2; both are numbers with points.
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -t. -k1,1n -k2,2n -k3,3n | head -n 1)" = "$2" ]; }
+
+# True if a program that asks the loader for lib$1.so gets it.
+has_library() { python3 -c 'import ctypes, sys; ctypes.CDLL(f"lib{sys.argv[1]}.so")' "$1" 2>/dev/null; }
 
 rust_version() { cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p'; }
 
@@ -24,6 +27,11 @@ missing_packages() {
     have python3 || echo python3
     have objdump && have ld || echo binutils
     rust_is_good || echo rust
+    if [ "$what" = bench ]; then
+        for store in rocksdb lmdb leveldb sqlite3; do
+            has_library "$store" || echo "lib$store-dev"
+        done
+    fi
     if [ "$what" = test ]; then
         cargo fmt --version >/dev/null 2>&1 || echo rustfmt
         cargo clippy --version >/dev/null 2>&1 || echo clippy

@@ -36,6 +36,13 @@ pub trait Session {
 
     /// Waits until everything that was started is durable.
     fn wait(&mut self) {}
+
+    /// Reads up to `count` keys with their values from `from` on, in order; `None` if the engine has no order.
+    #[cfg(feature = "peers")]
+    fn scan(&mut self, from: &[u8], count: usize) -> Option<usize> {
+        let _ = (from, count);
+        None
+    }
 }
 
 /// Reads a key that must be there and checks whose value came back.

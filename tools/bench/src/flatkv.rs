@@ -56,7 +56,7 @@ impl Flatkv {
         let name = path.to_str().ok_or("the library's path is not text")?;
         // Opened by its path: two builds with the same soname stay two libraries.
         let library = Library::open(&[name])?;
-        Ok(Arc::new(Flatkv { functions: Functions::from(&library)?, _library: library }))
+        Ok(Arc::new(Flatkv { functions: Functions::from(&library, "")?, _library: library }))
     }
 
     pub fn version(&self) -> String {

@@ -13,7 +13,7 @@ pub struct Goal {
     pub met: Option<bool>,
 }
 
-fn at_least(figure: impl Into<String>, of: &str, goal: f64, measured: Option<f64>) -> Goal {
+pub fn at_least(figure: impl Into<String>, of: &str, goal: f64, measured: Option<f64>) -> Goal {
     Goal {
         figure: figure.into(),
         goal: format!(">= {goal} {of}").trim_end().into(),
@@ -22,7 +22,7 @@ fn at_least(figure: impl Into<String>, of: &str, goal: f64, measured: Option<f64
     }
 }
 
-fn at_most(figure: impl Into<String>, of: &str, goal: f64, measured: Option<f64>) -> Goal {
+pub fn at_most(figure: impl Into<String>, of: &str, goal: f64, measured: Option<f64>) -> Goal {
     Goal {
         figure: figure.into(),
         goal: format!("<= {goal} {of}"),

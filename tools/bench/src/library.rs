@@ -57,10 +57,11 @@ macro_rules! functions {
         }
 
         impl $name {
-            $visible fn from(library: &$crate::library::Library) -> Result<Self, String> {
+            /// The functions that are called as the fields are, with `prefix` before their names.
+            $visible fn from(library: &$crate::library::Library, prefix: &str) -> Result<Self, String> {
                 Ok($name {
                     $($field: {
-                        let address = library.symbol(stringify!($field))?;
+                        let address = library.symbol(&format!("{prefix}{}", stringify!($field)))?;
                         // SAFETY: the library's header declares this function of this name with these types.
                         unsafe {
                             std::mem::transmute::<

@@ -127,7 +127,7 @@ pub fn memcpy(bytes: usize, figures: &mut Figures) {
 
 /// Gaps that a thread sees which does nothing but read the clock, in nanoseconds.
 pub fn jitter(time: Duration) -> Histogram<u64> {
-    let mut gaps = Histogram::new(3).expect("3 digits are allowed");
+    let mut gaps = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("up to a minute, 3 digits");
     let started = Instant::now();
     let mut last = started;
     while last - started < time {

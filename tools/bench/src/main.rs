@@ -10,6 +10,8 @@ mod machine;
 mod measure;
 mod own;
 mod papaya_map;
+#[cfg(feature = "peers")]
+mod peers;
 mod pmem;
 mod report;
 
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 const USAGE: &str = "\
 usage: flatkv-bench own [options]     FlatKV beside the machine's limits, an idealised log+hash and papaya
+       flatkv-bench peers [options]   FlatKV beside other stores (needs the feature `peers`)
 
   --library PATH     libflatkv.so to measure (target/release/libflatkv.so)
   --base PATH        another build, measured beside it as `base`
@@ -32,7 +35,11 @@ usage: flatkv-bench own [options]     FlatKV beside the machine's limits, an ide
   --dram-keys N      keys up to which DRAM per key is sampled (8 times keys, 0: not)
   --dir DIR          a folder on a disk, for what is measured on files (target/bench)
   --memory-dir DIR   a folder in memory that stands in for persistent memory (/dev/shm)
-  --only PART,..     limits, memory, growth, file, dram
+  --only PART,..     own: limits, memory, growth, file, dram; peers: names of engines
+  --time-ms N        longest time of a phase that is measured for a time (1000)
+  --rate N           calls per second of the open loop (50000)
+  --sync-rate N      the same where a put waits for a disk (500)
+  --plots DIR        peers: where plots go
   --json FILE        where the results go as JSON
 ";
 
@@ -49,6 +56,10 @@ struct Arguments {
     memory_dir: PathBuf,
     only: Vec<String>,
     json: Option<PathBuf>,
+    time_ms: Option<u64>,
+    rate: u64,
+    sync_rate: u64,
+    plots: Option<PathBuf>,
     is_fast: bool,
 }
 
@@ -67,6 +78,10 @@ fn arguments() -> Result<(String, Arguments), lexopt::Error> {
         memory_dir: "/dev/shm".into(),
         only: Vec::new(),
         json: None,
+        time_ms: None,
+        rate: 50_000,
+        sync_rate: 500,
+        plots: None,
         is_fast: false,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -85,6 +100,10 @@ fn arguments() -> Result<(String, Arguments), lexopt::Error> {
             Long("only") => {
                 arguments.only = parser.value()?.string()?.split(',').map(str::to_string).collect();
             }
+            Long("time-ms") => arguments.time_ms = Some(parser.value()?.parse()?),
+            Long("rate") => arguments.rate = parser.value()?.parse()?,
+            Long("sync-rate") => arguments.sync_rate = parser.value()?.parse()?,
+            Long("plots") => arguments.plots = Some(parser.value()?.into()),
             Long("json") => arguments.json = Some(parser.value()?.into()),
             Long("fast") => arguments.is_fast = true,
             Short('h') | Long("help") => {
@@ -96,6 +115,12 @@ fn arguments() -> Result<(String, Arguments), lexopt::Error> {
         }
     }
     Ok((command.ok_or("a command is missing: own")?, arguments))
+}
+
+impl Arguments {
+    fn time(&self) -> Duration {
+        Duration::from_millis(self.time_ms.unwrap_or(if self.is_fast { 50 } else { 1000 }))
+    }
 }
 
 fn builds(arguments: &Arguments) -> Result<Vec<Build>, String> {
@@ -117,7 +142,7 @@ fn own(arguments: &Arguments) -> Result<(), String> {
         growth_keys: arguments.growth_keys.unwrap_or(5 * keys),
         // Below a million keys the program itself is what is sampled.
         dram_keys: arguments.dram_keys.unwrap_or(if is_fast { 0 } else { 8 * keys }),
-        time: Duration::from_millis(if is_fast { 50 } else { 1000 }),
+        time: arguments.time(),
         chase_bytes: if is_fast { 16 << 20 } else { 1 << 30 },
         library: arguments.library.clone(),
         memory_dir: arguments.memory_dir.clone(),
@@ -188,6 +213,42 @@ fn own(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
+#[cfg(feature = "peers")]
+fn peers_plan(arguments: &Arguments) -> peers::Plan {
+    let keys = arguments.keys.unwrap_or(if arguments.is_fast { 10_000 } else { 2_000_000 });
+    peers::Plan {
+        keys,
+        ops: arguments.ops.unwrap_or(keys / 2),
+        value_bytes: arguments.value_bytes,
+        rounds: arguments.rounds.unwrap_or(if arguments.is_fast { 1 } else { 3 }),
+        time: arguments.time(),
+        library: arguments.library.clone(),
+        memory_dir: arguments.memory_dir.clone(),
+        file_dir: arguments.dir.clone(),
+        only: arguments.only.clone(),
+        rate: arguments.rate,
+        sync_rate: arguments.sync_rate,
+        latency_time: if arguments.is_fast { Duration::from_millis(100) } else { Duration::from_secs(5) },
+        plots: arguments.plots.clone(),
+    }
+}
+
+#[cfg(feature = "peers")]
+fn with_peers(command: &str, arguments: &Arguments) -> Result<(), String> {
+    let plan = peers_plan(arguments);
+    match command {
+        "peers" => peers::run(&plan, arguments.json.as_deref()),
+        "peer-load" => peers::load_and_wait(&plan),
+        "peer-open" => peers::open_again(&plan),
+        other => Err(format!("unknown command {other}\n{USAGE}")),
+    }
+}
+
+#[cfg(not(feature = "peers"))]
+fn with_peers(command: &str, _: &Arguments) -> Result<(), String> {
+    Err(format!("unknown command {command}, or one that needs the feature `peers`\n{USAGE}"))
+}
+
 /// What `own` starts for one of its figures.
 fn sample_dram(arguments: &Arguments) -> Result<(), String> {
     let library = Flatkv::load(&arguments.library)?;
@@ -232,7 +293,7 @@ fn main() {
                 "own" => own(&arguments),
                 "sample-dram" => sample_dram(&arguments),
                 "calls" => calls(&arguments),
-                other => Err(format!("unknown command {other}\n{USAGE}")),
+                other => with_peers(other, &arguments),
             },
         );
     if let Err(error) = result {

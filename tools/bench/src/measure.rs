@@ -54,6 +54,28 @@ pub fn timed(
     rate(&spans)
 }
 
+/// Millions of calls per second of up to `calls` calls that `threads` threads make together, for no longer than `time`.
+#[cfg(feature = "peers")]
+pub fn bounded(
+    engine: &dyn Engine,
+    threads: usize,
+    calls: u64,
+    time: Duration,
+    call: &(dyn Fn(&mut dyn Session, usize, u64) + Sync),
+) -> f64 {
+    let each = (calls / threads as u64).max(1);
+    let spans = on_threads(engine, threads, &|session, thread| {
+        let started = Instant::now();
+        let mut i = 0;
+        while i < each && (i % CALLS_PER_LOOK != 0 || started.elapsed() < time) {
+            call(session, thread, i);
+            i += 1;
+        }
+        i
+    });
+    rate(&spans)
+}
+
 struct Span {
     from: Instant,
     to: Instant,
