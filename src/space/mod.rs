@@ -129,6 +129,9 @@ impl Identities {
     }
 }
 
+/// Who is told of a failure.
+type FailureListener = Box<dyn Fn(&Error) + Send + Sync>;
+
 /// Segments, free slots and growth.
 pub struct Space {
     media: Arc<dyn Media>,
@@ -146,7 +149,7 @@ pub struct Space {
     reserve: u32,
     grown_in_foreground: AtomicU64,
     /// Told that a sync of a growth failed, before whoever asked for the growth is.
-    on_failed_sync: OnceLock<Box<dyn Fn(&Error) + Send + Sync>>,
+    on_failed_sync: OnceLock<FailureListener>,
 }
 
 impl Space {
