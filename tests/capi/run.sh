@@ -18,6 +18,13 @@ done
 ${CXX:-c++} -x c++ -std=c++17 $warnings -Iinclude -fsyntax-only "$out/header.c"
 echo "header: C99, C11, C++17"
 
+for symbol in $(awk '$2 ~ /^flatkv_/ { print $2 }' tests/fixtures/symbols.txt); do
+    if ! grep -q "{ \"$symbol\"," tests/capi/abuse.c; then
+        echo "$symbol is exported, and no table of tests/capi/abuse.c has it" >&2
+        exit 1
+    fi
+done
+
 [ $# -gt 0 ] || set -- happy_paths abuse bad_input threads fork
 for test in "$@"; do
     ${CC:-cc} -std=c99 $warnings -O1 -g -Iinclude -pthread "tests/capi/$test.c" -o "$out/$test" -L"$library" -lflatkv
