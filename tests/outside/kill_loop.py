@@ -4,7 +4,8 @@
 kill_loop.py WRITER [--kills N | --seconds N] [--seed N]
 
 The writer (writer.c, on the shipped library) has 1 to 8 threads. It is killed at a random place: after so many lines, at
-a random time after it began to open (creation, recovery) or to close, or wherever it is when its time is over. The next
+a random time after it began to open (creation, recovery) or to close, as soon as the file has grown once more, or wherever
+it is when its time is over. The next
 process recovers the pool, shows every key, and goes on. Pools lie on a disk as `file` and in memory as `emulated-pm`.
 What SIGKILL shows: a process may die anywhere. It does not show a power cut: the page cache stays.
 Exit status 1 and a line that says what was lost, if anything was.
@@ -44,18 +45,29 @@ class Pool:
         """One life of a writer. Answers the mark of the line after which it was killed, or None if it ended first."""
         threads = chance.choice((1, 1, 2, 3, 4, 8))
         operations = chance.choice((0, 5, 40, OPERATIONS_MAX))
-        place = chance.choice(("open", "lines", "lines", "lines", "close", "time"))
+        place = chance.choice(("open", "lines", "lines", "growth", "close", "time"))
         lines_max = int(chance.expovariate(1 / 300)) if place == "lines" else None
         deadline = None
         if place in ("open", "time"):
             deadline = time.monotonic() + chance.uniform(0, 0.004 if place == "open" else 0.05)
         command = [self.writer, self.path, self.media, str(threads), str(session), str(operations)]
-        reader = Reader(self.oracle, threads == 1)
+        reader, began = Reader(self.oracle, threads == 1), time.monotonic()
+        size = os.path.getsize(self.path) if os.path.exists(self.path) else 0
         with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
-            killed, buffer, lines = None, b"", 0
+            killed, grew, buffer, lines = None, False, b"", 0
             while True:
                 wait = SILENCE_S_MAX if deadline is None else max(0, deadline - time.monotonic())
+                if place == "growth" and killed is None:
+                    if self.has_grown(size):
+                        process.kill()
+                        killed, grew = reader.last or "start", True
+                    elif time.monotonic() - began > SILENCE_S_MAX:
+                        process.kill()
+                        raise Violation(f"neither grew nor ended in {SILENCE_S_MAX} s, last said {reader.last!r}")
+                    wait = 0
                 ready, _, _ = select.select([process.stdout], [], [], wait if killed is None else SILENCE_S_MAX)
+                if not ready and place == "growth" and killed is None:
+                    continue
                 if not ready:
                     if deadline is None or killed is not None:
                         process.kill()
@@ -90,7 +102,15 @@ class Pool:
             raise Violation(f"the writer ended with status {status} after {reader.last!r}")
         if status == 0 and reader.close_status != 0:
             raise Violation(f"close gave status {reader.close_status}")
-        return (reader.last or "start") if status == -9 else None
+        if status != -9:
+            return None
+        return "growth" if grew else reader.last or "start"
+
+    def has_grown(self, size):
+        try:
+            return os.path.getsize(self.path) > size
+        except FileNotFoundError:
+            return False
 
 
 def main():
@@ -107,7 +127,8 @@ def main():
     pools = [Pool(options.writer, "file", directories[0]), Pool(options.writer, "emulated-pm", directories[1])]
     places, session, kills = {}, 0, 0
     phases = {"start": "before open", "O": "in open", "o": "in recovery's check", "S": "in recovery's check",
-              "s": "writing", "B": "writing", "K": "writing", "C": "in close", "c": "after close"}
+              "s": "writing", "B": "writing", "K": "writing", "C": "in close", "c": "after close",
+              "growth": "while it grew"}
 
     def goes_on():
         if options.seconds is not None:
