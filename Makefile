@@ -9,8 +9,8 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 
 # What `make run` takes: DIR="tree ..." MAX_MIB=400 THREADS=1 POOL_DIR=folder MEDIA="auto emulated-pm" SEED=number
-# What `make crash` takes: SEED= POINT= IMAGE=, printed by a failed sweep
-export DIR MAX_MIB THREADS POOL_DIR MEDIA SEED POINT IMAGE
+# What `make crash` takes: SEED= HISTORY= POINT= IMAGE=, printed by a failed sweep
+export DIR MAX_MIB THREADS POOL_DIR MEDIA SEED HISTORY POINT IMAGE
 # What `make install` takes, besides DESTDIR
 export PREFIX LIBDIR INCLUDEDIR DESTDIR
 
@@ -41,7 +41,7 @@ test: ## Everything that must hold: check, Rust tests, C tests, examples, a smal
 	@scripts/ensure_tools.sh test
 	@scripts/test.sh all
 
-crash: ## Sweep the crash points on the simulated medium; SEED= POINT= IMAGE= replays one
+crash: ## Sweep the crash points on the simulated medium; SEED= HISTORY= POINT= IMAGE= replays one
 	@scripts/crash.sh
 
 fixtures: ## Write the pools in tests/fixtures of the present format; never replaces one

@@ -11,6 +11,7 @@ mod crash {
     pub mod run;
     pub mod subject;
     pub mod sweep;
+    pub mod tally;
 }
 #[allow(dead_code, reason = "shared with the bit-rot suite")]
 mod rot {
@@ -19,7 +20,7 @@ mod rot {
 }
 
 use crash::history::History;
-use crash::subject::Subject;
+use crash::subject::{Subject, options};
 use crash::sweep::{LIMITS_CI, LIMITS_WIDE, Sweep};
 use flatkv::testing::sim::{Level, SimKind, SimMedia};
 use flatkv::testing::{self, CheckSite, Site};
@@ -54,7 +55,7 @@ struct Mutated(Store);
 
 impl Subject for Mutated {
     fn open(media: Arc<SimMedia>) -> Result<Self> {
-        let mut options = testing::options();
+        let mut options = options(&media);
         testing::skip_check(None);
         match MUTANT.get() {
             Mutant::None => {}

@@ -10,9 +10,12 @@ use std::sync::{Arc, mpsc};
 
 /// Room for a pool of the test geometry.
 pub const CAPACITY_BYTES: u64 = 512 << 10;
-/// Puts after which a roll is given up; a head has 4 KiB.
+/// Puts after which a roll is given up; a head has 4 KiB, on files 8 KiB.
 const ROLL_PUTS_MAX: usize = 12;
 const ROLL_VALUE_BYTES: usize = 600;
+/// Twelve such values fit neither a frame nor a segment.
+const LARGE_BATCH_VALUE_BYTES: usize = 500;
+const LARGE_BATCH_VALUE_BYTES_FILE: usize = 1000;
 const BLOB_BYTES: usize = 6000;
 const EIO: i32 = 5;
 
@@ -175,7 +178,11 @@ impl<'w, S: Subject> Driver<'w, S> {
                 self.batch(writer, changes)
             }
             Op::BatchLarge => {
-                let changes = (0..12).map(|key| (key, self.world.add_value(500 + key))).collect();
+                let len = match self.media.sim_kind() {
+                    SimKind::Pm => LARGE_BATCH_VALUE_BYTES,
+                    SimKind::File => LARGE_BATCH_VALUE_BYTES_FILE,
+                };
+                let changes = (0..12).map(|key| (key, self.world.add_value(len + key))).collect();
                 self.batch(writer, changes)
             }
             Op::Roll => self.roll(writer),

@@ -1,7 +1,7 @@
 //! What is tested: FlatKV, or a toy with planted bugs that proves that the tests would notice.
 
-use flatkv::testing::sim::SimMedia;
-use flatkv::{Durability, Result, Store, WriteBatch, WriteOptions};
+use flatkv::testing::sim::{SimKind, SimMedia};
+use flatkv::{Durability, Options, Result, Store, WriteBatch, WriteOptions};
 use std::sync::Arc;
 
 /// A store as the sweep sees it.
@@ -19,9 +19,19 @@ pub trait Subject: Send + Sync + Sized + 'static {
     fn close(&self) -> Result<()>;
 }
 
+/// Options of a pool with the smallest segments that hold several frames: on files a frame takes whole sectors, and
+/// segments of 4 KiB hardly ever roll.
+pub fn options(media: &SimMedia) -> Options {
+    match media.sim_kind() {
+        SimKind::Pm => flatkv::testing::options(),
+        SimKind::File => flatkv::testing::options().segment_size_bytes(8192),
+    }
+}
+
 impl Subject for Store {
     fn open(media: Arc<SimMedia>) -> Result<Self> {
-        flatkv::testing::open_on(media, flatkv::testing::options())
+        let options = options(&media);
+        flatkv::testing::open_on(media, options)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {

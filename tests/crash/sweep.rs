@@ -4,6 +4,7 @@ use crate::crash::history::{History, Random};
 use crate::crash::model::{self, Allowed, HISTORY_KEYS, State, World};
 use crate::crash::run::{self, Driver, Session, observe};
 use crate::crash::subject::Subject;
+use crate::crash::tally::{Tally, cpu_time};
 use flatkv::Durability;
 use flatkv::testing::sim::{CrashImage, Level, PageCache, Replay, Seen, SimMedia};
 use std::fmt;
@@ -11,22 +12,57 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Instant;
 
-/// Images per point at each level: all there are, or so many of them.
-pub type Limits = [(Level, u64)];
+/// What is tried of one history.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Images per point at each level: all there are, or so many of them.
+    pub levels: &'static [(Level, u64)],
+    /// Distinct images of the whole history, shared fairly among its points.
+    pub images_max: u64,
+    pub again: Again,
+}
 
-/// For each history of continuous integration.
-pub const LIMITS_CI: &Limits = &[(Level::A, 64), (Level::B, 32), (Level::C, 32), (Level::D, 4)];
+/// How each recovered store is crashed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// In the recovery, behind it, in the work and after it; after a kill at every event of the recovery.
+    Everywhere,
+    /// After the work, and at one other place. For so many histories that each place is chosen thousands of times.
+    Somewhere,
+}
+
+/// For a history by itself.
+pub const LIMITS_CI: &Limits = &Limits {
+    levels: &[(Level::A, 64), (Level::B, 32), (Level::C, 32), (Level::D, 4)],
+    images_max: u64::MAX,
+    again: Again::Everywhere,
+};
 /// For histories that are so short that nearly everything can be tried.
-pub const LIMITS_WIDE: &Limits = &[(Level::A, 1024), (Level::B, 512), (Level::C, 1024), (Level::D, 64)];
+pub const LIMITS_WIDE: &Limits = &Limits {
+    levels: &[(Level::A, 1024), (Level::B, 512), (Level::C, 1024), (Level::D, 64)],
+    images_max: u64::MAX,
+    again: Again::Everywhere,
+};
+/// For all short histories together.
+pub const LIMITS_SHORT: &Limits = &Limits {
+    levels: &[(Level::A, 44), (Level::B, 22), (Level::C, 28), (Level::D, 4)],
+    images_max: 4096,
+    again: Again::Somewhere,
+};
 /// For long histories.
-pub const LIMITS_LONG: &Limits = &[(Level::A, 3), (Level::B, 3), (Level::C, 3), (Level::D, 1)];
+pub const LIMITS_LONG: &Limits = &Limits {
+    levels: &[(Level::A, 3), (Level::B, 3), (Level::C, 3), (Level::D, 1)],
+    images_max: u64::MAX,
+    again: Again::Everywhere,
+};
 
 /// Of so many images of a crash in a recovery, one is opened, crashed in *its* recovery and opened again.
 const TWICE_IN: u64 = 4;
 /// Images that are picked, besides the one that lost most, at each second crash after a kill.
 const KILL_PICKS: u64 = 2;
+/// Points of a recovery after a kill that are crashed where not all of them are.
+const KILL_POINTS: usize = 4;
 /// Acknowledged events after a recovery: see `work`.
 const WORK_PUTS: usize = 2;
 
@@ -106,35 +142,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What a sweep did.
-#[derive(Clone, Copy, Debug)]
-pub struct Tally {
-    pub histories: u64,
-    pub points: u64,
-    /// Distinct images of the histories themselves.
-    pub images: u64,
-    /// Crash states that were opened and checked, those after a second and third crash included.
-    pub states: u64,
-    started: Instant,
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Tally { histories: 0, points: 0, images: 0, states: 0, started: Instant::now() }
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.started.elapsed().as_secs_f64();
-        let Tally { histories, points, images, states, .. } = self;
-        let rate = *states as f64 / seconds;
-        write!(
-            f,
-            "{histories} histories, {points} crash points, {images} images, {states} states in {seconds:.1} s: "
-        )?;
-        write!(f, "{rate:.0} states/s")
-    }
+/// Images of one history that need no second look.
+#[derive(Default)]
+struct Known {
+    /// With what was expected of them.
+    images: Seen,
+    bytes: Seen,
+    /// Those of second crashes.
+    again: Seen,
 }
 
 /// Sweeps histories of one store.
@@ -151,15 +166,29 @@ impl<S: Subject> Sweep<S> {
 
     /// Runs `history`, crashes it everywhere and checks what is recovered.
     pub fn history(&mut self, history: &History, limits: &Limits) -> Result<(), Failure> {
+        let before = cpu_time();
+        let result = self.every_crash(history, limits);
         self.tally.histories += 1;
+        self.tally.cpu += cpu_time() - before;
+        result
+    }
+
+    fn every_crash(&mut self, history: &History, limits: &Limits) -> Result<(), Failure> {
         let (mut world, sessions) = self.run(history)?;
-        let mut seen = Seen::default();
+        let mut known = Known::default();
+        let mut points_left: u64 =
+            sessions.iter().map(|session| session.recording.points().count() as u64).sum();
         for (number, session) in sessions.iter().enumerate() {
             let mut replay = session.recording.replay();
             for point in session.recording.points() {
                 replay.advance_to(point);
                 self.tally.points += 1;
-                self.point(&mut world, session, &replay, limits, &mut seen).map_err(|(image, what)| {
+                let images_left = limits.images_max.saturating_sub(known.bytes.len() as u64);
+                // Points differ much in how many images they have; what the last ones leave is lost.
+                let images_max = (images_left / points_left * 4 + 16).min(images_left);
+                points_left -= 1;
+                let limits = Limits { images_max, ..*limits };
+                self.point(&mut world, session, &replay, &limits, &mut known).map_err(|(image, what)| {
                     let event = session.recording.describe(point);
                     let place = Some(Place { session: number, point, image });
                     Failure { seed: self.seed, history: history.to_string(), place, event, what }
@@ -172,8 +201,9 @@ impl<S: Subject> Sweep<S> {
     /// Makes one crash again.
     pub fn replay(&mut self, history: &History, place: Place) -> Result<(), Failure> {
         let (mut world, sessions) = self.run(history)?;
+        let seed = self.seed;
         let failure = |what: String, event: String| Failure {
-            seed: self.seed,
+            seed,
             history: history.to_string(),
             place: Some(place),
             event,
@@ -186,23 +216,21 @@ impl<S: Subject> Sweep<S> {
         }
         let mut replay = session.recording.replay();
         replay.advance_to(place.point);
-        let allowed = session.allowed(place.point);
-        let (media, allowed) = match place.image {
-            ImageName::Kill(cache) => (SimMedia::after_kill(&replay, cache), after_kill(allowed, cache)),
-            ImageName::PowerCut { level, limit, number } => {
-                let image = replay.images(level, limit, self.seed).nth_image(number);
-                (SimMedia::from_crash(&image), allowed.after_power_cut())
-            }
-        };
-        let event = session.recording.describe(place.point);
-        let choice = self.choice(place.point, place.image);
-        self.crashed(&mut world, media, allowed, place.image, choice).map_err(|what| Failure {
-            seed: self.seed,
-            history: history.to_string(),
-            place: Some(place),
-            event,
-            what,
-        })
+        // Which of them a sweep had made the later crashes by is not in its line.
+        for again in [Again::Everywhere, Again::Somewhere] {
+            let allowed = session.allowed(place.point);
+            let (media, allowed) = match place.image {
+                ImageName::Kill(cache) => (SimMedia::after_kill(&replay, cache), after_kill(allowed, cache)),
+                ImageName::PowerCut { level, limit, number } => {
+                    let image = replay.images(level, limit, self.seed).nth_image(number);
+                    (SimMedia::from_crash(&image), allowed.after_power_cut())
+                }
+            };
+            let choice = self.choice(place.point, place.image);
+            self.crashed(&mut world, media, allowed, (place.image, again), choice, &mut Seen::default())
+                .map_err(|what| failure(what, session.recording.describe(place.point)))?;
+        }
+        Ok(())
     }
 
     fn run(&self, history: &History) -> Result<(World, Vec<Session>), Failure> {
@@ -223,20 +251,29 @@ impl<S: Subject> Sweep<S> {
         session: &Session,
         replay: &Replay<'_>,
         limits: &Limits,
-        seen: &mut Seen,
+        known: &mut Known,
     ) -> Result<(), (ImageName, String)> {
         let point = replay.point();
         let allowed = session.allowed(point);
         let expectation = model::expectation(&allowed.power_cut);
-        for (level, limit) in limits {
+        let sum: u64 = limits.levels.iter().map(|(_, limit)| limit).sum();
+        for (level, limit) in limits.levels {
+            let mut left = limits.images_max.saturating_mul(*limit).div_ceil(sum);
             for image in replay.images(*level, *limit, self.seed) {
-                if seen.is_new(&image, expectation) {
+                if left == 0 {
+                    break;
+                }
+                if known.images.is_new(&image, expectation) {
                     let name =
                         ImageName::PowerCut { level: *level, limit: *limit, number: image.id().number };
-                    self.tally.images += 1;
+                    if known.bytes.is_new(&image, 0) {
+                        self.tally.images += 1;
+                        left -= 1;
+                    }
                     let media = SimMedia::from_crash(&image);
                     let choice = self.choice(point, name);
-                    self.crashed(world, media, allowed.clone().after_power_cut(), name, choice)
+                    let allowed = allowed.clone().after_power_cut();
+                    self.crashed(world, media, allowed, (name, limits.again), choice, &mut known.again)
                         .map_err(|what| (name, what))?;
                 }
             }
@@ -249,7 +286,8 @@ impl<S: Subject> Sweep<S> {
             let name = ImageName::Kill(cache);
             let choice = self.choice(point, name);
             let media = SimMedia::after_kill(replay, cache);
-            self.crashed(world, media, after_kill(allowed.clone(), cache), name, choice)
+            let allowed = after_kill(allowed.clone(), cache);
+            self.crashed(world, media, allowed, (name, limits.again), choice, &mut known.again)
                 .map_err(|what| (name, what))?;
         }
         Ok(())
@@ -270,8 +308,9 @@ impl<S: Subject> Sweep<S> {
         world: &mut World,
         media: SimMedia,
         allowed: Allowed,
-        crash: ImageName,
+        (crash, again): (ImageName, Again),
         mut choice: Random,
+        seen: &mut Seen,
     ) -> Result<(), String> {
         self.tally.states += 1;
         let start = media.event_count();
@@ -281,28 +320,35 @@ impl<S: Subject> Sweep<S> {
             Ok(driver.finish())
         })?;
         let (observed, last) = (session.observed, session.recording.last_point());
-        let recovery = (observed - start).max(1);
-        let in_recovery = match crash {
-            ImageName::PowerCut { .. } => vec![start + choice.below(recovery as u64) as usize],
-            // A recovery that forgets to make durable what it found shows itself only between two of its own writes.
-            ImageName::Kill(_) => (start..start + recovery).collect(),
-        };
-        let in_work = observed + choice.below((last - observed).max(1) as u64) as usize;
-        let behind = [(observed, "behind the recovery"), (in_work, "at work"), (last, "after work")];
         let mut replay = session.recording.replay();
-        for (point, place) in in_recovery.into_iter().map(|point| (point, "in the recovery")).chain(behind) {
+        for point in again_at(start, observed, last, (crash, again), &mut choice) {
             replay.advance_to(point);
             let allowed = session.allowed(point).power_cut;
+            let expectation = model::expectation(&allowed);
             let images = replay.images(Level::C, 64, self.seed);
             let possible = images.possible().min(64);
             // Number 0 has lost everything that could be lost; others are picked.
-            let picks = if matches!(crash, ImageName::Kill(_)) { KILL_PICKS } else { 1 };
+            let picks = match (crash, again) {
+                (ImageName::Kill(_), Again::Everywhere) => KILL_PICKS,
+                (_, Again::Somewhere) if point == last => 0,
+                _ => 1,
+            };
             let picked = (0..picks.min(possible - 1)).map(|_| 1 + choice.below(possible - 1));
             for number in std::iter::once(0).chain(picked.collect::<Vec<_>>()) {
                 let image = images.nth_image(number);
-                self.crashed_again(world, &image, &allowed, point < observed, &mut choice).map_err(
-                    |what| format!("second crash {place} (event {point}, image C.64.{number}): {what}"),
-                )?;
+                let choice = Random::new(choice.next());
+                if !seen.is_new(&image, expectation) {
+                    continue;
+                }
+                self.crashed_again(world, &image, &allowed, point < observed, choice).map_err(|what| {
+                    let place = match point {
+                        _ if point < observed => "in the recovery",
+                        _ if point == observed => "behind the recovery",
+                        _ if point < last => "at work",
+                        _ => "after work",
+                    };
+                    format!("second crash {place} (event {point}, image C.64.{number}): {what}")
+                })?;
             }
         }
         Ok(())
@@ -314,7 +360,7 @@ impl<S: Subject> Sweep<S> {
         image: &CrashImage<'_>,
         allowed: &[State],
         in_recovery: bool,
-        choice: &mut Random,
+        mut choice: Random,
     ) -> Result<(), String> {
         self.tally.states += 1;
         let media = Arc::new(SimMedia::from_crash(image));
@@ -336,6 +382,37 @@ impl<S: Subject> Sweep<S> {
             open_and_check::<S>(world, &media, allowed).map_err(|what| format!("third crash: {what}"))?;
         media.power_off();
         drop_quietly(store)
+    }
+}
+
+/// Where a store is crashed again that began to recover at `start`, had recovered at `observed` and worked until `last`.
+fn again_at(
+    start: usize,
+    observed: usize,
+    last: usize,
+    (crash, again): (ImageName, Again),
+    choice: &mut Random,
+) -> Vec<usize> {
+    let recovery = (observed - start).max(1);
+    let in_recovery = start + choice.below(recovery as u64) as usize;
+    let in_work = observed + choice.below((last - observed).max(1) as u64) as usize;
+    match (crash, again) {
+        (ImageName::PowerCut { .. }, Again::Everywhere) => vec![in_recovery, observed, in_work, last],
+        (ImageName::PowerCut { .. }, Again::Somewhere) => {
+            vec![[in_recovery, observed, in_work][choice.below(3) as usize], last]
+        }
+        // A recovery that forgets to make durable what it found shows itself only between two of its own writes.
+        (ImageName::Kill(_), Again::Everywhere) => {
+            (start..start + recovery).chain([observed, in_work, last]).collect()
+        }
+        (ImageName::Kill(_), Again::Somewhere) => {
+            let mut points: Vec<_> =
+                (0..KILL_POINTS).map(|_| start + choice.below(recovery as u64) as usize).collect();
+            points.sort_unstable();
+            points.dedup();
+            points.extend([in_work, last]);
+            points
+        }
     }
 }
 

@@ -310,6 +310,11 @@ impl SimMedia {
         state.prelude = state.log.events.len();
     }
 
+    /// Which medium it is.
+    pub fn sim_kind(&self) -> SimKind {
+        self.kind
+    }
+
     /// Events so far: the crash point "now".
     pub fn event_count(&self) -> usize {
         self.state.lock().log.events.len()
