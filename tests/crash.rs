@@ -13,6 +13,7 @@ mod crash {
     pub mod subject;
     pub mod sweep;
     pub mod tally;
+    pub mod threads;
     pub mod toy;
 }
 
@@ -22,6 +23,7 @@ use crash::sweep::{
     Failure, ImageName, LIMITS_CI, LIMITS_LONG, LIMITS_SHORT, LIMITS_WIDE, Limits, Place, Sweep,
 };
 use crash::tally::Tally;
+use crash::threads::{self, Threads};
 use crash::toy::{Toy, bug};
 use flatkv::Store;
 use flatkv::testing::sim::SimKind;
@@ -164,6 +166,37 @@ fn picked_histories_survive_every_crash() {
     for kind in KINDS {
         sweep::<Store>(&format!("picked histories, {kind:?}"), picked(kind), LIMITS_CI);
     }
+}
+
+/// Writers that run at once. The order of their events is what the machine made of it, so only the calls repeat with a
+/// seed; a failure prints the order.
+#[test]
+fn writers_that_run_at_once_survive_every_crash() {
+    if replaying() {
+        return;
+    }
+    let (mut tally, started, mut histories) = (threads::Tally::default(), Instant::now(), 0);
+    for kind in KINDS {
+        for (writers, logs, grouped) in
+            [(2, 1, false), (2, 2, false), (3, 1, true), (3, 2, false), (4, 2, true), (4, 3, false)]
+        {
+            for number in 0..2 {
+                let run = Threads { kind, writers, logs, grouped, seed: seed() + number };
+                run.sweep(&mut tally).unwrap_or_else(|failure| panic!("{failure}"));
+                histories += 1;
+            }
+        }
+    }
+    report(&format!(
+        "writers at once: {histories} histories, {} crash points ({} within calls of two writers), {} distinct images, \
+         {} states in {:.1} s, 0 violations",
+        tally.points,
+        tally.at_once,
+        tally.images,
+        tally.states,
+        started.elapsed().as_secs_f64()
+    ));
+    assert!(tally.at_once > 0, "no two writers were ever at work at once");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub use replay::{PageCache, Replay};
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::error::{Error, Result};
 use crate::media::{FlushGranularity, Media, MediaKind, Region, Site};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, thread_number};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread_number};
 use crate::types::MediaRange;
 use events::{Base, Event, Log};
 use spare::Spare;
@@ -85,6 +85,8 @@ impl Countdown {
 }
 
 const SITES_MAX: usize = 64;
+/// See [`SimMedia::pause_before_events`].
+const PAUSE: std::time::Duration = std::time::Duration::from_micros(20);
 
 /// What was asked of the medium, failed and skipped calls included.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +172,7 @@ pub struct SimMedia {
     /// Present until drop gives it back for reuse.
     region: Option<Region>,
     state: Mutex<State>,
+    pauses: AtomicBool,
 }
 
 impl SimMedia {
@@ -295,6 +298,7 @@ impl SimMedia {
             published: true,
             region: Some(spare.region),
             state: Mutex::new(state),
+            pauses: AtomicBool::new(false),
         }
     }
 
@@ -391,7 +395,19 @@ impl SimMedia {
         self.state.lock().faults.write_through_is_write = skip;
     }
 
+    /// From now on each event waits a moment first, so that calls of several threads overlap as they do on a slow device.
+    pub fn pause_before_events(&self) {
+        self.pauses.store(true, Ordering::Relaxed);
+    }
+
+    fn pause(&self) {
+        if self.pauses.load(Ordering::Relaxed) {
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     fn store(&self, at: u64, bytes: &[u8], how: How) -> Result<()> {
+        self.pause();
         let mut state = self.state.lock();
         let state = &mut *state;
         match how {
@@ -522,6 +538,7 @@ impl Media for SimMedia {
 
     fn flush(&self, site: Site, range: MediaRange) {
         assert!(range.end() <= self.len_bytes(), "a flush of {range:?} is past the medium");
+        self.pause();
         let mut state = self.state.lock();
         state.counters.flushes += 1;
         state.counters.flushes_by_site[site as usize] += 1;
@@ -532,6 +549,7 @@ impl Media for SimMedia {
     }
 
     fn drain(&self, site: Site) -> Result<()> {
+        self.pause();
         let mut state = self.state.lock();
         state.counters.drains += 1;
         state.counters.drains_by_site[site as usize] += 1;
