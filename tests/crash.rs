@@ -15,6 +15,7 @@ mod crash {
     pub mod tally;
     pub mod threads;
     pub mod toy;
+    pub mod unreadable;
 }
 
 use crash::history::History;
@@ -25,6 +26,7 @@ use crash::sweep::{
 use crash::tally::Tally;
 use crash::threads::{self, Threads};
 use crash::toy::{Toy, bug};
+use crash::unreadable;
 use flatkv::Store;
 use flatkv::testing::sim::SimKind;
 use std::io::Write;
@@ -197,6 +199,27 @@ fn writers_that_run_at_once_survive_every_crash() {
         started.elapsed().as_secs_f64()
     ));
     assert!(tally.at_once > 0, "no two writers were ever at work at once");
+}
+
+#[test]
+fn lines_that_nobody_can_read_after_a_crash_cost_only_what_they_hold() {
+    if replaying() {
+        return;
+    }
+    let (mut tally, started) = (unreadable::Tally::default(), Instant::now());
+    for kind in KINDS {
+        let random = (0..4).map(|number| History::random(kind, 24, seed() + number));
+        for history in picked(kind).chain(random) {
+            unreadable::sweep(&history, seed(), &mut tally).unwrap_or_else(|failure| panic!("{failure}"));
+        }
+    }
+    let unreadable::Tally { opens, refused, served, failed } = tally;
+    report(&format!(
+        "unreadable lines after a crash: {opens} opens, {refused} refused, {served} keys served, {failed} keys refused, \
+         0 wrong values in {:.1} s",
+        started.elapsed().as_secs_f64()
+    ));
+    assert!(refused > 0 && failed > 0 && served > failed);
 }
 
 #[test]
