@@ -15,6 +15,7 @@ use crate::space::Space;
 use crate::space::extent::{Extents, NoRoom};
 use crate::sync::{Arc, Mutex};
 use crate::types::{Addr, MediaRange};
+use std::collections::BTreeSet;
 
 /// Pins after which what was retired before them is free, if nobody else is pinned.
 const GRACE_ROUNDS: usize = 8;
@@ -23,6 +24,8 @@ const GRACE_ROUNDS: usize = 8;
 #[derive(Default)]
 pub struct Limbo {
     waiting: Mutex<Vec<Waiting>>,
+    /// Entries that name extents which recovery did not find free, so which are not theirs alone.
+    disowned: Mutex<BTreeSet<Addr>>,
 }
 
 struct Waiting {
@@ -36,6 +39,11 @@ impl Limbo {
     /// Takes extents whose superseding entry lies in `lane` at or before `position`, after their grace period.
     fn add(&self, lane: usize, position: u64, ranges: Vec<MediaRange>) {
         self.waiting.lock().push(Waiting { lane, position, ranges });
+    }
+
+    /// Recovery: the extents of the entry at `addr` are never freed on its account.
+    pub fn disown(&self, addr: Addr) {
+        self.disowned.lock().insert(addr);
     }
 
     /// Frees what may be freed: superseding entry durable, no pin on the segment.
@@ -161,6 +169,9 @@ impl<I: Index + 'static> Engine<I> {
             return Err(damaged(geometry.head_size_bytes, chunk.offset));
         }
         let range = MediaRange::new(chunk.offset, u64::from(chunk.len));
+        if geometry.slot_of(chunk.offset).0 >= self.space.slot_count() {
+            return Err(damaged(u64::from(self.space.slot_count()), range.end()));
+        }
         let bytes = self
             .reader
             .bytes(range, scratch)
@@ -177,8 +188,11 @@ impl<I: Index + 'static> Engine<I> {
 
     /// The extents of a blob are dead: they may be reused after the grace period, once the entry that replaced them is
     /// durable.
-    pub(super) fn retire_blob(&self, descriptor: &[u8], by: Addr, guard: &epoch::Guard) {
+    pub(super) fn retire_blob(&self, dead: Addr, descriptor: &[u8], by: Addr, guard: &epoch::Guard) {
         let Some(descriptor) = BlobDescriptor::decode(descriptor) else { return };
+        if self.limbo.disowned.lock().contains(&dead) {
+            return;
+        }
         let ranges: Vec<MediaRange> = descriptor
             .chunks
             .iter()

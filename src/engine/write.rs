@@ -4,6 +4,7 @@
 use super::Engine;
 use super::blob::StagedBlob;
 use super::commit::{Publisher, Terms, Written};
+use crate::checksum::CheckSite;
 use crate::constants::FRAME_OPS_MAX;
 use crate::epoch;
 use crate::error::{Error, Result};
@@ -415,8 +416,9 @@ impl<I: Index + 'static> Engine<I> {
         let Some(op) = self.reader.op(dead, &scratch) else { return };
         let slot = self.space.geometry().slot_of_addr(dead);
         self.space.table().slot(slot).add_dead(op.footprint_bytes());
-        if op.kind() == OpKind::PutBlob {
-            self.retire_blob(op.value(), by, guard);
+        // A descriptor that rotted since names anybody's extents: those of the real one stay in use until the next open.
+        if op.kind() == OpKind::PutBlob && self.reader.verify(dead, &op, CheckSite::EntryOnGet) {
+            self.retire_blob(dead, op.value(), by, guard);
         }
     }
 }

@@ -167,9 +167,20 @@ impl Extents {
         Some(MediaRange::new(offset, missing.min(u64::from(count) * self.block_bytes)))
     }
 
-    /// Frees ranges that nobody can see any more.
+    /// Frees ranges that were allocated here and that nobody can see any more.
     pub fn release(&self, ranges: &[MediaRange]) {
         self.give_back(&mut self.segments.lock(), ranges);
+    }
+
+    /// The blocks of a range that may lie anywhere; `None` if it is no extent: in the pool head, or not within the blocks
+    /// of one segment.
+    fn blocks_named(&self, range: MediaRange) -> Option<(SegmentSlot, u32, u32)> {
+        if range.offset < self.space.geometry().head_size_bytes {
+            return None;
+        }
+        let (slot, start, count) = self.blocks_of(range);
+        let is_inside = start.checked_add(count).is_some_and(|end| end <= self.blocks_per_segment());
+        (start > 0 && count > 0 && is_inside).then_some((slot, start, count))
     }
 
     fn give_back(&self, segments: &mut Segments, ranges: &[MediaRange]) {
@@ -199,15 +210,10 @@ impl Extents {
     /// Recovery: an extent that a winning descriptor names. False if it does not lie in free blocks of an extent
     /// segment: the descriptor is damaged.
     pub fn adopt_extent(&self, range: MediaRange) -> bool {
-        if range.offset < self.space.geometry().head_size_bytes {
-            return false;
-        }
-        let (slot, start, count) = self.blocks_of(range);
+        let Some((slot, start, count)) = self.blocks_named(range) else { return false };
         let mut segments = self.segments.lock();
-        let blocks = self.blocks_per_segment();
         let Some(bitmap) = segments.bitmaps.get_mut(&slot.0) else { return false };
-        let fits = start > 0 && start.checked_add(count).is_some_and(|end| end <= blocks);
-        if !fits || (start..start + count).any(|block| bitmap.is_used(block)) {
+        if (start..start + count).any(|block| bitmap.is_used(block)) {
             return false;
         }
         bitmap.set(start, count, true);

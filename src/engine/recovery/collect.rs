@@ -603,9 +603,11 @@ impl<I: Index + 'static> Engine<I> {
             let Some(descriptor) = BlobDescriptor::decode(op.value()) else { continue };
             for chunk in &descriptor.chunks {
                 let range = MediaRange::new(chunk.offset, u64::from(chunk.len));
-                // An extent that is not there is noticed by the chunk's checksum when the value is read.
-                // Nor is what cannot be read made durable again.
-                if self.extents.adopt_extent(range) && blob.unvouched && self.reader.is_readable(range) {
+                if !self.extents.adopt_extent(range) {
+                    // Noticed by the chunk's checksum when the value is read. Freeing it would free somebody else's.
+                    self.limbo.disown(blob.addr);
+                } else if blob.unvouched && self.reader.is_readable(range) {
+                    // What cannot be read is not made durable again.
                     all.unvouched.push(range);
                 }
             }
