@@ -103,6 +103,10 @@ impl FrameHeader {
         if len == 0 || !u64::from(len).is_multiple_of(CACHE_LINE_BYTES) {
             return None;
         }
+        // No flag is defined: what one would mean is not known, so the frame is not taken for one without it.
+        if bytes[at::FLAGS] != 0 {
+            return None;
+        }
         let kind = FrameKind::from_u8(bytes[at::KIND])?;
         if u64_at(bytes, at::BASE_SEQ) >= Seq::END.0 {
             return None;

@@ -527,6 +527,17 @@ fn fields_that_no_store_can_have_written_are_refused() {
         let forged = CommitRecord { batch: base, ..record() };
         assert_eq!(CommitRecord::decode(&forged.encode()), None, "{base:?}");
     }
+    // Flags of frames are reserved, too.
+    for flags in [1, 0x80] {
+        let mut bytes = frame(FrameKind::Ops, &[put_op(b"key", b"value")]);
+        bytes[27] = flags;
+        let crc = crate::checksum::crc32c(&bytes[8..28]) ^ seed().mask32(OFFSET);
+        put(&mut bytes, 28, &crc.to_le_bytes());
+        let sum = crate::checksum::hash64(seed().mask64(OFFSET), &bytes[8..]);
+        put(&mut bytes, 0, &sum.to_le_bytes());
+        assert_eq!(FrameHeader::decode(&bytes, seed(), OFFSET), None, "flags {flags:#x}");
+        assert_eq!(FrameHeader::parse(&bytes), None, "flags {flags:#x}");
+    }
     for max_seq in [end, Seq(u64::MAX)] {
         let footer = Footer {
             segment: ID,
