@@ -534,8 +534,8 @@ flatkv_batch_t *flatkv_batch_new(void);
  *
  * `batch` and `key` must not be NULL; `value` may be if `value_len` is 0. Both are copied. Limits as flatkv_put. An
  * error changes nothing. Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty key, NULL, bad handle);
- * FLATKV_E_TOO_LARGE, found before any byte is read; FLATKV_E_CLOSED after flatkv_batch_free; FLATKV_E_BUSY while
- * another call uses the batch. Safe from any thread, one at a time. Cost: a copy of key and value.
+ * FLATKV_E_TOO_LARGE, found before any byte is read; FLATKV_E_IO with ENOMEM if the batch outgrows memory;
+ * FLATKV_E_CLOSED after flatkv_batch_free; FLATKV_E_BUSY while another call uses the batch. Safe from any thread, one at a time. Cost: a copy of key and value.
  */
 flatkv_status_t flatkv_batch_put(flatkv_batch_t *batch,
                                  const void *key,

@@ -31,12 +31,12 @@ impl WriteBatch {
     /// Adds a put.
     ///
     /// # Errors
-    /// `InvalidArgument` (empty key), `TooLarge` (key above 64 KiB, value of 4 GiB or more); the batch is unchanged.
+    /// `InvalidArgument` (empty key), `TooLarge` (key above 64 KiB, value of 4 GiB or more), `Io` with `ENOMEM` if the batch
+    /// outgrows the memory there is; the batch is unchanged.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         check_key(key)?;
         check_value_len(value.len())?;
-        self.push(key, value, false);
-        Ok(())
+        self.push(key, value, false)
     }
 
     /// Adds a delete. Deleting a key that is not there is no error.
@@ -45,8 +45,7 @@ impl WriteBatch {
     /// As [`WriteBatch::put`].
     pub fn delete(&mut self, key: &[u8]) -> Result<()> {
         check_key(key)?;
-        self.push(key, &[], true);
-        Ok(())
+        self.push(key, &[], true)
     }
 
     /// Forgets all operations and keeps the memory.
@@ -78,7 +77,17 @@ impl WriteBatch {
         &self.bytes[start..start + op.value_len as usize]
     }
 
-    fn push(&mut self, key: &[u8], value: &[u8], is_delete: bool) {
+    /// Room for one more operation of `len` bytes. A batch is as large as its caller likes: that must not end the process.
+    fn reserve(&mut self, len: usize) -> Result<()> {
+        let bytes = self.bytes.try_reserve(len);
+        bytes.and_then(|()| self.ops.try_reserve(1)).map_err(|_| {
+            let have = self.bytes.len();
+            Error::from_errno(format!("allocate {len} bytes for a batch of {have} bytes"), libc::ENOMEM)
+        })
+    }
+
+    fn push(&mut self, key: &[u8], value: &[u8], is_delete: bool) -> Result<()> {
+        self.reserve(key.len() + value.len())?;
         let key_start = self.bytes.len();
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
@@ -88,6 +97,7 @@ impl WriteBatch {
             value_len: value.len() as u32,
             is_delete,
         });
+        Ok(())
     }
 }
 
@@ -110,4 +120,21 @@ pub(crate) fn check_value_len(len: usize) -> Result<()> {
         return Err(Error::TooLarge { what: "value", len: len as u64, max: VALUE_BYTES_MAX });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_outgrows_memory_is_an_error_and_stays_as_it_was() {
+        let mut batch = WriteBatch::new();
+        batch.put(b"key", b"value").expect("small");
+        for len in [usize::MAX, isize::MAX as usize] {
+            let refused = batch.reserve(len);
+            assert!(matches!(refused, Err(Error::Io { errno: libc::ENOMEM, .. })), "{refused:?}");
+        }
+        assert_eq!((batch.len(), batch.value(&batch.ops()[0])), (1, &b"value"[..]));
+        batch.delete(b"key").expect("small");
+    }
 }
