@@ -72,6 +72,8 @@ pub struct Options {
     pub(crate) background: bool,
     /// Log count instead of the medium's own choice (tests).
     pub(crate) logs: Option<usize>,
+    /// A new pool's uuid and hash seed follow from this (simulations); `None`: they are random.
+    pub(crate) pool_seed: Option<u64>,
 }
 
 impl Default for Options {
@@ -95,6 +97,7 @@ impl Default for Options {
             lock_wait_ms: 0,
             background: true,
             logs: None,
+            pool_seed: None,
         }
     }
 }

@@ -19,11 +19,18 @@ pub mod format {
     pub use crate::types::{LogId, SegmentId, SegmentSlot, Seq};
 }
 
-/// Options of a small pool with the same code: 4 KiB segments, 8 KiB head, one log, nothing in the background.
+/// Options of a small pool with the same code: 4 KiB segments, 8 KiB head, one log, nothing in the background, and the same
+/// uuid and hash seed in every run: what a simulation leaves depends on nothing but what is done to it.
 pub fn options() -> Options {
     let mut options = Options::new().segment_size_bytes(4096).head_size_bytes(8192);
     options.background = false;
     options.logs = Some(1);
+    with_seed(options, 0)
+}
+
+/// The same, for a new pool whose uuid and hash seed follow from `seed`.
+pub fn with_seed(mut options: Options, seed: u64) -> Options {
+    options.pool_seed = Some(seed);
     options
 }
 

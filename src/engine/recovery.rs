@@ -18,6 +18,7 @@ use super::commit::Committer;
 use super::damage::DamageList;
 use super::housekeeper::Housekeeper;
 use super::stats::{Counters, OpenFacts};
+use crate::checksum::hash64;
 use crate::constants::*;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -74,6 +75,15 @@ fn random_bytes<const N: usize>() -> Result<[u8; N]> {
         errno: error.raw_os_error().unwrap_or(libc::EIO),
     })?;
     Ok(bytes)
+}
+
+/// Uuid and hash seed of a new pool.
+fn new_identity(seed: Option<u64>) -> Result<([u8; 16], u64)> {
+    let Some(seed) = seed else {
+        return Ok((random_bytes()?, u64::from_le_bytes(random_bytes()?)));
+    };
+    let [low, high, hash_seed] = [0_u8, 1, 2].map(|which| hash64(seed, &[which]));
+    Ok(((u128::from(high) << 64 | u128::from(low)).to_le_bytes(), hash_seed))
 }
 
 /// Says who has the pool open.
@@ -195,12 +205,12 @@ impl<I: Index + 'static> Engine<I> {
         clear_states(&*media, &geometry)?;
         // Before the first header: beside an old state word it would be a head that does not verify.
         InFlight::nothing(()).drain(&*media, Site::SuperblockDrain)?.into_inner();
-        let uuid = random_bytes::<16>()?;
+        let (uuid, hash_seed) = new_identity(options.pool_seed)?;
         let superblock = SuperblockStore::create(Superblock {
             compatible: 0,
             read_only_compatible: 0,
             uuid,
-            hash_seed: u64::from_le_bytes(random_bytes::<8>()?),
+            hash_seed,
             sequence: 0,
             head_size_bytes: geometry.head_size_bytes,
             segment_size_bytes: geometry.segment_size_bytes,

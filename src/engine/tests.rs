@@ -133,3 +133,21 @@ fn numbers_of_a_head_or_segment_that_failed_half_way_are_not_given_again() {
         assert!(after.0 > between.0 && after.1 > between.1, "drain {nth}");
     }
 }
+
+/// Uuid and hash seed of simulated pools were random, so no image of one run was one of the next.
+#[test]
+fn a_simulated_pool_is_the_same_in_every_run_of_one_seed() {
+    let image = |seed| {
+        let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+        let options = testing::with_seed(testing::options(), seed);
+        let store = testing::open_on(media.clone(), options).expect("a fresh pool");
+        for number in 0..60_u8 {
+            store.put(&[number], &[number; 100]).expect("room");
+        }
+        store.put(b"large", &[1; 5000]).expect("room");
+        testing::kill(&store);
+        media.view()
+    };
+    assert!(image(1) == image(1), "two runs differ");
+    assert!(image(1) != image(2), "the seed is not used");
+}

@@ -9,7 +9,8 @@
 //!   - a power cut before a created pool has its name: there is no pool
 //!
 //! Flushes and drains can be skipped by [`Site`], so that a suite can prove that it notices each of them.
-//! Deterministic when one thread uses it: nothing depends on time, addresses or hash seeds.
+//! Deterministic when one thread uses it: nothing depends on time or addresses, and a new pool's uuid and hash seed come from
+//! the options (`testing::with_seed`).
 
 mod events;
 mod images;
