@@ -72,7 +72,7 @@ enum flatkv_status {
      */
     FLATKV_E_CORRUPTED = 5,
     /**
-     * Parts of the pool that must be there are missing; nothing was changed.
+     * Parts of the pool that must be there are missing; no data was changed.
      */
     FLATKV_E_INCOMPLETE = 6,
     /**

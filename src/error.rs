@@ -63,7 +63,7 @@ pub enum Error {
         /// What it found.
         found: u64,
     },
-    /// Segments that the log digest lists are missing; nothing was changed. Salvage is a separate, explicit step.
+    /// Segments that the log digest lists are missing; no data was changed. Salvage is a separate, explicit step.
     Incomplete(String),
     /// Another process, or another handle of this one, holds the store.
     Locked(String),

@@ -47,7 +47,8 @@ impl Store {
     /// # Errors
     /// `Locked` (another process, or another handle of this one, has it open), `Corrupted` (not a pool, or its head
     /// is damaged), `Incomplete` (segments are missing), `Unsupported` (a later format, a medium that is not there),
-    /// `InvalidArgument` (an option, a directory), `NoSpace`, `Io`. Nothing was changed then.
+    /// `InvalidArgument` (an option, a directory), `NoSpace`, `Io`. Nothing was changed then, but the
+    /// record of who had the pool open.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         Options::new().open(path)
     }

@@ -24,7 +24,7 @@ pub enum flatkv_status {
     FLATKV_E_NO_SPACE = 4,
     /// Stored bytes failed a check; they are never served.
     FLATKV_E_CORRUPTED = 5,
-    /// Parts of the pool that must be there are missing; nothing was changed.
+    /// Parts of the pool that must be there are missing; no data was changed.
     FLATKV_E_INCOMPLETE = 6,
     /// Another process, or another handle of this one, holds the pool.
     FLATKV_E_LOCKED = 7,

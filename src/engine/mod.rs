@@ -1,8 +1,9 @@
 //! Where the floors meet: the only code that knows both log and index.
 //!
-//! Lock order, outermost first: a stripe of deletes -> a log's state -> a lane's stage -> the roll lock
-//! (`Space::identities`) -> extents -> free slots. Extents may take the roll lock (they open segments), so whoever holds
-//! the roll lock never allocates extents.
+//! Lock order, outermost first: a stripe of deletes -> a log's state -> a lane's stage -> the list of extents that wait to be
+//! freed -> extents -> growth -> free slots. The roll lock (`Space::identities`) is taken under a log's state, or under
+//! extents, which open segments; whoever holds it takes none of these: it neither allocates extents nor takes or returns
+//! slots.
 //! No lock is held while an epoch guard is held across a drain on a disk: guards are taken for lookups and publications.
 //!
 //! Start order: medium, superblock, space, log, index (recovery), then the housekeeper. Stop order is the reverse.

@@ -1,4 +1,5 @@
-//! Opening. A new pool is formatted; an existing one is read wholly before a byte of it is changed:
+//! Opening. A new pool is formatted; an existing one is read wholly before a byte of it is changed, but for the holder record,
+//! which is no part of the store's state and has to be there while the reading takes its time:
 //!
 //! 1. superblock, headers and state words of all slots
 //! 2. the highest-numbered digest among active heads rules; every segment it lists must be there
@@ -142,7 +143,7 @@ impl<I: Index + 'static> Engine<I> {
     /// Opens the pool on a locked medium, formatting it if it is new.
     ///
     /// # Errors
-    /// `Corrupted`, `Incomplete`, `Unsupported`: nothing was changed. `NoSpace`, `Io`.
+    /// `Corrupted`, `Incomplete`, `Unsupported`: nothing was changed but the holder record. `NoSpace`, `Io`.
     pub fn open(
         media: Arc<dyn Media>,
         is_new: bool,
