@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 const KEYS: u32 = 600;
 const BLOB_BYTES: usize = 9_000;
@@ -36,8 +37,10 @@ fn fill(store: &Store) {
     }
 }
 
-/// Cuts the pool to a third of what it holds, on a page boundary.
+/// Cuts the pool to a third of what it holds, on a page boundary. The logs are idle and marked by then: a mark that came
+/// later would make the file long again.
 fn cut(path: &Path, store: &Store) -> u64 {
+    std::thread::sleep(Duration::from_millis(500));
     let stats: serde_json::Value = serde_json::from_str(&store.stats_json()).unwrap();
     let len = stats["live_bytes"].as_u64().unwrap() / 3 / 4096 * 4096;
     OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
@@ -48,7 +51,7 @@ fn is_io<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::Io { .. }))
 }
 
-/// `Io`, or `Corrupted` where a write behind the cut (a mark of the log) has made the file long again, with zeros.
+/// `Io`, or `Corrupted` where a write behind the cut has made the file long again, with zeros.
 fn is_refused<T>(result: &Result<T, Error>) -> bool {
     is_io(result) || matches!(result, Err(Error::Corrupted { .. }))
 }

@@ -86,7 +86,7 @@ impl<I: Index + 'static> Engine<I> {
             self.committer.lead(lane, self);
         }
         let key = self.key(key);
-        if !self.newest(key).1 && self.damage.is_empty() {
+        if !self.newest(key).1 && !self.has_damage() {
             return Ok(false);
         }
         // Of two deletes at one time only one may find the value. And only that one may write a tombstone: a second one
