@@ -14,7 +14,7 @@ use flatkv::testing;
 use flatkv::testing::sim::SimKind;
 use flatkv::{Error, MediaChoice};
 use rot::check::{self, Tally, Terms, VIOLATIONS_MAX, try_image};
-use rot::pages;
+use rot::pages::{self, Loss};
 use rot::pool::{End, POOL_BYTES, Pool};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -79,15 +79,15 @@ fn lost_and_reverted_sectors_are_never_served_and_later_opens_know_it() {
 
 #[test]
 fn lost_pages_are_damage_and_never_a_shorter_log() {
-    for (kind, end) in [
-        (SimKind::Pm, End::Closed),
-        (SimKind::Pm, End::Killed),
-        (SimKind::File, End::Closed),
-        (SimKind::File, End::Killed),
-    ] {
-        let (started, mut tally) = (Instant::now(), Tally::new());
-        pages::lost_pages(kind, end, &mut tally);
-        tally.finish(&format!("zeroed pages, {kind:?}, {end:?}"), started);
+    // Persistent memory is read through its mapping, where an unreadable page is a signal.
+    for (kind, loss) in
+        [(SimKind::Pm, Loss::Zeroed), (SimKind::File, Loss::Zeroed), (SimKind::File, Loss::Unreadable)]
+    {
+        for end in [End::Closed, End::Killed] {
+            let (started, mut tally) = (Instant::now(), Tally::new());
+            pages::lost_pages(kind, end, loss, &mut tally);
+            tally.finish(&format!("lost pages, {loss:?}, {kind:?}, {end:?}"), started);
+        }
     }
 }
 

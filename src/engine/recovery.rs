@@ -12,6 +12,7 @@
 //! Running it twice gives the same store; it may die anywhere.
 
 mod collect;
+mod pages;
 mod survey;
 
 use super::Engine;

@@ -112,6 +112,12 @@ impl<'a> SegmentBytes<'a> {
         FrameHeader::decode(self.bytes.get(at as usize..)?, self.seed, self.base + u64::from(at))
     }
 
+    /// Where the frame whose header lies at `at` ends within the segment, whether it is whole or not.
+    pub fn end_of_header_at(&self, at: u32) -> Option<u32> {
+        let header = self.header_at(at)?;
+        at.checked_add(header.len).filter(|end| *end as usize <= self.bytes.len())
+    }
+
     /// The whole frame at `at`, if there is one that ends at or before `end`.
     #[inline]
     fn frame_at(&self, at: u32, end: u32) -> Option<(FrameHeader, &'a [u8])> {

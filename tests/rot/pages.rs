@@ -3,8 +3,8 @@
 
 use super::check::Tally;
 use super::pool::{End, HEAD_BYTES};
-use flatkv::testing;
 use flatkv::testing::sim::{SimKind, SimMedia};
+use flatkv::testing::{self, MediaRange};
 use flatkv::{Error, Options, Store, WriteBatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,22 +95,37 @@ fn check(shown: &Shown, store: &Store, what: &str, tally: &mut Tally) -> (usize,
     (served, refused)
 }
 
-/// Fills each page of the pool in turn with zeros, opens what is left, and opens it again.
-pub fn lost_pages(kind: SimKind, end: End, tally: &mut Tally) {
+/// How a page is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It holds zeros.
+    Zeroed,
+    /// Reading it is an error.
+    Unreadable,
+}
+
+/// Loses each page of the pool in turn, opens what is left, and opens it again.
+pub fn lost_pages(kind: SimKind, end: End, loss: Loss, tally: &mut Tally) {
     let (media, shown) = build(kind, end);
     let image = media.view();
     let (mut refused_pools, mut with_refused_keys) = (0, 0);
     for at in (0..image.len() as u64).step_by(PAGE_BYTES as usize) {
-        if end == End::Killed && is_last_of_head(&image, at) {
+        if end == End::Killed && loss == Loss::Zeroed && is_last_of_head(&image, at) {
             continue;
         }
         tally.opens += 1;
-        let lost = Arc::new(media.rotten(&[(at, &[0; PAGE_BYTES as usize])]));
+        let lost = Arc::new(match loss {
+            Loss::Zeroed => media.rotten(&[(at, &[0; PAGE_BYTES as usize])]),
+            Loss::Unreadable => media.rotten(&[]),
+        });
+        if loss == Loss::Unreadable {
+            lost.make_unreadable(MediaRange::new(at, PAGE_BYTES));
+        }
         for round in 0..3 {
-            let what = format!("page at {at} is lost, {end:?}, open {round}");
+            let what = format!("page at {at}, {loss:?}, {end:?}, open {round}");
             let store = match open(&lost) {
                 Ok(store) => store,
-                Err(Error::Corrupted { .. } | Error::Incomplete(_))
+                Err(Error::Corrupted { .. } | Error::Incomplete(_) | Error::Io { errno: libc::EIO, .. })
                     if round == 0 && slot_start(at).is_none_or(|start| start == at) =>
                 {
                     refused_pools += 1;

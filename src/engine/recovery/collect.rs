@@ -2,6 +2,7 @@
 
 use super::super::Engine;
 use super::super::damage::Damage;
+use super::pages::{Unreadable, read_what_can_be_read};
 use super::survey::{Member, Survey};
 use crate::checksum::CheckSite;
 use crate::constants::{CACHE_LINE_BYTES, ENTRY_ALIGN_BYTES, LOG_ID_BITS, SECTOR_BYTES};
@@ -217,17 +218,19 @@ impl<I: Index + 'static> Engine<I> {
     ) -> Result<()> {
         let range = survey.geometry.range_of(member.header.slot);
         let by_mapping = self.media.granularity() == FlushGranularity::CacheLine && !self.reader.is_guarded();
+        let mut unreadable = Unreadable::default();
         let bytes = if by_mapping {
             self.media.region().bytes(range).expect("the survey read its header")
         } else {
             buffer.resize(range.len as usize, 0);
-            self.media.read(range.offset, buffer)?;
+            unreadable = read_what_can_be_read(&*self.media, range.offset, buffer)?;
             &buffer[..]
         };
         let seed = self.space.table().slot(member.header.slot).seed();
         let segment = SegmentBytes::new(bytes, range.offset, seed);
         let is_void = self.is_void(survey, member)?;
-        let extent = self.extent_of(survey, &segment, member, is_void, was_clean);
+        let mut extent = self.extent_of(survey, &segment, member, is_void, was_clean);
+        extent.note_unreadable_tail(&segment, &unreadable);
         share.begin_segment(member.state == SegmentState::Active || extent.sealed_to.is_some());
         let known = share.found.damage.len();
         segment.walk(extent.start, extent.end, |piece| match piece {
@@ -247,7 +250,7 @@ impl<I: Index + 'static> Engine<I> {
             }
         });
         share.note_lost_end(known, &extent, &segment);
-        self.finish_segment(share, extent, range, was_clean);
+        self.finish_segment(share, extent, range, was_clean, &unreadable);
         Ok(())
     }
 
@@ -262,7 +265,7 @@ impl<I: Index + 'static> Engine<I> {
         for slot in heads.iter().filter(|slot| survey.members[*slot].header.id < member.header.id) {
             let at = survey.geometry.offset_of(*slot) + survey.geometry.segment_size_bytes - FOOTER_BYTES;
             let mut bytes = [0; FOOTER_BYTES as usize];
-            self.media.read(at, &mut bytes)?;
+            read_what_can_be_read(&*self.media, at, &mut bytes)?;
             let footer = Footer::decode_or_repair(&bytes, self.space.table().slot(*slot).seed(), at);
             if footer.is_none_or(|footer| footer.segment != survey.members[slot].header.id) {
                 return Ok(true);
@@ -485,7 +488,14 @@ impl<I: Index + 'static> Engine<I> {
         });
     }
 
-    fn finish_segment(&self, share: &mut Share, extent: Extent, range: MediaRange, was_clean: bool) {
+    fn finish_segment(
+        &self,
+        share: &mut Share,
+        extent: Extent,
+        range: MediaRange,
+        was_clean: bool,
+        unreadable: &Unreadable,
+    ) {
         let member = extent.member;
         let slot = member.header.slot;
         self.space.table().slot(slot).add_entries(share.entries, share.op_bytes, extent.end);
@@ -493,7 +503,8 @@ impl<I: Index + 'static> Engine<I> {
         if !member.vouched {
             let end = if member.state == SegmentState::Sealed { range.len } else { u64::from(extent.end) };
             let start = u64::from(extent.start);
-            share.found.unvouched.push(MediaRange::new(range.offset + start, end - start));
+            let body = MediaRange::new(range.offset + start, end - start);
+            share.found.unvouched.extend(unreadable.readable_parts(body));
         }
         if let Some(tail) = extent.head {
             share.note_seq(tail.dropped_seq);
@@ -590,6 +601,14 @@ impl<I: Index + 'static> Engine<I> {
         self.space.table().slot(self.space.geometry().slot_of(part.offset)).add_dead(bytes);
     }
 
+    /// Whether an extent can be made durable again, for which files read it.
+    fn can_be_adopted(&self, range: MediaRange) -> bool {
+        if self.reader.is_guarded() || self.media.granularity() == FlushGranularity::CacheLine {
+            return self.reader.is_readable(range);
+        }
+        self.media.read(range.offset, &mut vec![0; range.len as usize]).is_ok()
+    }
+
     /// Rebuilds the extent bitmaps from the descriptors that won, and only those.
     fn adopt_blobs(&self, all: &mut Collected) {
         let _guard = epoch::pin();
@@ -606,11 +625,30 @@ impl<I: Index + 'static> Engine<I> {
                 if !self.extents.adopt_extent(range) {
                     // Noticed by the chunk's checksum when the value is read. Freeing it would free somebody else's.
                     self.limbo.disown(blob.addr);
-                } else if blob.unvouched && self.reader.is_readable(range) {
+                } else if blob.unvouched && self.can_be_adopted(range) {
                     // What cannot be read is not made durable again.
                     all.unvouched.push(range);
                 }
             }
+        }
+    }
+}
+
+impl Extent {
+    /// A head that seems to end where a page cannot be read may go on there: nobody knows, so the rest of it is damage.
+    fn note_unreadable_tail(&mut self, segment: &SegmentBytes<'_>, unreadable: &Unreadable) {
+        if unreadable.is_empty() {
+            return;
+        }
+        // That no whole frame was found says nothing then.
+        self.is_empty = false;
+        let Some(tail) = self.head.as_mut().filter(|tail| !self.is_void && !tail.closed) else { return };
+        let end = segment.end_of_header_at(tail.cut).unwrap_or(tail.cut + CACHE_LINE_BYTES as u32);
+        let next = MediaRange::new(segment.base + u64::from(tail.cut), u64::from(end - tail.cut));
+        if unreadable.touches(next) {
+            tail.has_damage = true;
+            tail.cut = segment.bytes.len() as u32 - FOOTER_BYTES as u32;
+            self.end = tail.cut;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The survey: headers and state words of every slot, and the digest that rules. Decides what belongs to the store;
 //! changes nothing.
 
+use super::pages::read_what_can_be_read;
 use crate::checksum::SegmentSeed;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -261,9 +262,11 @@ fn ruling_digest(
             .ok_or_else(|| corrupted("header of an active log head", offset, word.id_bits, 0))?;
         let body = offset + SEGMENT_BODY_OFFSET;
         let mut bytes = vec![0; (geometry.segment_size_bytes - SEGMENT_BODY_OFFSET) as usize / 2];
-        media.read(body, &mut bytes)?;
+        // Most of it is frames, as a rule: a page of those must not cost the digest.
+        let unreadable = read_what_can_be_read(media, body, &mut bytes)?;
+        let missing = || corrupted("digest of an active log head", body, header.id.0, 0);
         let (digest, len) = Digest::decode(&bytes, SegmentSeed::new(uuid, header.id), body)
-            .ok_or_else(|| corrupted("digest of an active log head", body, header.id.0, 0))?;
+            .ok_or_else(|| unreadable.error.unwrap_or_else(missing))?;
         if !digest.entries.iter().any(|entry| entry.slot == view.slot && entry.id == header.id) {
             // Else the head that rules would be freed as one that nothing lists.
             return Err(corrupted("digest that does not list its own log head", body, header.id.0, 0));
