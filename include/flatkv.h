@@ -454,7 +454,8 @@ flatkv_status_t flatkv_get_into(flatkv_t *store,
 flatkv_status_t flatkv_sync(flatkv_t *store);
 
 /**
- * Gives the store's counters, sizes and choices as a JSON object. Names in it are stable; new ones are added.
+ * Gives the store's counters, sizes and choices as a JSON object. Names in it are stable; new ones are added. "keys"
+ * counts what the index holds: keys that have a value, and deleted keys whose tombstones have to be kept.
  *
  * `store` and `out_json` must not be NULL. On FLATKV_OK the caller frees *out_json with flatkv_buffer_free; it is
  * UTF-8 and not NUL-terminated. On any other code it is {NULL, 0}. Returns FLATKV_OK, FLATKV_E_CLOSED,

@@ -221,7 +221,8 @@ impl Store {
         self.handle.engine.sync()
     }
 
-    /// Counters, sizes and what open found, as JSON with stable names.
+    /// Counters, sizes and what open found, as JSON with stable names. `keys` counts what the index holds: keys that have a
+    /// value, and deleted keys whose tombstones have to be kept.
     pub fn stats_json(&self) -> String {
         self.handle.engine.stats().to_string()
     }

@@ -85,3 +85,25 @@ fn a_pool_with_unknown_read_only_features_opens_for_reading_alone() {
     let store = Options::new().media(MediaChoice::File).read_only(true).open(&path).unwrap();
     assert_eq!(store.get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
 }
+
+/// The statistic was taken for the number of keys that have a value.
+#[test]
+fn the_number_of_keys_includes_deleted_ones_before_and_after_an_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pool.fkv");
+    let keys = |store: &Store| {
+        let stats: serde_json::Value = serde_json::from_str(&store.stats_json()).unwrap();
+        stats["keys"].as_u64().unwrap()
+    };
+    let store = open(&path, MediaChoice::File);
+    for i in 0..10_u32 {
+        store.put(&i.to_le_bytes(), b"value").unwrap();
+    }
+    for i in 0..4_u32 {
+        assert!(store.delete(&i.to_le_bytes()).unwrap());
+    }
+    assert_eq!(keys(&store), 10);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(keys(&open(&path, MediaChoice::File)), 10);
+}

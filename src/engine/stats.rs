@@ -103,6 +103,7 @@ impl<I: Index + 'static> Engine<I> {
             }
         }
         let (extent_bytes, extent_segment_bytes) = self.extents.usage_bytes();
+        // Tombstones included: to tell them apart each would have to be read.
         let index_entries = self.index.len();
         json!({
             "media": self.media.kind().name(),
