@@ -21,12 +21,13 @@ mod rot {
 
 use crash::history::History;
 use crash::subject::{Subject, options};
-use crash::sweep::{LIMITS_CI, LIMITS_WIDE, Sweep};
+use crash::sweep::{LIMITS_CI, LIMITS_LONG, LIMITS_WIDE, Sweep};
+use flatkv::testing::format::{SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET};
 use flatkv::testing::sim::{Level, SimKind, SimMedia};
 use flatkv::testing::{self, CheckSite, Site};
 use flatkv::{CommitPolicy, Durability, Error, Result, Store, WriteBatch};
 use rot::check::{self, Tally, Terms};
-use rot::pool::{CAPACITY_BYTES, End, Pool};
+use rot::pool::{CAPACITY_BYTES, End, HEAD_BYTES, Pool, SEGMENT_BYTES};
 use std::cell::Cell;
 use std::io::Write;
 use std::sync::Arc;
@@ -154,11 +155,17 @@ struct Kill {
 
 fn killed_by_crashes(mutant: Mutant, end: Instant) -> Option<Kill> {
     let mut states = 0;
-    for line in histories(mutant) {
-        let history: History = line.parse().expect("well-formed");
-        let limits = if history.acts.len() < 2 { LIMITS_WIDE } else { LIMITS_CI };
+    let wide = |history: &History| if history.acts.len() < 2 { LIMITS_WIDE } else { LIMITS_CI };
+    let all: Vec<(String, History)> = histories(mutant)
+        .into_iter()
+        .map(|line| (line.clone(), line.parse().expect("well-formed")))
+        .collect();
+    // A few images of each crash kill most of them.
+    let few = all.iter().map(|(line, history)| (line, history, LIMITS_LONG));
+    let many = all.iter().map(|(line, history)| (line, history, wide(history)));
+    for (line, history, limits) in few.chain(many) {
         let mut sweep = Sweep::<Mutated>::new(SEED);
-        let failure = sweep.history(&history, limits).err();
+        let failure = sweep.history(history, limits).err();
         states += sweep.tally.states;
         if let Some(failure) = failure {
             let place = failure
@@ -327,12 +334,22 @@ fn killed_by_rot(check: CheckSite, end: Instant) -> Option<Kill> {
     if let Some(kill) = by("a forged part", &tally) {
         return Some(kill);
     }
-    for (at, old) in pool.image.iter().enumerate() {
+    // First where the check has its bytes, in each segment: of all flips those are a small part.
+    let likely = match check {
+        CheckSite::SegmentHeader => 0..STATE_WORD_OFFSET,
+        CheckSite::StateWord => STATE_WORD_OFFSET..STATE_WORD_OFFSET + 8,
+        CheckSite::Digest => SEGMENT_BODY_OFFSET..2 * SEGMENT_BODY_OFFSET,
+        _ => 0..0,
+    };
+    let is_likely =
+        |at: &u64| at.checked_sub(HEAD_BYTES).is_some_and(|at| likely.contains(&(at % SEGMENT_BYTES)));
+    let (first, rest): (Vec<u64>, Vec<u64>) = (0..pool.image.len() as u64).partition(is_likely);
+    for at in first.into_iter().chain(rest) {
         for bit in 0..8 {
-            let flipped = [old ^ 1 << bit];
-            let hit = at as u64..at as u64 + 1;
+            let flipped = [pool.image[at as usize] ^ 1 << bit];
+            let hit = at..at + 1;
             let terms = Terms { refusal: false, single: true, blind_spot: false };
-            check::try_image(&pool, pool.media.rotten(&[(at as u64, &flipped)]), &hit, terms, &mut tally);
+            check::try_image(&pool, pool.media.rotten(&[(at, &flipped)]), &hit, terms, &mut tally);
             if let Some(kill) = by("a flipped bit", &tally) {
                 return Some(kill);
             }
