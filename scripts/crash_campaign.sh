@@ -5,6 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/steps.sh
 writer=$1
+# Not a part of the hours.
+cargo test --quiet --release --features sim --test crash --test faults --no-run
 end=$(awk -v now="$(date +%s)" -v hours="${HOURS:-1}" 'BEGIN { printf "%d", now + hours * 3600 }')
 seed=$((${SEED:-$(date +%s)}))
 

@@ -308,6 +308,7 @@ fn a_campaign_finds_nothing() {
             report(&format!("campaign up to SEED={current:#x}: {}", total.tally));
         }
     }
+    report(&format!("campaign from SEED={:#x} up to {current:#x}: {}, 0 violations", seed(), total.tally));
 }
 
 fn toy_failure<const BUG: u8>() -> Option<Failure> {
