@@ -1,10 +1,10 @@
 # Speed: what FlatKV reaches beside the machine's limits and beside other stores. See docs/performance/README.md.
 
 # What `make bench` takes: KEYS= OPS= VALUE= ROUNDS= FAST=1 DIR=folder-on-a-disk ONLY=limits,memory,growth,file,dram
-# BASE=another-libflatkv.so JSON=file
+# BASE=another-libflatkv.so JSON=file CPU_TIME=1
 # What `make bench-peers` takes: the same, but ONLY=names of engines, and RATE= SYNC_RATE= calls per second of the open loop,
 # TIME_MS= longest time of a phase, PLOTS=folder
-export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON RATE SYNC_RATE TIME_MS PLOTS
+export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON CPU_TIME RATE SYNC_RATE TIME_MS PLOTS
 
 .PHONY: bench bench-peers bench-instructions
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# make bench, make bench-peers. Usage: scripts/bench.sh own|peers, with KEYS OPS VALUE ROUNDS FAST DIR ONLY BASE JSON RATE
-# SYNC_RATE TIME_MS PLOTS from the environment.
+# make bench, make bench-peers. Usage: scripts/bench.sh own|peers, with KEYS OPS VALUE ROUNDS FAST CPU_TIME DIR ONLY BASE JSON
+# RATE SYNC_RATE TIME_MS PLOTS from the environment.
 set -eu
 cd "$(dirname "$0")/.."
 command=${1:?usage: scripts/bench.sh own|peers}
@@ -27,6 +27,7 @@ set -- --dir "${DIR:-target/bench}" --json "${JSON:-$results/$command.json}"
 [ -z "${RATE:-}" ] || set -- "$@" --rate "$RATE"
 [ -z "${SYNC_RATE:-}" ] || set -- "$@" --sync-rate "$SYNC_RATE"
 [ -z "${TIME_MS:-}" ] || set -- "$@" --time-ms "$TIME_MS"
+[ -z "${CPU_TIME:-}" ] || set -- "$@" --cpu-time
 [ -z "${FAST:-}" ] || set -- "$@" --fast
 target/release/flatkv-bench "$command" "$@"
 # Recovery has a benchmark of its own.

@@ -40,6 +40,7 @@ usage: flatkv-bench own [options]     FlatKV beside the machine's limits, an ide
   --rate N           calls per second of the open loop (50000)
   --sync-rate N      the same where a put waits for a disk (500)
   --plots DIR        peers: where plots go
+  --cpu-time         divide by the time on a core: for a machine that others use meanwhile
   --json FILE        where the results go as JSON
 ";
 
@@ -61,6 +62,7 @@ struct Arguments {
     sync_rate: u64,
     plots: Option<PathBuf>,
     is_fast: bool,
+    by_cpu_time: bool,
 }
 
 fn arguments() -> Result<(String, Arguments), lexopt::Error> {
@@ -83,6 +85,7 @@ fn arguments() -> Result<(String, Arguments), lexopt::Error> {
         sync_rate: 500,
         plots: None,
         is_fast: false,
+        by_cpu_time: false,
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -105,6 +108,7 @@ fn arguments() -> Result<(String, Arguments), lexopt::Error> {
             Long("sync-rate") => arguments.sync_rate = parser.value()?.parse()?,
             Long("plots") => arguments.plots = Some(parser.value()?.into()),
             Long("json") => arguments.json = Some(parser.value()?.into()),
+            Long("cpu-time") => arguments.by_cpu_time = true,
             Long("fast") => arguments.is_fast = true,
             Short('h') | Long("help") => {
                 print!("{USAGE}");
@@ -149,6 +153,7 @@ fn own(arguments: &Arguments) -> Result<(), String> {
         file_dir: arguments.dir.clone(),
         only: arguments.only.clone(),
     };
+    measure::BY_CPU_TIME.get_or_init(|| arguments.by_cpu_time);
     let builds = builds(arguments)?;
     let machine = machine::description();
     let file_system = {
@@ -171,6 +176,9 @@ fn own(arguments: &Arguments) -> Result<(), String> {
         "persistent memory is emulated: a mapping of tmpfs, flushed and fenced; it survives no power cut"
     );
     println!("files are on {file_system}");
+    if arguments.by_cpu_time {
+        println!("phases with a number of calls are per second ON A CORE: what is waited for is left out");
+    }
     if plan.dram_keys == 0 {
         println!("not run: DRAM per key, because no number of keys was given for it");
     }
@@ -201,6 +209,7 @@ fn own(arguments: &Arguments) -> Result<(), String> {
             path,
             &json!({
                 "command": "make bench",
+                "by_cpu_time": arguments.by_cpu_time,
                 "machine": machine,
                 "file_system": file_system,
                 "keys": plan.keys, "key_bytes": keys::KEY_BYTES, "value_bytes": plan.value_bytes,

@@ -2,8 +2,8 @@
 
 use crate::engine::{Engine, Session};
 use std::collections::BTreeMap;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Calls between two looks at whether the time is over.
@@ -24,7 +24,7 @@ pub fn counted(
         }
         each
     });
-    rate(&spans)
+    rate_of_counted(&spans)
 }
 
 /// Millions of calls per second that `threads` threads make together in about `time`.
@@ -79,7 +79,31 @@ pub fn bounded(
 struct Span {
     from: Instant,
     to: Instant,
+    /// What of it this thread was on a core.
+    on_core: Duration,
     calls: u64,
+}
+
+/// Set once, before anything is measured, if [`counted`] is to divide by the time that threads were on a core: for machines
+/// that others use at the same time. What a thread waits for is left out then, and what others work for it.
+pub static BY_CPU_TIME: OnceLock<bool> = OnceLock::new();
+
+/// The time that this thread has been on a core.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the target is ours, and every Linux has this clock.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn rate_of_counted(spans: &[Span]) -> f64 {
+    if !BY_CPU_TIME.get().copied().unwrap_or(false) {
+        return rate(spans);
+    }
+    let busiest = spans.iter().map(|span| span.on_core).max().expect("at least one thread");
+    let calls: u64 = spans.iter().map(|span| span.calls).sum();
+    calls as f64 / busiest.as_secs_f64() / 1e6
 }
 
 fn rate(spans: &[Span]) -> f64 {
@@ -98,10 +122,10 @@ fn on_threads(
     let work = |thread| {
         let mut session = engine.session();
         start.wait();
-        let from = Instant::now();
+        let (from, cpu) = (Instant::now(), cpu_time());
         let calls = body(session.as_mut(), thread);
         session.wait();
-        Span { from, to: Instant::now(), calls }
+        Span { from, to: Instant::now(), on_core: cpu_time() - cpu, calls }
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
