@@ -233,3 +233,35 @@ fn a_pool_that_was_made_terabytes_long_opens_at_once_and_lacks_nothing() {
         }
     }
 }
+
+/// Holes were filled whatever their size, so the list of a large value's pieces outgrew a frame: it was refused as too large,
+/// after all of it had been written.
+#[test]
+fn a_large_value_does_not_go_into_more_holes_than_an_entry_can_name() {
+    for media in common::MEDIA {
+        let dir = memory_dir();
+        let options = small(media, 64 << 10).inline_value_bytes_max(1024);
+        let store = with_logs(options, 1).open(dir.path().join("pool.fkv")).unwrap();
+        for i in 0..8000_u32 {
+            store.put(&i.to_ne_bytes(), &[i as u8; 3000]).unwrap();
+        }
+        for i in (0..8000_u32).step_by(2) {
+            store.delete(&i.to_ne_bytes()).unwrap();
+        }
+        store.sync().unwrap();
+        let large: Vec<u8> = (0..14_500_000_u32).map(|i| (i >> 5) as u8).collect();
+        store.put(b"large", &large).unwrap();
+        assert!(store.get(b"large").unwrap().unwrap() == large, "{media:?}");
+        let before = std::fs::metadata(dir.path().join("pool.fkv")).unwrap().len();
+        let refusal = store.put(b"too large", &vec![0; 250 << 20]).unwrap_err();
+        assert!(matches!(refusal, Error::TooLarge { .. }), "{refusal}");
+        assert_eq!(
+            std::fs::metadata(dir.path().join("pool.fkv")).unwrap().len(),
+            before,
+            "refused, so not written"
+        );
+        for i in (1..8000_u32).step_by(2) {
+            assert_eq!(store.get(&i.to_ne_bytes()).unwrap().unwrap(), [i as u8; 3000]);
+        }
+    }
+}

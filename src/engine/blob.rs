@@ -3,9 +3,10 @@
 
 use super::Engine;
 use crate::checksum::{CheckSite, verify};
+use crate::constants::CACHE_LINE_BYTES;
 use crate::epoch;
 use crate::error::{Error, Result};
-use crate::format::{BlobDescriptor, Chunk};
+use crate::format::{BlobDescriptor, Chunk, FRAME_HEADER_BYTES, encoded_len_max};
 use crate::index::Index;
 use crate::media::Site;
 use crate::media::durable::{Dirty, InFlight};
@@ -86,10 +87,11 @@ impl<I: Index + 'static> Engine<I> {
     /// Writes a large value into extents; one drain makes several of them durable.
     ///
     /// # Errors
-    /// `NoSpace`, `Io` from a growth that failed: nothing stays allocated. Any other `Io` poisons the store.
-    pub(super) fn write_blob(&self, value: &[u8]) -> Result<InFlight<StagedBlob>> {
+    /// `NoSpace`, `TooLarge`, `Io` from a growth that failed: nothing stays allocated. Any other `Io` poisons the store.
+    pub(super) fn write_blob(&self, key: &[u8], value: &[u8]) -> Result<InFlight<StagedBlob>> {
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
-        let allocate = || self.extents.allocate(value.len() as u64);
+        let pieces_max = self.blob_pieces_max(key);
+        let allocate = || self.extents.allocate(value.len() as u64, pieces_max);
         let ranges = allocate().or_else(|error| self.retry_with_retired_extents(error, allocate));
         let ranges = ranges.map_err(|error| match error {
             NoRoom::Refused(error) => error,
@@ -113,6 +115,15 @@ impl<I: Index + 'static> Engine<I> {
         }
         staged.descriptor = descriptor.encode();
         Ok(written.map(|()| staged))
+    }
+
+    /// Pieces whose descriptor fits a frame beside the key.
+    fn blob_pieces_max(&self, key: &[u8]) -> usize {
+        let entry = encoded_len_max(key.len(), BlobDescriptor::encoded_len(0));
+        let fixed = FRAME_HEADER_BYTES as u64 + entry + CACHE_LINE_BYTES;
+        let room = self.oplog.frame_bytes_max(1).saturating_sub(fixed) as usize;
+        let one = BlobDescriptor::encoded_len(1) - BlobDescriptor::encoded_len(0);
+        (room / one).max(1)
     }
 
     /// Full but for extents that only wait for their grace period: gives that a chance before the write is refused.

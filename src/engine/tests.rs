@@ -49,7 +49,7 @@ fn on_the_other_log(f: impl Fn() + Sync) {
 fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
     let engine = engine_with_two_logs();
     let key = engine.key(b"key");
-    let staged = engine.write_blob(&[7; 1500]).expect("room for a blob");
+    let staged = engine.write_blob(b"key", &[7; 1500]).expect("room for a blob");
     let blob = engine.drain_blobs(staged).expect("the medium works");
     let op = OpSpec { kind: OpKind::PutBlob, key: key.bytes, value: &blob.descriptor, moved: None };
     let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };

@@ -60,7 +60,7 @@ impl<I: Index + 'static> Engine<I> {
             let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None };
             return self.write_op(key, &op, &terms);
         }
-        let blob = self.drain_blobs(self.write_blob(value)?)?;
+        let blob = self.drain_blobs(self.write_blob(key.bytes, value)?)?;
         let op = OpSpec { kind: OpKind::PutBlob, key: key.bytes, value: &blob.descriptor, moved: None };
         self.write_op(key, &op, &terms)?;
         blob.keep();
@@ -140,7 +140,7 @@ impl<I: Index + 'static> Engine<I> {
         let blob = if value.len() <= self.inline_value_bytes_max {
             None
         } else {
-            Some(self.drain_blobs(self.write_blob(value)?)?)
+            Some(self.drain_blobs(self.write_blob(key.bytes, value)?)?)
         };
         let (kind, value) = match &blob {
             Some(blob) => (OpKind::PutBlob, &blob.descriptor[..]),
@@ -223,7 +223,7 @@ impl<I: Index + 'static> Engine<I> {
                 entry.kind = OpKind::Put;
                 if value.len() > self.inline_value_bytes_max {
                     entry.kind = OpKind::PutBlob;
-                    let (rest, blob) = in_flight.and(self.write_blob(value)?).split();
+                    let (rest, blob) = in_flight.and(self.write_blob(bytes, value)?).split();
                     in_flight = rest;
                     entry.blob = Some(blob);
                 }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::SegmentClass;
 use crate::sync::{Arc, Mutex};
 use crate::types::{MediaRange, SegmentSlot};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Free blocks of one extent segment; a set bit is a block in use.
@@ -40,6 +41,16 @@ impl Bitmap {
         if used { self.free_blocks -= count } else { self.free_blocks += count }
     }
 
+    /// The free runs, each cut off at `wanted` blocks.
+    fn runs(&self, wanted: u32) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let (start, count) = self.find_run(from, wanted)?;
+            from = start + count;
+            Some((start, count))
+        })
+    }
+
     /// The first free run, at most `wanted` blocks of it, at or behind `from`.
     fn find_run(&self, from: u32, wanted: u32) -> Option<(u32, u32)> {
         let blocks = self.used.len() as u32 * 64;
@@ -59,6 +70,13 @@ impl Bitmap {
         }
         None
     }
+}
+
+/// Free blocks that lie side by side.
+struct Piece {
+    slot: u32,
+    first: u32,
+    count: u32,
 }
 
 struct Segments {
@@ -99,72 +117,103 @@ impl Extents {
         (self.space.geometry().segment_size_bytes / self.block_bytes) as u32
     }
 
-    /// Finds room for `len` bytes as ranges of at most a chunk each, opening extent segments as needed.
-    ///
-    /// # Errors
-    /// See [`NoRoom`].
-    pub fn allocate(&self, len: u64) -> Result<Vec<MediaRange>, NoRoom> {
-        let mut segments = self.segments.lock();
-        // Slots for all of it before any is opened: a value that is refused must not leave segments behind it.
-        let block = self.block_bytes;
-        let free = segments.bitmaps.values().map(|bitmap| u64::from(bitmap.free_blocks) * block).sum::<u64>();
-        let missing = len.div_ceil(block).saturating_mul(block).saturating_sub(free);
-        let per_segment = u64::from(self.blocks_per_segment() - 1) * block;
-        let needed = missing.div_ceil(per_segment) as usize;
-        let mut slots = self.space.take_slots(needed, Purpose::Put).map_err(NoRoom::Refused)?;
-        let result = self.allocate_in(&mut segments, len, &mut slots);
-        slots.into_iter().for_each(|slot| self.space.return_slot(slot));
-        result
+    /// Blocks of the longest piece: a chunk, or all of a segment but its header.
+    fn piece_blocks_max(&self) -> u32 {
+        ((BLOB_CHUNK_BYTES_MAX / self.block_bytes) as u32).min(self.blocks_per_segment() - 1)
     }
 
-    fn allocate_in(
+    /// Finds room for `len` bytes as at most `pieces_max` ranges of at most a chunk each, opening extent segments as needed.
+    /// One range if there is a free run that is long enough; else the longest ones, and of a value that would need too many
+    /// of the short ones, new segments instead.
+    ///
+    /// # Errors
+    /// See [`NoRoom`]; `TooLarge` if not even whole segments were enough. Nothing was changed by either.
+    pub fn allocate(&self, len: u64, pieces_max: usize) -> Result<Vec<MediaRange>, NoRoom> {
+        let blocks = len.div_ceil(self.block_bytes);
+        let most = pieces_max as u64 * u64::from(self.piece_blocks_max());
+        if blocks > most {
+            let max = most * self.block_bytes;
+            return Err(NoRoom::Refused(Error::TooLarge { what: "value in this pool", len, max }));
+        }
+        let mut segments = self.segments.lock();
+        let pieces = match self.one_run(&segments, blocks) {
+            Some(piece) => vec![piece],
+            None => {
+                // Every piece but the last has so many blocks, so there are at most `pieces_max`.
+                let shortest = blocks.div_ceil(pieces_max as u64) as u32;
+                self.several_runs(&mut segments, blocks, shortest)?
+            }
+        };
+        Ok(self.take(&mut segments, len, pieces))
+    }
+
+    /// The first free run that holds all `blocks`.
+    fn one_run(&self, segments: &Segments, blocks: u64) -> Option<Piece> {
+        let wanted = u32::try_from(blocks).ok().filter(|blocks| *blocks <= self.piece_blocks_max())?;
+        segments.bitmaps.iter().filter(|(_, bitmap)| bitmap.free_blocks >= wanted).find_map(
+            |(slot, bitmap)| {
+                let (first, count) = bitmap.runs(wanted).find(|(_, count)| *count == wanted)?;
+                Some(Piece { slot: *slot, first, count })
+            },
+        )
+    }
+
+    /// The longest pieces of free runs, none shorter than `shortest`, that together have `blocks` or more, opening segments
+    /// for what is missing.
+    fn several_runs(
         &self,
         segments: &mut Segments,
-        len: u64,
-        slots: &mut Vec<SegmentSlot>,
-    ) -> Result<Vec<MediaRange>, NoRoom> {
-        let mut ranges = Vec::new();
-        let mut missing = len;
-        while missing > 0 {
-            if let Some(range) = self.take_from_existing(segments, missing) {
-                missing -= range.len;
-                ranges.push(range);
-                continue;
-            }
-            let slot = slots.pop().expect("blocks were counted before");
+        blocks: u64,
+        shortest: u32,
+    ) -> Result<Vec<Piece>, NoRoom> {
+        let mut pieces = Vec::new();
+        for (slot, bitmap) in segments.bitmaps.iter().filter(|(_, bitmap)| bitmap.free_blocks > 0) {
+            pieces.extend(bitmap.runs(u32::MAX).flat_map(|run| self.pieces_of(*slot, run, shortest)));
+        }
+        let found: u64 = pieces.iter().map(|piece| u64::from(piece.count)).sum();
+        let whole = (1, self.blocks_per_segment() - 1);
+        let per_segment: u64 = self.pieces_of(0, whole, shortest).map(|piece| u64::from(piece.count)).sum();
+        let opened = blocks.saturating_sub(found).div_ceil(per_segment) as usize;
+        // Slots for all of it before any is opened: a value that is refused must not leave segments behind it.
+        let mut slots = self.space.take_slots(opened, Purpose::Put).map_err(NoRoom::Refused)?;
+        while let Some(slot) = slots.pop() {
             if let Err(error) = self.space.open_segment(SegmentClass::Extent, slot) {
-                self.give_back(segments, &ranges);
+                slots.into_iter().for_each(|slot| self.space.return_slot(slot));
                 return Err(NoRoom::Unknown(error));
             }
             segments.bitmaps.insert(slot.0, Bitmap::new(self.blocks_per_segment()));
+            pieces.extend(self.pieces_of(slot.0, whole, shortest));
         }
-        Ok(ranges)
+        pieces.sort_unstable_by_key(|piece| (Reverse(piece.count), piece.slot, piece.first));
+        Ok(pieces)
     }
 
-    fn take_from_existing(&self, segments: &mut Segments, missing: u64) -> Option<MediaRange> {
-        let wanted = missing.min(BLOB_CHUNK_BYTES_MAX).div_ceil(self.block_bytes) as u32;
-        // The longest of the first runs wins only where no run is long enough: whole chunks keep reads in one piece.
-        let mut best: Option<(u32, u32, u32)> = None;
-        for (slot, bitmap) in segments.bitmaps.iter().filter(|(_, bitmap)| bitmap.free_blocks > 0) {
-            let mut from = 0;
-            while let Some((start, count)) = bitmap.find_run(from, wanted) {
-                if best.is_none_or(|(_, _, longest)| count > longest) {
-                    best = Some((*slot, start, count));
-                }
-                if count == wanted {
-                    break;
-                }
-                from = start + count;
-            }
-            if best.is_some_and(|(_, _, count)| count == wanted) {
+    /// A run cut into pieces of at most a chunk; what remains and is shorter than `shortest` is left out.
+    fn pieces_of(&self, slot: u32, run: (u32, u32), shortest: u32) -> impl Iterator<Item = Piece> + use<> {
+        let (longest, (first, count)) = (self.piece_blocks_max(), run);
+        (0..count)
+            .step_by(longest as usize)
+            .map(move |at| Piece { slot, first: first + at, count: longest.min(count - at) })
+            .filter(move |piece| piece.count >= shortest)
+    }
+
+    /// Takes as much of the pieces, in their order, as `len` bytes need.
+    fn take(&self, segments: &mut Segments, len: u64, pieces: Vec<Piece>) -> Vec<MediaRange> {
+        let (mut missing, mut ranges) = (len, Vec::new());
+        for piece in pieces {
+            if missing == 0 {
                 break;
             }
+            let bytes = missing.min(u64::from(piece.count) * self.block_bytes);
+            let count = bytes.div_ceil(self.block_bytes) as u32;
+            segments.bitmaps.get_mut(&piece.slot).expect("found there").set(piece.first, count, true);
+            segments.used_blocks += u64::from(count);
+            let start = self.space.geometry().offset_of(SegmentSlot(piece.slot));
+            ranges.push(MediaRange::new(start + u64::from(piece.first) * self.block_bytes, bytes));
+            missing -= bytes;
         }
-        let (slot, start, count) = best?;
-        segments.bitmaps.get_mut(&slot).expect("found above").set(start, count, true);
-        segments.used_blocks += u64::from(count);
-        let offset = self.space.geometry().offset_of(SegmentSlot(slot)) + u64::from(start) * self.block_bytes;
-        Some(MediaRange::new(offset, missing.min(u64::from(count) * self.block_bytes)))
+        assert_eq!(missing, 0, "blocks were counted before");
+        ranges
     }
 
     /// Frees ranges that were allocated here and that nobody can see any more.
