@@ -235,11 +235,11 @@ impl<I: Index + 'static> Engine<I> {
         let known = share.found.damage.len();
         segment.walk(extent.start, extent.end, |piece| match piece {
             Piece::Frame { at, header, frame } => {
-                share.bound_damage(known, header.base_seq);
+                share.bound_damage(known, &header);
                 self.collect_frame(share, member, &segment, at, &header, frame)
             }
             Piece::Repaired { at, header, frame } => {
-                share.bound_damage(known, header.base_seq);
+                share.bound_damage(known, &header);
                 share.is_repaired = true;
                 self.collect_frame(share, member, &segment, at, &header, &frame);
                 share.is_repaired = false;
@@ -705,8 +705,13 @@ impl Share {
         });
     }
 
-    /// Stamps increase with offsets: what was lost since `known` is older than the frame that was found behind it.
-    fn bound_damage(&mut self, known: usize, behind: Seq) {
+    /// Stamps increase with offsets: what was lost since `known` is older than the frame that was found behind it. A mark
+    /// has no stamp of its own, and in a log that was resumed not even that of the entry before it.
+    fn bound_damage(&mut self, known: usize, header: &FrameHeader) {
+        if matches!(header.kind, FrameKind::Mark | FrameKind::Close) {
+            return;
+        }
+        let behind = header.base_seq;
         for lost in &mut self.found.damage[known..] {
             lost.bound = Some(lost.bound.map_or(behind, |bound| bound.min(behind)));
         }
