@@ -230,7 +230,7 @@ impl<I: Index + 'static> Engine<I> {
         let segment = SegmentBytes::new(bytes, range.offset, seed);
         let is_void = self.is_void(survey, member)?;
         let mut extent = self.extent_of(survey, &segment, member, is_void, was_clean);
-        extent.note_unreadable_tail(&segment, &unreadable, was_clean);
+        extent.note_unreadable_tail(&segment, &unreadable);
         share.begin_segment(member.state == SegmentState::Active || extent.sealed_to.is_some());
         let known = share.found.damage.len();
         segment.walk(extent.start, extent.end, |piece| match piece {
@@ -636,15 +636,14 @@ impl<I: Index + 'static> Engine<I> {
 
 impl Extent {
     /// A head that seems to end where a page cannot be read may go on there: nobody knows, so the rest of it is damage.
-    fn note_unreadable_tail(&mut self, segment: &SegmentBytes<'_>, unreadable: &Unreadable, was_clean: bool) {
+    fn note_unreadable_tail(&mut self, segment: &SegmentBytes<'_>, unreadable: &Unreadable) {
         if unreadable.is_empty() {
             return;
         }
         // That no whole frame was found says nothing then.
         self.is_empty = false;
-        // A close mark is the end of a log only in a pool that is still as it was closed.
-        let may_go_on = |tail: &&mut Tail| !(self.is_void || tail.closed && was_clean);
-        let Some(tail) = self.head.as_mut().filter(may_go_on) else { return };
+        // Neither does a close mark: the log may have been resumed behind it.
+        let Some(tail) = self.head.as_mut().filter(|_| !self.is_void) else { return };
         let end = segment.end_of_header_at(tail.cut).unwrap_or(tail.cut + CACHE_LINE_BYTES as u32);
         let next = MediaRange::new(segment.base + u64::from(tail.cut), u64::from(end - tail.cut));
         if unreadable.touches(next) {
