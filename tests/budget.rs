@@ -130,6 +130,26 @@ fn asynchronous_writes_share_one_drain() {
     }
 }
 
+/// A writer that found its log free drained for those who waited, and then once more for itself.
+#[test]
+fn a_put_shares_the_drain_of_what_is_staged_before_it() {
+    for kind in KINDS {
+        let (media, store) = open(kind);
+        let mut batch = WriteBatch::new();
+        batch.put(b"of a batch", b"v").unwrap();
+        let drains = cost(&media, || {
+            store.put_async(b"staged", b"v").unwrap();
+            store.put(b"behind it", b"v").unwrap();
+        });
+        assert_eq!(drains.0, 1, "{kind:?}");
+        let drains = cost(&media, || {
+            store.put_async(b"staged", b"v").unwrap();
+            store.write(&batch).unwrap();
+        });
+        assert_eq!(drains.0, 1, "{kind:?}");
+    }
+}
+
 #[test]
 fn reads_cost_nothing() {
     for kind in KINDS {

@@ -182,7 +182,7 @@ impl Committer {
         if self.policy != CommitPolicy::Grouped {
             let state = match self.policy {
                 CommitPolicy::Lone => Some(self.oplog.lock(lane)),
-                _ => self.oplog.try_lock(lane),
+                _ => self.try_alone(lane),
             };
             if let Some(mut state) = state {
                 self.lead_locked(lane, &mut state, sink);
@@ -190,6 +190,16 @@ impl Committer {
             }
         }
         self.submit_grouped(lane, sink, op, hash, terms)
+    }
+
+    /// The log, if nobody uses it and nothing is staged for it. Where something is, a writer joins it: alone it would drain
+    /// twice, for them and then for itself, and those whom it let go would come back and do the same.
+    #[inline]
+    fn try_alone(&self, lane: usize) -> Option<parking_lot::MutexGuard<'_, LogState>> {
+        if self.lanes[lane].staged.load(Ordering::Acquire) {
+            return None;
+        }
+        self.oplog.try_lock(lane)
     }
 
     #[inline]
@@ -334,7 +344,7 @@ impl Committer {
     ) -> Result<Publishable<Placed>> {
         let lane = self.home_lane();
         if self.policy != CommitPolicy::Grouped
-            && let Some(mut state) = self.oplog.try_lock(lane)
+            && let Some(mut state) = self.try_alone(lane)
         {
             self.lead_locked(lane, &mut state, sink);
             return self.write_alone(&mut state, &mut frame, &hashes, terms);
