@@ -172,20 +172,25 @@ impl<I: Index + 'static> Engine<I> {
         values
     }
 
-    /// Asks for the memory that a get of each of these keys reads, all keys in step: first where the index may have them,
-    /// then, from there, their entries. The misses of one step overlap, where those of one get follow each other. A hint.
+    /// Asks for the memory that a get of each of these at most [`FETCH_GROUP`] keys reads.
     pub fn fetch_ahead(&self, keys: &[&[u8]]) {
-        if self.check_open().is_err() || self.reader.is_guarded() {
+        let mut group = [Key { bytes: &[], hash: 0 }; FETCH_GROUP];
+        group.iter_mut().zip(keys).for_each(|(key, bytes)| *key = self.key(bytes));
+        if self.check_open().is_ok() {
+            self.fetch_keys(&group[..keys.len().min(FETCH_GROUP)]);
+        }
+    }
+
+    /// Asks for the memory that a look at each of these keys reads, all keys in step: first where the index may have them,
+    /// then, from there, their entries. The misses of one step overlap, where those of one look follow each other. A hint.
+    pub(super) fn fetch_keys(&self, keys: &[Key<'_>]) {
+        if self.reader.is_guarded() {
             return;
         }
         let _guard = epoch::pin();
-        let mut hashes = [0; FETCH_GROUP];
-        for (hash, bytes) in hashes.iter_mut().zip(keys) {
-            *hash = self.key(bytes).hash;
-            self.index.prefetch(*hash);
-        }
-        for (hash, bytes) in hashes.into_iter().zip(keys) {
-            self.index.get(Key { bytes, hash }, |addr| {
+        keys.iter().for_each(|key| self.index.prefetch(key.hash));
+        for key in keys {
+            self.index.get(*key, |addr| {
                 self.reader.prefetch(addr);
                 None::<()>
             });

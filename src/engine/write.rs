@@ -4,6 +4,7 @@
 use super::Engine;
 use super::blob::StagedBlob;
 use super::commit::{Publisher, Terms, Written};
+use super::read::FETCH_GROUP;
 use crate::checksum::CheckSite;
 use crate::constants::FRAME_OPS_MAX;
 use crate::epoch;
@@ -22,7 +23,8 @@ use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
 use crate::types::{Addr, SegmentSlot, Seq};
 use crate::write_batch::{WriteBatch, check_key, check_value_len};
-use std::collections::HashMap;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 /// An operation of a batch, ready for the log.
 struct BatchEntry<'a> {
@@ -199,19 +201,19 @@ impl<I: Index + 'static> Engine<I> {
         batch: &'a WriteBatch,
         mode: WriteMode,
     ) -> Result<(Vec<BatchEntry<'a>>, Terms)> {
-        let mut last: HashMap<&[u8], usize> = HashMap::with_capacity(batch.len());
-        for (i, op) in batch.ops().iter().enumerate() {
-            last.insert(batch.key(op), i);
-        }
-        let mut entries = Vec::with_capacity(last.len());
+        let keys: Vec<Key<'a>> = batch.ops().iter().map(|op| self.key(batch.key(op))).collect();
+        let is_last = last_of_each(&keys);
+        let mut entries = Vec::with_capacity(keys.len());
         let mut in_flight = InFlight::nothing(());
         let mut terms = Terms { above: Seq::ZERO, purpose: Purpose::Delete, mode };
-        for (i, op) in batch.ops().iter().enumerate() {
-            let bytes = batch.key(op);
-            if last[bytes] != i {
+        for (i, (op, key)) in batch.ops().iter().zip(&keys).enumerate() {
+            if i.is_multiple_of(FETCH_GROUP) {
+                self.fetch_keys(&keys[i..keys.len().min(i + FETCH_GROUP)]);
+            }
+            if !is_last[i] {
                 continue;
             }
-            let key = self.key(bytes);
+            let (key, bytes) = (*key, key.bytes);
             let value = batch.value(op);
             terms.above = terms.above.max(self.newest(key).0);
             let mut entry = BatchEntry { key, kind: OpKind::Delete, value, blob: None };
@@ -439,6 +441,22 @@ impl<I: Index + 'static> Publisher for Engine<I> {
         drop(guard);
         Ok(())
     }
+}
+
+/// Whether each key is the last of those that are equal.
+fn last_of_each(keys: &[Key<'_>]) -> Vec<bool> {
+    let mut is_last = vec![true; keys.len()];
+    let mut last: HashTable<usize> = HashTable::with_capacity(keys.len());
+    for (i, key) in keys.iter().enumerate() {
+        let is_same = |other: &usize| keys[*other].bytes == key.bytes;
+        match last.entry(key.hash, is_same, |other| keys[*other].hash) {
+            Entry::Occupied(mut entry) => is_last[std::mem::replace(entry.get_mut(), i)] = false,
+            Entry::Vacant(entry) => {
+                entry.insert(i);
+            }
+        }
+    }
+    is_last
 }
 
 fn entry_bytes_max(entry: &BatchEntry<'_>) -> u64 {
