@@ -428,8 +428,8 @@ mod tests {
     #[test]
     #[allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
     fn a_hundred_regions_leave_room_for_a_large_one() {
+        let _alone = ADDRESS_SPACE.lock();
         if Region::reserve_exactly(POOL_BYTES_MAX, LARGE_PAGE_BYTES, true).is_err() {
-            let _alone = ADDRESS_SPACE.lock();
             eprintln!("not run: address space is limited here (RLIMIT_AS, valgrind)");
             return;
         }

@@ -1,9 +1,10 @@
 //! What is done to a store while calls fail, and what has to hold whatever fails.
 
 use crate::faults::plan::{Fault, Terrain, Turn};
-use flatkv::testing::CallFault;
+use flatkv::testing::{CallFault, CallSite};
 use flatkv::{Durability, Error, MediaChoice, Options, Result, Store, WriteBatch, WriteOptions};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 pub const KEYS: usize = 24;
 /// On files a segment of 4 KiB has no room for anything but its own bookkeeping.
@@ -11,6 +12,9 @@ const SEGMENT_BYTES: u64 = 8192;
 const SMALL_BYTES: usize = 40;
 const ROLL_BYTES: usize = 1000;
 const BLOB_BYTES: usize = 6000;
+
+/// What the background thread is given to come to its first prefault.
+const BACKGROUND_MAX: Duration = Duration::from_secs(5);
 
 /// A key and its new value, if any.
 pub type Change = (usize, Option<Vec<u8>>);
@@ -120,6 +124,7 @@ impl<'a> Work<'a> {
                 self.a_little(&store, session)?;
             }
             self.contend(&store)?;
+            self.give_background_a_chance();
             // The third is dropped as if the process had ended.
             if session != 2 {
                 let closed = store.close();
@@ -138,6 +143,16 @@ impl<'a> Work<'a> {
             store.close().map_err(|error| format!("close {round}: {error}"))?;
         }
         Ok(())
+    }
+
+    /// On a busy machine the background thread may not get to what only it does before the session is over.
+    fn give_background_a_chance(&self) {
+        let is_wanted = self.fault.is_none_or(|fault| fault.site == CallSite::Prefault);
+        let was_there = || self.turn.seen().0.iter().any(|(site, _)| *site == CallSite::Prefault);
+        let until = Instant::now() + BACKGROUND_MAX;
+        while self.terrain == Terrain::Background && is_wanted && !was_there() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn everything(&mut self, store: &Store) -> Checked<()> {
