@@ -37,6 +37,7 @@ mod index;
 mod media;
 mod oplog;
 mod options;
+mod panics;
 mod space;
 mod store;
 mod sync;

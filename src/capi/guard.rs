@@ -1,27 +1,14 @@
-//! The only place that stops panics, and the only one that turns results into statuses.
+//! The only place of the C interface that stops panics, and the only one that turns results into statuses.
 //!
 //! A panic inside a call would otherwise unwind into C. It becomes `FLATKV_E_PANIC`, its message and place go to
 //! `flatkv_last_error`, and the store in use is poisoned: what the bug left half done must not be made durable.
-//! The panic hook stays silent for such panics, because a library does not write to its host's stderr; panics of the
-//! host (when it is a Rust program) still reach the hook that was installed before.
 
 use super::handle;
 use super::last_error;
 use super::types::{flatkv_status_t, flatkv_t};
 use crate::error::{Error, Result, status};
+use crate::panics;
 use crate::store::Store;
-use std::any::Any;
-use std::cell::{Cell, RefCell};
-use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::Once;
-use std::thread;
-
-thread_local! {
-    /// True while this thread is inside a guarded call.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-    /// What the hook was told about the last panic inside a guarded call.
-    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
 
 /// What a successful call answers.
 pub(super) trait Answer {
@@ -83,19 +70,19 @@ pub(super) fn status_of<A: Answer>(
     function: &'static str,
     body: impl FnOnce() -> Result<A>,
 ) -> flatkv_status_t {
-    answer(function, stop_panics(body))
+    answer(function, panics::stop(body))
 }
 
 /// Runs a call that uses no store and has no status to return: `default` stands for every failure.
 #[inline]
 pub(super) fn value_of<T>(function: &'static str, default: T, body: impl FnOnce() -> Result<T>) -> T {
-    value_or(function, default, stop_panics(body))
+    value_or(function, default, panics::stop(body))
 }
 
 #[inline]
 fn on_store<T>(store: *const flatkv_t, body: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
     let store = handle::store(store)?;
-    let result = stop_panics(|| body(&store));
+    let result = panics::stop(|| body(&store));
     if let Err(Error::Panic(why)) = &result {
         poison(&store, why);
     }
@@ -105,7 +92,7 @@ fn on_store<T>(store: *const flatkv_t, body: impl FnOnce(&Store) -> Result<T>) -
 /// A store that panics may panic again while it is poisoned; there is nobody left to tell.
 #[cold]
 fn poison(store: &Store, why: &str) {
-    let _ = stop_panics(|| {
+    let _ = panics::stop(|| {
         store.poison(why);
         Ok(())
     });
@@ -132,57 +119,6 @@ fn value_or<T>(function: &'static str, default: T, result: Result<T>) -> T {
 fn failure(function: &'static str, error: &Error) -> flatkv_status_t {
     last_error::set(function, error);
     error.status()
-}
-
-/// The state that a panic leaves behind is looked at by nobody (`AssertUnwindSafe`): a store is poisoned, and the
-/// other objects are plain memory whose methods keep them consistent at every step.
-#[inline]
-fn stop_panics<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    static HOOK: Once = Once::new();
-    // A thread that is unwinding already (a Rust host's destructor) may not change hooks; the next call will.
-    if !HOOK.is_completed() && !thread::panicking() {
-        HOOK.call_once(install_hook);
-    }
-    // Guards do not nest (nothing below the C interface calls it), so leaving may simply set false.
-    let result = GUARDED.with(|guarded| {
-        guarded.set(true);
-        let result = panic::catch_unwind(AssertUnwindSafe(body));
-        guarded.set(false);
-        result
-    });
-    result.unwrap_or_else(|payload| Err(panic_error(payload)))
-}
-
-#[cold]
-fn panic_error(payload: Box<dyn Any + Send>) -> Error {
-    let told = PANIC.try_with(|told| told.borrow_mut().take()).ok().flatten();
-    // Dropping a payload can panic again, and nothing would stop that one. Texts, which ours are, cannot.
-    if !payload.is::<&str>() && !payload.is::<String>() {
-        std::mem::forget(payload);
-    }
-    Error::Panic(told.unwrap_or_else(|| "no message".into()))
-}
-
-fn install_hook() {
-    let previous = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if GUARDED.try_with(Cell::get).unwrap_or(false) {
-            let _ = PANIC.try_with(|told| *told.borrow_mut() = Some(describe(info)));
-        } else {
-            previous(info);
-        }
-    }));
-}
-
-fn describe(info: &PanicHookInfo<'_>) -> String {
-    let payload = info.payload();
-    let text =
-        payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
-    let message = text.unwrap_or("no message");
-    match info.location() {
-        Some(place) => format!("{message} at {place}"),
-        None => message.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -212,7 +148,7 @@ mod tests {
                 panic!("dropped");
             }
         }
-        let status = status_of("flatkv_test", || -> Result<()> { panic::panic_any(Bomb) });
+        let status = status_of("flatkv_test", || -> Result<()> { std::panic::panic_any(Bomb) });
         assert_eq!(status, status::E_PANIC);
     }
 

@@ -126,6 +126,24 @@ struct Group {
     spare: Option<SegmentSlot>,
 }
 
+/// A group that its leader took out of the stage: nobody else can finish it. If the leader panics, those who wait for it
+/// must not do so for ever.
+struct Taken<'a> {
+    committer: &'a Committer,
+    lane: usize,
+    group: Group,
+    is_finished: bool,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        // Not asked of the thread: a host may let its store go while it panics itself.
+        if !self.is_finished {
+            self.committer.give_up(self.lane, &self.group);
+        }
+    }
+}
+
 struct Lane {
     stage: Mutex<Option<Group>>,
     staged: AtomicBool,
@@ -460,15 +478,35 @@ impl Committer {
             self.lanes[lane].staged.store(false, Ordering::Release);
             stage.take()
         };
-        let Some(mut group) = group else { return };
+        let Some(group) = group else { return };
+        let mut taken = Taken { committer: self, lane, group, is_finished: false };
+        let group = &mut taken.group;
         state.spare = group.spare.take();
-        let placed = self.place_group(state, &mut group);
+        let placed = self.place_group(state, group);
         if let Some(unused) = state.spare.take() {
             self.oplog.space().return_slot(unused);
         }
         let outcome = if group.sync { self.commit_group(state, placed) } else { Outcome::Os(placed) };
-        self.finish_async(lane, &group, &outcome, sink);
+        self.finish_async(lane, group, &outcome, sink);
         group.done.set(outcome);
+        taken.is_finished = true;
+    }
+
+    /// Ends a group whose leader panicked. Nobody knows what of it is in the log.
+    #[cold]
+    fn give_up(&self, lane: usize, group: &Group) {
+        self.oplog.poison("a panic while a group was written");
+        let error = self.oplog.check_poison().expect_err("just poisoned");
+        if let Some(first_ticket) = group.first_ticket {
+            self.tickets.fail(first_ticket, &error);
+            self.finish_tickets(lane, group);
+        }
+        group.done.set(Outcome::Os(vec![Err(error); group.frames.len()]));
+    }
+
+    fn finish_tickets(&self, lane: usize, group: &Group) {
+        let stage = self.lanes[lane].stage.lock();
+        self.tickets.finish(lane, group.async_bytes, stage.as_ref().and_then(|group| group.first_ticket));
     }
 
     fn place_group(&self, state: &mut LogState, group: &mut Group) -> Vec<Result<Placed>> {
@@ -533,8 +571,7 @@ impl Committer {
             }
             self.tickets.fail(first_ticket, &error);
         }
-        let stage = self.lanes[lane].stage.lock();
-        self.tickets.finish(lane, group.async_bytes, stage.as_ref().and_then(|group| group.first_ticket));
+        self.finish_tickets(lane, group);
     }
 
     /// Waits until `ticket` and every earlier one is durable.

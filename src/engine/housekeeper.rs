@@ -66,7 +66,17 @@ impl Housekeeper {
             roll_noticed.wake.notify_all();
         });
         let wait = Duration::from_micros(engine.options.commit_wait_us_max);
-        let run = move || run(&shared, &weak, wait);
+        crate::panics::keep_quiet();
+        let run = move || {
+            let ended = crate::panics::stop(|| {
+                run(&shared, &weak, wait);
+                Ok(())
+            });
+            // From now on nobody writes out what is accepted: nothing more must be.
+            if let (Err(error), Some(engine)) = (ended, weak.upgrade()) {
+                engine.poison(&error.to_string());
+            }
+        };
         // Signals are the application's: none may be delivered here.
         let thread = crate::media::spawn_without_signals("flatkv-housekeeper", run)?;
         *self.thread.lock() = Some(thread);

@@ -17,6 +17,7 @@ use crate::media::FlushGranularity;
 use crate::media::durable::{Dirty, Durable, Publishable};
 use crate::media::guarded::Scratch;
 use crate::oplog::scan::{Piece, SegmentBytes, Tail};
+use crate::panics;
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -151,8 +152,9 @@ impl<I: Index + 'static> Engine<I> {
         if workers == 1 {
             work()?;
         } else {
+            panics::keep_quiet();
             std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+                let threads: Vec<_> = (0..workers).map(|_| scope.spawn(|| panics::stop(work))).collect();
                 threads.into_iter().try_for_each(|thread| {
                     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
                 })

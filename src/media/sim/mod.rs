@@ -53,6 +53,16 @@ pub enum Fault {
         /// Bytes that are written nevertheless (none of a word).
         kept_bytes: usize,
     },
+    /// The code that drains panics, as a bug would. Once.
+    PanicInDrain {
+        /// Which drain.
+        nth: u64,
+    },
+    /// The code that reads panics. Once.
+    PanicInRead {
+        /// Which call of read.
+        nth: u64,
+    },
     /// Growing fails with `NoSpace`.
     Grow {
         /// Which call.
@@ -145,6 +155,8 @@ struct Faults {
     write_errno: i32,
     write_kept_bytes: usize,
     grow: Countdown,
+    panic_in_drain: Countdown,
+    panic_in_read: Countdown,
     unreadable: Vec<MediaRange>,
     skipped: Option<Site>,
     write_through_is_write: bool,
@@ -372,6 +384,8 @@ impl SimMedia {
         let faults = &mut self.state.lock().faults;
         match fault {
             Fault::Drain { nth, times } => faults.drain = Countdown { calls: nth, times },
+            Fault::PanicInDrain { nth } => faults.panic_in_drain = Countdown { calls: nth, times: 1 },
+            Fault::PanicInRead { nth } => faults.panic_in_read = Countdown { calls: nth, times: 1 },
             Fault::Grow { nth, times } => faults.grow = Countdown { calls: nth, times },
             Fault::Write { nth, times, errno, kept_bytes } => {
                 faults.write = Countdown { calls: nth, times };
@@ -558,6 +572,7 @@ impl Media for SimMedia {
         if state.faults.skipped == Some(site) {
             return Ok(());
         }
+        assert!(!state.faults.panic_in_drain.strikes(), "a simulated bug in drain");
         let thread = state.thread();
         let failed = state.faults.drain.strikes();
         state.log.events.push(Event::Drain { thread, site, failed });
@@ -567,7 +582,8 @@ impl Media for SimMedia {
     fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
         let range = MediaRange::new(at, into.len() as u64);
         let bad = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            assert!(!state.faults.panic_in_read.strikes(), "a simulated bug in read");
             state.faults.unreadable.iter().any(|bad| bad.offset < range.end() && at < bad.end())
         };
         let readable = at.checked_add(range.len).is_some_and(|end| end <= self.len_bytes()) && !bad;
