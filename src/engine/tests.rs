@@ -20,9 +20,13 @@ fn engine_with_two_logs() -> Arc<Engine<HashIndex>> {
 }
 
 fn engine_on(media: Arc<SimMedia>) -> Arc<Engine<HashIndex>> {
+    opened_on(media, true)
+}
+
+fn opened_on(media: Arc<SimMedia>, is_new: bool) -> Arc<Engine<HashIndex>> {
     let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
     let options = testing::with_logs(testing::options(), 2);
-    Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh simulated pool")
+    Engine::open(media, is_new, options, &holder, HashIndex::with_expected).expect("a sound simulated pool")
 }
 
 /// Runs `f` on a thread whose home is the other log.
@@ -108,6 +112,29 @@ fn an_accepted_write_that_fails_without_an_io_error_poisons_the_store() {
     assert!(matches!(engine.put_async(b"later", b"value"), Err(Error::Poisoned(_))));
     assert!(matches!(engine.put(&WriteOptions::default(), b"later", b"value"), Err(Error::Poisoned(_))));
     assert_eq!(engine.get(b"before").expect("reads go on"), Some(b"value".to_vec()));
+}
+
+/// The last slot beyond the reserve was claimed when the write was accepted; a delete of another log then took one out of
+/// the reserve, and the head that recovery had opened wanted both.
+#[test]
+fn an_accepted_write_goes_into_a_recovered_head_whatever_a_delete_took_since() {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+    let engine = engine_on(Arc::clone(&media));
+    engine.put(&WriteOptions::default(), b"before", b"value").expect("room");
+    engine.abandon();
+    let engine = opened_on(media, false);
+    let mut taken = Vec::new();
+    while let Ok(slot) = engine.space.take_slot(Purpose::Put) {
+        taken.push(slot);
+    }
+    engine.space.return_slot(taken.pop().expect("a slot beyond the reserve"));
+    let ticket = engine.put_async(b"key", b"value").expect("one slot is left");
+    let reserved = engine.space.take_slot(Purpose::Delete).expect("a full pool deletes");
+    engine.wait(ticket).expect("it was accepted");
+    engine.health().expect("nothing failed");
+    assert_eq!(engine.get(b"key").expect("intact"), Some(b"value".to_vec()));
+    engine.space.return_slot(reserved);
+    assert!(engine.space.take_slot(Purpose::Put).is_ok(), "the slot that was claimed came back");
 }
 
 /// Until the store was poisoned another log could be given the numbers of a head or segment whose drain had failed, and

@@ -317,7 +317,11 @@ impl OpLog {
             pad = self.padding(tail, frame.len_bytes(), align);
         }
         if let Some(head) = state.head.as_mut().filter(|head| head.unbacked) {
-            self.space.back_recovered_head(terms.purpose)?;
+            // A slot that was claimed beforehand backs the head as well: it is given back if no roll takes it. Asking for
+            // one more would refuse what was accepted when there was room.
+            if state.spare.is_none() {
+                self.space.back_recovered_head(terms.purpose)?;
+            }
             head.unbacked = false;
         }
         self.write_frame(state, frame, terms, base_seq, pad).map_err(|error| self.poison_with(error))
