@@ -147,6 +147,8 @@ check_sites! {
     Filter,
     /// The parts of a large batch.
     BatchCommit,
+    /// Where the logs of a closed pool end.
+    ClosedEnds,
 }
 
 /// Whether a stored check equals the computed one. Every comparison of a checksum goes through here.

@@ -6,6 +6,7 @@
 
 mod rot {
     pub mod check;
+    pub mod ends;
     pub mod pages;
     pub mod pool;
 }
@@ -14,6 +15,7 @@ use flatkv::testing;
 use flatkv::testing::sim::SimKind;
 use flatkv::{Error, MediaChoice};
 use rot::check::{self, Tally, Terms, VIOLATIONS_MAX, try_image};
+use rot::ends::Resumed;
 use rot::pages::{self, Loss};
 use rot::pool::{End, POOL_BYTES, Pool};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +90,17 @@ fn lost_pages_are_damage_and_never_a_shorter_log() {
             pages::lost_pages(kind, end, loss, &mut tally);
             tally.finish(&format!("lost pages, {loss:?}, {kind:?}, {end:?}"), started);
         }
+    }
+}
+
+#[test]
+fn a_page_that_shows_an_earlier_close_of_its_log_is_damage() {
+    for kind in [SimKind::Pm, SimKind::File] {
+        let (started, mut tally) = (Instant::now(), Tally::new());
+        let refused: usize =
+            rot::ends::SESSIONS.map(|sessions| Resumed::build(kind, sessions).judge(&mut tally)).sum();
+        assert!(refused > 0, "no page was lost that held anything");
+        tally.finish(&format!("pages as they were at an earlier close, {kind:?}"), started);
     }
 }
 

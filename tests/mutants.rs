@@ -16,6 +16,7 @@ mod crash {
 #[allow(dead_code, reason = "shared with the bit-rot suite")]
 mod rot {
     pub mod check;
+    pub mod ends;
     pub mod pool;
 }
 
@@ -27,6 +28,7 @@ use flatkv::testing::sim::{Level, SimKind, SimMedia};
 use flatkv::testing::{self, CheckSite, Site};
 use flatkv::{CommitPolicy, Durability, Error, Result, Store, WriteBatch};
 use rot::check::{self, Tally, Terms};
+use rot::ends::Resumed;
 use rot::pool::{CAPACITY_BYTES, End, HEAD_BYTES, Pool, SEGMENT_BYTES};
 use std::cell::Cell;
 use std::io::Write;
@@ -310,6 +312,19 @@ fn killed_by_rot_behind_a_mark() -> Option<Kill> {
     }
 }
 
+/// A page shows what it held when its log was closed before.
+fn killed_by_an_earlier_close(check: CheckSite) -> Option<Kill> {
+    let mut tally = Tally::new();
+    for sessions in rot::ends::SESSIONS {
+        testing::skip_check(None);
+        let resumed = Resumed::build(SimKind::Pm, sessions);
+        testing::skip_check(Some(check));
+        resumed.judge(&mut tally);
+    }
+    let what = tally.violations.first()?;
+    Some(Kill { by: format!("an earlier close: {what}"), states: tally.opens })
+}
+
 fn killed_by_rot(check: CheckSite, end: Instant) -> Option<Kill> {
     testing::skip_check(None);
     let pool = Pool::build(SimKind::Pm, End::Closed);
@@ -374,6 +389,7 @@ fn kill(mutant: Mutant) -> Option<Kill> {
         Mutant::Check(check @ (CheckSite::Frame | CheckSite::Superblock)) => {
             killed_by_crashes(mutant, end).or_else(|| killed_by_rot(check, end))
         }
+        Mutant::Check(check @ CheckSite::ClosedEnds) => killed_by_an_earlier_close(check),
         Mutant::Check(check) => killed_by_rot(check, end),
     };
     MUTANT.set(Mutant::None);

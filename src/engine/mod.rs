@@ -26,6 +26,7 @@ pub use pins::ValueRef;
 pub use read::FETCH_GROUP;
 
 use crate::error::{Error, Result};
+use crate::format::closed_ends;
 use crate::index::Index;
 use crate::media::Media;
 use crate::oplog::OpLog;
@@ -138,12 +139,14 @@ impl<I: Index + 'static> Engine<I> {
 
     fn close_cleanly(&self) -> Result<()> {
         self.committer.lead_all(self);
+        let mut ends = Vec::new();
         for log in 0..self.oplog.log_count() {
-            self.oplog.close_log(&mut self.oplog.lock(log))?;
+            ends.extend(self.oplog.close_log(&mut self.oplog.lock(log))?);
         }
         let next_id = self.space.identities().next_id;
         self.superblock.lock().update(&*self.media, |superblock| {
             superblock.clean = true;
+            superblock.closed_ends = closed_ends(ends);
             superblock.segment_id_high_water = next_id.0;
         })
     }

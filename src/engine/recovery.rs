@@ -12,6 +12,7 @@
 //! Running it twice gives the same store; it may die anywhere.
 
 mod collect;
+mod ends;
 mod pages;
 mod survey;
 
@@ -220,6 +221,7 @@ impl<I: Index + 'static> Engine<I> {
             segment_id_high_water: 1,
             unsafe_shutdowns: 0,
             clean: false,
+            closed_ends: 0,
         });
         let identities = Identities { next_id: SegmentId(1), digest_number: 0 };
         let mut parts = Self::parts(media, geometry, superblock, identities, lanes, lanes, &options);
@@ -330,7 +332,8 @@ impl<I: Index + 'static> Engine<I> {
         let expected_keys = survey.live_entries.min(segment_bytes / CACHE_LINE_BYTES);
         let (mut engine, collected) =
             Self::assemble(parts, options, make_index, expected_keys, |engine, _| {
-                engine.collect(&survey, was_clean)
+                let last_close = engine.last_close(&survey, was_clean)?;
+                engine.collect(&survey, last_close)
             })?;
         engine.oplog.note_live_entries(engine.index.len());
         engine.facts.recovered_entries = collected.entries;
@@ -383,6 +386,7 @@ impl<I: Index + 'static> Engine<I> {
     fn start_writing(&mut self, survey: &Survey, collected: Collected) -> Result<()> {
         self.superblock.lock().update_both(&*self.media, |superblock| {
             superblock.clean = false;
+            superblock.closed_ends = 0;
             superblock.unsafe_shutdowns = superblock.unsafe_shutdowns.max(self.facts.unsafe_shutdowns);
         })?;
         self.free_unlisted(survey)?;

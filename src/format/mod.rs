@@ -34,7 +34,7 @@ pub use frame::{FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, frame_
 pub use op::{OP_FIELDS_BYTES_MAX, Op, OpKind, OpSpec, Ops, encoded_len_max};
 pub use repair::{Work, repair_frame};
 pub use segment::{SegmentClass, SegmentHeader, SegmentState, StateWord};
-pub use superblock::{HolderRecord, Superblock};
+pub use superblock::{HolderRecord, Superblock, closed_ends};
 
 /// Pool offset of superblock copy A.
 pub const SUPERBLOCK_A_OFFSET: u64 = 0;

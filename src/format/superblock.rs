@@ -4,6 +4,7 @@ use super::{FORMAT_VERSION, NUMBERS_END, SUPERBLOCK_BYTES, SUPERBLOCK_MAGIC_BYTE
 use crate::checksum::{self, CheckSite};
 use crate::constants::*;
 use crate::error::{Error, Result};
+use crate::types::SegmentId;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"FlatKV\x01\n");
 /// Two constants that differ in 48 of their 64 bits: no few flips turn one into the other.
@@ -12,6 +13,7 @@ const UNCLEAN: u64 = 0xA53C_9DF0_995A_3C8E;
 /// Later versions that are recognized as such even if their superblock is laid out otherwise.
 const VERSIONS_AHEAD: u32 = 0xFFFF;
 const CHECKSUM_SEED: u64 = 0x666C_6174_6B76_7362;
+const ENDS_SEED: u64 = 0x666C_6174_6B76_656E;
 /// What a newer library may set that this one can ignore, read only, or not open at all.
 const INCOMPATIBLE_KNOWN: u64 = 0;
 const READ_ONLY_COMPATIBLE_KNOWN: u64 = 0;
@@ -33,7 +35,8 @@ mod at {
     // 104..152: two checkpoint references of 24 bytes, zero in this version
     pub const UNSAFE_SHUTDOWNS: usize = 152;
     pub const CLEAN_MARK: usize = 160;
-    // 168..504: reserved, zero
+    pub const CLOSED_ENDS: usize = 168;
+    // 176..504: reserved, zero
     pub const CHECKSUM: usize = 504;
 }
 const _: () = assert!(at::CHECKSUM + 8 == SUPERBLOCK_BYTES);
@@ -63,6 +66,16 @@ pub struct Superblock {
     pub unsafe_shutdowns: u64,
     /// Set by close, after everything else is durable.
     pub clean: bool,
+    /// Where the logs ended when they were closed: see [`closed_ends`]. 0 if that was not recorded.
+    pub closed_ends: u64,
+}
+
+/// The checksum of where the data of each active head ended at a close, that is, where its two close marks begin. Never 0.
+pub fn closed_ends(mut heads: Vec<(SegmentId, u32)>) -> u64 {
+    heads.sort_unstable();
+    let pairs = heads.into_iter().flat_map(|(id, end)| [id.0, u64::from(end)]);
+    let bytes: Vec<u8> = pairs.flat_map(u64::to_le_bytes).collect();
+    checksum::hash64(ENDS_SEED, &bytes).max(1)
 }
 
 impl Superblock {
@@ -83,6 +96,7 @@ impl Superblock {
         put(&mut bytes, at::SEGMENT_ID_HIGH_WATER, &self.segment_id_high_water.to_le_bytes());
         put(&mut bytes, at::UNSAFE_SHUTDOWNS, &self.unsafe_shutdowns.to_le_bytes());
         put(&mut bytes, at::CLEAN_MARK, &(if self.clean { CLEAN } else { UNCLEAN }).to_le_bytes());
+        put(&mut bytes, at::CLOSED_ENDS, &self.closed_ends.to_le_bytes());
         let sum = checksum::hash64(CHECKSUM_SEED, &bytes[..at::CHECKSUM]);
         put(&mut bytes, at::CHECKSUM, &sum.to_le_bytes());
         bytes
@@ -144,6 +158,7 @@ impl Superblock {
             segment_id_high_water: u64_at(bytes, at::SEGMENT_ID_HIGH_WATER),
             unsafe_shutdowns: u64_at(bytes, at::UNSAFE_SHUTDOWNS),
             clean: mark == CLEAN,
+            closed_ends: u64_at(bytes, at::CLOSED_ENDS),
         };
         superblock.check_fields().map_err(|(what, expected, found)| corrupted(what, expected, found))?;
         Ok(superblock)

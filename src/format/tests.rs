@@ -54,6 +54,7 @@ fn superblock() -> Superblock {
         segment_id_high_water: 0x0102_0305,
         unsafe_shutdowns: 2,
         clean: true,
+        closed_ends: 0,
     }
 }
 

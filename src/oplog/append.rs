@@ -492,22 +492,23 @@ impl OpLog {
     }
 
     /// Ends the log for this open: drains, and closes its head with two marks (of which one may rot). Later appends are
-    /// refused.
+    /// refused. Says which head that is, and where the marks begin.
     ///
     /// # Errors
     /// `Io`: the store is poisoned. `Poisoned`.
-    pub fn close_log(&self, state: &mut LogState) -> Result<()> {
+    pub fn close_log(&self, state: &mut LogState) -> Result<Option<(SegmentId, u32)>> {
         self.check_poison()?;
         state.closed = true;
         if state.head.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         self.drain(state, Site::CloseDrain)?;
+        let end = state.head.as_ref().map(|head| (head.id, head.tail));
         for _ in 0..2 {
             self.append_mark(state, FrameKind::Close)?;
         }
         self.commit(state, InFlight::nothing(()), Site::CloseMarkDrain)?.into_inner();
-        Ok(())
+        Ok(end)
     }
 
     /// Refuses appends without touching the medium: the store dies as if the process had.

@@ -67,6 +67,8 @@ pub struct Tail {
     pub cut: u32,
     /// The last frame is a close mark.
     pub closed: bool,
+    /// Where its two close marks begin, whichever of them was found.
+    pub closed_at: u32,
     /// Bad frames lie before the cut.
     pub has_damage: bool,
     /// Newest stamp of the whole frames behind the cut, which do not count.
@@ -82,7 +84,7 @@ fn is_second_close_mark(header: &FrameHeader, hole: u32) -> bool {
 impl Tail {
     /// A head without frames.
     pub fn at(start: u32) -> Tail {
-        Tail { cut: start, closed: false, has_damage: false, dropped_seq: Seq::ZERO }
+        Tail { cut: start, closed: false, closed_at: 0, has_damage: false, dropped_seq: Seq::ZERO }
     }
 }
 
@@ -182,6 +184,8 @@ impl<'a> SegmentBytes<'a> {
             while let Some(header) = self.counts_at(tail.cut, limit) {
                 tail.cut += header.len;
                 tail.closed = header.kind == FrameKind::Close;
+                // Both were formed when everything before them was durable, and neither when the other was.
+                tail.closed_at = header.durable_end;
             }
             let Some(next) = self.proven_behind(tail.cut, limit, &mut tail) else { return tail };
             tail.cut = next;

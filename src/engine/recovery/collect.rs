@@ -2,6 +2,7 @@
 
 use super::super::Engine;
 use super::super::damage::Damage;
+use super::ends::LastClose;
 use super::pages::{Unreadable, read_what_can_be_read};
 use super::survey::{Member, Survey};
 use crate::checksum::CheckSite;
@@ -129,7 +130,7 @@ struct Share {
 
 impl<I: Index + 'static> Engine<I> {
     /// Reads all log segments into the index and everything else into the answer.
-    pub(super) fn collect(&self, survey: &Survey, was_clean: bool) -> Result<Collected> {
+    pub(super) fn collect(&self, survey: &Survey, last_close: LastClose) -> Result<Collected> {
         let members: Vec<&Member> =
             survey.members.values().filter(|m| m.header.class != SegmentClass::Extent).collect();
         let workers = if self.options.background {
@@ -143,7 +144,7 @@ impl<I: Index + 'static> Engine<I> {
             let mut share = Share::default();
             let mut buffer = Vec::new();
             while let Some(member) = members.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.collect_segment(survey, member, was_clean, &mut share, &mut buffer)?;
+                self.collect_segment(survey, member, last_close, &mut share, &mut buffer)?;
             }
             self.insert_pending(&mut share);
             shares.lock().push(share.found);
@@ -214,24 +215,16 @@ impl<I: Index + 'static> Engine<I> {
         &self,
         survey: &Survey,
         member: &Member,
-        was_clean: bool,
+        last_close: LastClose,
         share: &mut Share,
         buffer: &mut Vec<u8>,
     ) -> Result<()> {
         let range = survey.geometry.range_of(member.header.slot);
-        let by_mapping = self.media.granularity() == FlushGranularity::CacheLine && !self.reader.is_guarded();
-        let mut unreadable = Unreadable::default();
-        let bytes = if by_mapping {
-            self.media.region().bytes(range).expect("the survey read its header")
-        } else {
-            buffer.resize(range.len as usize, 0);
-            unreadable = read_what_can_be_read(&*self.media, range.offset, buffer)?;
-            &buffer[..]
-        };
+        let (bytes, unreadable) = self.segment_bytes(range, buffer)?;
         let seed = self.space.table().slot(member.header.slot).seed();
         let segment = SegmentBytes::new(bytes, range.offset, seed);
         let is_void = self.is_void(survey, member)?;
-        let mut extent = self.extent_of(survey, &segment, member, is_void, was_clean);
+        let mut extent = self.extent_of(survey, &segment, member, is_void, last_close);
         extent.note_unreadable_tail(&segment, &unreadable);
         share.begin_segment(member.state == SegmentState::Active || extent.sealed_to.is_some());
         let known = share.found.damage.len();
@@ -252,14 +245,29 @@ impl<I: Index + 'static> Engine<I> {
             }
         });
         share.note_lost_end(known, &extent, &segment);
-        self.finish_segment(share, extent, range, was_clean, &unreadable);
+        self.finish_segment(share, extent, range, last_close.was_clean, &unreadable);
         Ok(())
+    }
+
+    /// All bytes of a segment, in the mapping or read into `buffer`.
+    pub(super) fn segment_bytes<'a>(
+        &'a self,
+        range: MediaRange,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<(&'a [u8], Unreadable)> {
+        if self.media.granularity() == FlushGranularity::CacheLine && !self.reader.is_guarded() {
+            let bytes = self.media.region().bytes(range).expect("the survey read its header");
+            return Ok((bytes, Unreadable::default()));
+        }
+        buffer.resize(range.len as usize, 0);
+        let unreadable = read_what_can_be_read(&*self.media, range.offset, buffer)?;
+        Ok((&buffer[..], unreadable))
     }
 
     /// Of two active heads the larger counts for nothing: its log acknowledges there only once the smaller is sealed. A
     /// smaller one whose footer verifies is sealed, whatever its state word says: that is written after the footer, so
     /// it may be missing, or have reverted to what it was.
-    fn is_void(&self, survey: &Survey, member: &Member) -> Result<bool> {
+    pub(super) fn is_void(&self, survey: &Survey, member: &Member) -> Result<bool> {
         let Some(heads) = survey.heads.get(&member.header.log) else { return Ok(false) };
         if member.state != SegmentState::Active {
             return Ok(false);
@@ -283,7 +291,7 @@ impl<I: Index + 'static> Engine<I> {
         segment: &SegmentBytes<'_>,
         member: &Member,
         is_void: bool,
-        was_clean: bool,
+        last_close: LastClose,
     ) -> Extent {
         let mut start = SEGMENT_BODY_OFFSET as u32;
         let footer_at = segment.bytes.len() - FOOTER_BYTES as usize;
@@ -320,9 +328,10 @@ impl<I: Index + 'static> Engine<I> {
             } else {
                 segment.find_tail(start)
             };
-            if was_clean && !is_void && !tail.closed {
+            if last_close.was_clean && !is_void && (!tail.closed || last_close.has_lost_ends) {
                 // Close marks were durable before the clean mark was: what is gone, and whatever lay before it, rotted.
                 tail.has_damage = true;
+                tail.closed = false;
                 tail.cut = footer_at as u32;
             }
             extent.end = tail.cut;

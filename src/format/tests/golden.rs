@@ -53,6 +53,32 @@ fn superblock_bytes() {
     );
 }
 
+/// Pools that were closed before this was recorded have 0 there.
+#[test]
+fn ends_of_closed_logs() {
+    let heads = vec![(SegmentId(0x0102_0304_0506), 0x1000), (SegmentId(7), 0x0A40)];
+    let mut sorted = heads.clone();
+    sorted.reverse();
+    assert_eq!(closed_ends(heads.clone()), closed_ends(sorted));
+    assert_eq!(closed_ends(heads.clone()), 0xA757_93E7_DB0B_B2FF);
+    assert_ne!(closed_ends(Vec::new()), 0);
+    let closed = Superblock { closed_ends: closed_ends(heads), ..superblock() };
+    assert_golden(
+        &closed.encode(),
+        "
+        0000: 466c61744b56010a 0100000000020000
+        0020: 0000000000000000 3031323334353637
+        0030: 3839616263646566 8877665544332211
+        0040: 0700000000000000 0020000000000000
+        0050: 0010000000000000 0300000000000000
+        0060: 0503020100000000 0000000000000000
+        0090: 0000000000000000 0200000000000000
+        00a0: 713ca5660f9dc35a ffb20bdbe79357a7
+        01f0: 0000000000000000 29ed390743d092f3
+        512 bytes",
+    );
+}
+
 #[test]
 fn holder_record_bytes() {
     let holder = HolderRecord {

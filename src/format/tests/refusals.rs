@@ -427,6 +427,7 @@ proptest! {
             segment_id_high_water: u64::from(numbers[2]),
             unsafe_shutdowns: u64::from(numbers[3]),
             clean,
+            closed_ends: u64::from(numbers[0]) << 17,
         };
         prop_assert_eq!(decode_superblock(&superblock.encode()), Some(superblock));
     }
