@@ -349,7 +349,8 @@ flatkv_status_t flatkv_open(const char *path,
  * NULL is FLATKV_OK. New calls answer FLATKV_E_CLOSED from the start of this one. Batches, options and buffers are
  * independent of the store and stay valid.
  * Returns FLATKV_OK; FLATKV_E_BUSY with their number while values are pinned: the store is then open as before, so
- * free the pins and call again; FLATKV_E_CLOSED if it is closed already or another thread is closing it;
+ * free the pins and call again (until it answers, calls on other threads may have answered FLATKV_E_CLOSED, too, and
+ * did nothing: repeat them); FLATKV_E_CLOSED if it is closed already or another thread is closing it;
  * FLATKV_E_INVALID_ARGUMENT if the handle never was a store's; FLATKV_E_FORKED in a child process, where nothing is
  * closed. Any other code (FLATKV_E_IO, FLATKV_E_POISONED) says that not everything is known to be durable; the store
  * is closed nevertheless. Safe from any thread, but never returns if called by a call in progress on the same store.

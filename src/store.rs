@@ -238,7 +238,8 @@ impl Store {
     /// Ends the store cleanly: the next open need not look for a torn tail. Calls on any clone answer `Closed` afterwards.
     ///
     /// # Errors
-    /// `Busy` with the number of pinned values while there are any: nothing is closed. `Io`: the store is closed, the next
+    /// `Busy` with the number of pinned values while there are any: nothing is closed, but calls that other threads made
+    /// meanwhile may have answered `Closed`. `Io`: the store is closed, the next
     /// open recovers it. `Closed`, `Forked`, `Poisoned`.
     pub fn close(&self) -> Result<()> {
         self.handle.engine.close()

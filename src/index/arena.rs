@@ -265,7 +265,11 @@ impl<T: Node> Pool<T> {
             return (number, false);
         }
         let number = free.fresh_from;
-        assert!((number as usize) < self.nodes.count(), "all {} index nodes are in use", self.nodes.count());
+        assert!(
+            (number as usize) < self.nodes.count(),
+            "all {} index nodes are in use: where address space is limited (ulimit -v) the index is, too",
+            self.nodes.count()
+        );
         free.fresh_from += 1;
         if (number as usize * size_of::<T>()).is_multiple_of(HUGE_PAGE_BYTES) {
             self.nodes.merge_to_huge_pages(number as usize);

@@ -571,7 +571,9 @@ fn rebuilt_shape(contents: &Contents, distance: u32) -> (usize, u32) {
 }
 
 impl Storage {
-    /// Reserves what `most` entries may ever need, or less where the address space is limited.
+    /// Reserves what `most` entries may ever need, or less where the address space is limited: then the index may run out
+    /// of nodes before the pool is full, which is a panic in whoever grows it. A put cannot be refused for it: how many
+    /// nodes it needs is known only when its entry is in the log, and growth has claimed its cell.
     fn reserve(most: u64) -> Result<Storage> {
         const COUNTERS: usize = OWNED_COUNTERS + SHARED_COUNTERS;
         let wanted = (most / PAGE_ENTRIES_RESERVED).clamp(PAGES_MIN as u64, PAGES_MAX as u64) as usize;
