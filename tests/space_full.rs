@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{MEDIA, memory_dir, small, stat, with_logs};
+use common::{MEDIA, memory_dir, report, small, stat, with_logs};
 use flatkv::{Durability, Error, MediaChoice, Store, WriteBatch, WriteOptions};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -222,7 +222,7 @@ fn asynchronous_writes_are_refused_at_once_or_not_at_all() {
 #[test]
 fn a_full_device_refuses_and_goes_on() {
     let Some(device) = SmallDevice::mount() else {
-        eprintln!("not run: a tmpfs cannot be mounted here");
+        report("not run: a_full_device_refuses_and_goes_on because a tmpfs cannot be mounted here");
         return;
     };
     for media in MEDIA {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use flatkv::{MediaChoice, Options, Store};
+use std::io::Write;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -35,6 +36,11 @@ impl Rng {
         bytes.truncate(len);
         bytes
     }
+}
+
+/// Not captured, so that it is seen in every log: figures, and what is not run.
+pub fn report(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A folder in memory where there is one: many small pools, no waiting for a disk.
