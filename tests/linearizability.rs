@@ -6,8 +6,9 @@
 //! visited states. A call that has not returned at the end (an asynchronous put that nobody waited for) may have taken
 //! effect at any time, or never. Other tests show that the checker rejects what it should, planted bugs included.
 
-#![allow(clippy::print_stdout, reason = "says what was checked, and shows a history that fails")]
+mod common;
 
+use common::report;
 use flatkv::{CommitPolicy, MediaChoice, Options, Store, WriteBatch};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -284,12 +285,14 @@ fn check_store(media: MediaChoice, commit: CommitPolicy, histories: usize, dir: 
     let started = Instant::now();
     let (calls, bad) = play_histories(&store, histories, 7);
     let took = started.elapsed().as_secs_f64();
-    println!(
-        "{media:?}, {commit:?}: {histories} histories, {calls} calls, {} violations, {took:.1} s",
+    report(&format!(
+        "linearizability, {media:?}, {commit:?}: {histories} histories, {calls} calls, {} violations, {took:.1} s",
         bad.len()
-    );
+    ));
     if let Some(calls) = bad.first() {
-        calls.iter().for_each(|call| println!("{:>10} to {:>20}: {:?}", call.start, call.end, call.seen));
+        calls
+            .iter()
+            .for_each(|call| report(&format!("{:>10} to {:>20}: {:?}", call.start, call.end, call.seen)));
         panic!("{} histories of a key that no order explains, the first above", bad.len());
     }
 }
@@ -421,7 +424,7 @@ fn planted_bugs_are_found_and_a_right_map_is_not_blamed() {
     assert!(bad.is_empty(), "{bad:?}");
     for bug in [Bug::StaleRead, Bug::GapInPut, Bug::DoubleDelete, Bug::EarlyReturn, Bug::LostWrite] {
         let (_, bad) = play_histories(&Toy::new(bug), HISTORIES, 3);
-        println!("{bug:?}: {} of {HISTORIES} histories refuted", bad.len());
+        report(&format!("linearizability, planted {bug:?}: {} of {HISTORIES} histories refuted", bad.len()));
         assert!(!bad.is_empty(), "{bug:?} was not noticed");
     }
 }
