@@ -9,7 +9,7 @@ TARGETS ?= open_image decoders ops capi
 fuzz: ## Fuzz each target with libFuzzer (SECONDS=60 TARGETS="open_image decoders ops capi")
 	@scripts/fuzz.sh $(SECONDS) $(TARGETS)
 
-sanitize: ## Tests under AddressSanitizer and ThreadSanitizer, C tests under valgrind
+sanitize: ## Tests under AddressSanitizer and ThreadSanitizer, C tests under AddressSanitizer and valgrind
 	@scripts/sanitize.sh
 
 loom: ## Every interleaving of the models of the lock-free pieces

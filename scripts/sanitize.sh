@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make sanitize: the tests that matter under AddressSanitizer and ThreadSanitizer, the C tests under valgrind.
+# make sanitize: Rust tests under AddressSanitizer and ThreadSanitizer, C tests under AddressSanitizer and valgrind.
 # Usage: scripts/sanitize.sh run address|thread|valgrind, or all of them without arguments; scripts/sanitize.sh why-not KIND
 # prints why this machine cannot run it, or nothing. Any report is a failure.
 # The stable compiler ships the sanitizers' runtimes, and RUSTC_BOOTSTRAP lets it take the flag. std is not instrumented,
@@ -38,6 +38,20 @@ address() {
     export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 FLATKV_HISTORIES_SHARE=100
     sanitized address --lib --test corpus --test smoke --test linearizability -- \
         --skip media::sim --skip memory_per_key --skip figures
+    address_c
+}
+
+# The C tests, instrumented by their compiler, with the library, instrumented by rustc, and rustc's runtime for both: the
+# two runtimes do not go together. All of the runtime is linked, because it has to see every malloc and free.
+address_c() {
+    local runtime
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address -Cunsafe-allow-abi-mismatch=sanitizer" \
+        cargo build --quiet --lib --profile sanitize --target "$host" --target-dir target/sanitize-address
+    runtime=$(ls "$(rustc --print sysroot)/lib/rustlib/$host/lib"/librustc-*_rt.asan.a)
+    FLATKV_CFLAGS="-fsanitize=address -fno-omit-frame-pointer" \
+        FLATKV_LINK="target/sanitize-address/$host/sanitize/libflatkv.a
+            -Wl,--whole-archive $runtime -Wl,--no-whole-archive -Wl,--export-dynamic -ldl -lrt -lm -lresolv -lgcc_s" \
+        tests/capi/run.sh "target/sanitize-address/$host/sanitize" happy_paths abuse bad_input
 }
 
 # Whatever runs on several threads: the races of the index, of handles and of drains, and histories on whole stores.

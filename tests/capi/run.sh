@@ -1,7 +1,8 @@
 #!/bin/sh
 # Compiles the C tests against include/ and a built library, and runs them: run.sh LIBRARY_DIR [TEST...]
 # The header must compile alone as C99, C11 and C++17; the tests are C99. CC and CXX name the compilers; FLATKV_RUN
-# is put before each program (valgrind).
+# is put before each program (valgrind). FLATKV_CFLAGS is added when a test is compiled, and FLATKV_LINK is linked instead of the
+# shared library (AddressSanitizer).
 set -eu
 cd "$(dirname "$0")/../.."
 library=$1
@@ -10,6 +11,7 @@ warnings='-Wall -Wextra -Werror -pedantic'
 out=$(mktemp -d "${TMPDIR:-/tmp}/flatkv-capi.XXXXXX")
 trap 'rm -rf "$out"' EXIT
 export LD_LIBRARY_PATH="$library${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+link=${FLATKV_LINK:-"-L$library -lflatkv"}
 
 echo '#include "flatkv.h"' >"$out/header.c"
 for standard in c99 c11; do
@@ -27,7 +29,10 @@ done
 
 [ $# -gt 0 ] || set -- happy_paths abuse bad_input threads fork
 for test in "$@"; do
-    ${CC:-cc} -std=c99 $warnings -O1 -g -Iinclude -pthread "tests/capi/$test.c" -o "$out/$test" -L"$library" -lflatkv
+    # shellcheck disable=SC2086 # words on purpose
+    ${CC:-cc} -std=c99 $warnings ${FLATKV_CFLAGS-} -O1 -g -Iinclude -pthread -c "tests/capi/$test.c" -o "$out/$test.o"
+    # shellcheck disable=SC2086
+    ${CC:-cc} "$out/$test.o" -o "$out/$test" -pthread $link
     mkdir "$out/$test.d"
     echo "$test:"
     # The library must write nothing of its own to stderr: whatever appears there is a test's report of its failure.
@@ -39,6 +44,8 @@ for test in "$@"; do
     fi
 done
 
+# What README shows a newcomer is about the libraries that are shipped.
+[ -z "${FLATKV_LINK-}" ] || exit 0
 ${CC:-cc} tests/capi/newcomer.c -Iinclude -L"$library" -lflatkv -o "$out/newcomer"
 [ "$("$out/newcomer" "$out/shared.fkv")" = "apple is red" ]
 ${CC:-cc} tests/capi/newcomer.c -Iinclude "$library/libflatkv.a" -lpthread -ldl -lm -o "$out/newcomer-static"
