@@ -73,6 +73,25 @@ pub(super) fn status_of<A: Answer>(
     answer(function, panics::stop(body))
 }
 
+/// As [`status_of`], for a call on a path: the message names it, too, unless the error does.
+pub(super) fn status_of_path<A: Answer>(
+    function: &'static str,
+    path: impl Fn() -> Option<String>,
+    body: impl FnOnce() -> Result<A>,
+) -> flatkv_status_t {
+    match stop_panics(body) {
+        Ok(answer) => answer.status(),
+        Err(error) => {
+            let why = error.to_string();
+            match path().filter(|path| !why.contains(path.as_str())) {
+                Some(path) => last_error::set(function, &format_args!("{path}: {why}")),
+                None => last_error::set(function, &why),
+            }
+            error.status()
+        }
+    }
+}
+
 /// Runs a call that uses no store and has no status to return: `default` stands for every failure.
 #[inline]
 pub(super) fn value_of<T>(function: &'static str, default: T, body: impl FnOnce() -> Result<T>) -> T {

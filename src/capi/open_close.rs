@@ -25,7 +25,8 @@ pub extern "C" fn flatkv_open(
     out_store: *mut *mut flatkv_t,
 ) -> flatkv_status_t {
     let out = handle::out(out_store, ptr::null_mut(), "out_store");
-    guard::status_of("flatkv_open", || {
+    let name = || handle::path(path).ok().map(|path| path.display().to_string());
+    guard::status_of_path("flatkv_open", name, || {
         let (out, path) = (out?, handle::path(path)?);
         let options =
             if options.is_null() { Options::new() } else { handle::shared::<Options>(options)?.clone() };
