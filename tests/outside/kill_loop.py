@@ -8,7 +8,8 @@ a random time after it began to open (creation, recovery) or to close, as soon a
 it is when its time is over. The next
 process recovers the pool, shows every key, and goes on. Pools lie on a disk as `file` and in memory as `emulated-pm`.
 What SIGKILL shows: a process may die anywhere. It does not show a power cut: the page cache stays.
-Exit status 1 and a line that says what was lost, if anything was.
+Exit status 1 and a line that says what was lost, if anything was, or which phase of a process was never hit though there
+were as many kills as by default.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from oracle import Oracle, Reader, Violation
 POOL_BYTES_MAX = 3 << 20  # then a new pool: its creation is to be killed, too
 SILENCE_S_MAX = 60
 OPERATIONS_MAX = 400
+KILLS = 600
+PHASES = ("before open", "in open", "in recovery's check", "writing", "while it grew", "in close")
 
 
 class Pool:
@@ -116,7 +119,7 @@ class Pool:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("writer")
-    parser.add_argument("--kills", type=int, default=600)
+    parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=lambda text: int(text, 0), default=random.SystemRandom().getrandbits(32))
     options = parser.parse_args()
@@ -160,6 +163,10 @@ def main():
     where = ", ".join(f"{count} {phase}" for phase, count in sorted(places.items()))
     print(f"kill -9: {kills} kills ({where}), {acknowledged} writes acknowledged, {looks} times all keys checked, "
           f"0 acknowledgements lost, {time.monotonic() - started:.0f} s, seed {options.seed:#x}")
+    missed = [phase for phase in PHASES if not places.get(phase)]
+    if missed and kills >= KILLS:
+        print(f"no kill was {', '.join(missed)}: the loop shows nothing about that")
+        return 1
     return 0
 
 
