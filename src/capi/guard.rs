@@ -79,7 +79,7 @@ pub(super) fn status_of_path<A: Answer>(
     path: impl Fn() -> Option<String>,
     body: impl FnOnce() -> Result<A>,
 ) -> flatkv_status_t {
-    match stop_panics(body) {
+    match panics::stop(body) {
         Ok(answer) => answer.status(),
         Err(error) => {
             let why = error.to_string();
