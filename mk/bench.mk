@@ -4,9 +4,10 @@
 # BASE=another-libflatkv.so JSON=file CPU_TIME=1
 # What `make bench-peers` takes: the same, but ONLY=names of engines, and RATE= SYNC_RATE= calls per second of the open loop,
 # TIME_MS= longest time of a phase, PLOTS=folder
+# What `make bench-recovery` takes: KEYS=16000000, the number to which the index grows; STEPS=1 prints each step; DIR=
 export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON CPU_TIME RATE SYNC_RATE TIME_MS PLOTS
 
-.PHONY: bench bench-peers bench-instructions
+.PHONY: bench bench-peers bench-instructions bench-recovery
 
 bench: lib ## Limits, idealised log+hash and FlatKV through its C interface, as ratios (KEYS= FAST=1 DIR= BASE=old.so)
 	@scripts/bench.sh own
@@ -18,3 +19,7 @@ bench-peers: lib ## RocksDB, LMDB, LevelDB, SQLite, redb, fjall, sled and FlatKV
 bench-instructions: lib ## Instructions of put, get and multi-get against the known ones (UPDATE=1 writes them)
 	@cargo build --quiet --release -p flatkv-bench
 	@scripts/bench_instructions.py $(if $(UPDATE),--update)
+
+bench-recovery: ## DRAM per key while the index grows, recovery of 10 M keys, goals met or not (KEYS=16000000 STEPS=1 DIR=)
+	$(if $(KEYS),@cargo bench --quiet --bench recovery -- --keys $(KEYS) --rounds 0 $(if $(STEPS),--steps) $(if $(DIR),--dir "$(DIR)"))
+	@cargo bench --quiet --bench recovery -- --keys 10000000 $(if $(DIR),--dir "$(DIR)")
