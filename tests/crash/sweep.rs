@@ -185,7 +185,8 @@ impl<S: Subject> Sweep<S> {
                 self.tally.points += 1;
                 let images_left = limits.images_max.saturating_sub(known.bytes.len() as u64);
                 // Points differ much in how many images they have; what the last ones leave is lost.
-                let images_max = (images_left / points_left * 4 + 16).min(images_left);
+                let images_max =
+                    (images_left / points_left).saturating_mul(4).saturating_add(16).min(images_left);
                 points_left -= 1;
                 let limits = Limits { images_max, ..*limits };
                 self.point(&mut world, session, &replay, &limits, &mut known).map_err(|(image, what)| {
