@@ -241,6 +241,19 @@ fn every_call_site_fails_in_every_way_and_nothing_is_lost() {
     assert!(total.points >= POINTS_MIN, "{} fault points", total.points);
 }
 
+/// Puts values of `len` bytes under new keys until one fails, with `EIO`; answers how many are there.
+fn put_until_eio(store: &flatkv::Store, len: usize) -> u32 {
+    let mut stored = 0_u32;
+    let error = loop {
+        match store.put(&stored.to_le_bytes(), &vec![7; len]) {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, flatkv::Error::Io { errno: libc::EIO, .. }), "{error}");
+    stored
+}
+
 /// A growth asks the system for space; what it does not get, no write depends on.
 #[test]
 fn a_growth_that_fails_with_an_io_error_leaves_the_store_usable() {
@@ -253,14 +266,7 @@ fn a_growth_that_fails_with_an_io_error_leaves_the_store_usable() {
             let failure = FAILURES[0];
             let site = CallSite::GrowAllocate;
             turn.arm(Terrain::Plain, Some(Fault { site, failure, for_ever: true, nth: 1 }));
-            let mut stored = 0_u32;
-            let error = loop {
-                match store.put(&stored.to_le_bytes(), &vec![7; len]) {
-                    Ok(()) => stored += 1,
-                    Err(error) => break error,
-                }
-            };
-            assert!(matches!(error, flatkv::Error::Io { errno: libc::EIO, .. }), "{error}");
+            let stored = put_until_eio(&store, len);
             store.health().unwrap();
             turn.lift();
             store.put(&stored.to_le_bytes(), &vec![8; len]).unwrap();
@@ -284,14 +290,7 @@ fn a_growth_whose_fsync_fails_poisons_a_file_at_once() {
             let store = work::options(media, Terrain::Plain).open(directory.path().join("pool.fkv")).unwrap();
             let fault = Fault { site: CallSite::GrowSync, failure: FAILURES[0], for_ever: false, nth: 1 };
             turn.arm(Terrain::Plain, Some(fault));
-            let mut stored = 0_u32;
-            let error = loop {
-                match store.put(&stored.to_le_bytes(), &vec![7; len]) {
-                    Ok(()) => stored += 1,
-                    Err(error) => break error,
-                }
-            };
-            assert!(matches!(error, flatkv::Error::Io { errno: libc::EIO, .. }), "{error}");
+            let stored = put_until_eio(&store, len);
             if media == MediaChoice::File {
                 assert!(matches!(store.health(), Err(flatkv::Error::Poisoned(_))));
                 let os = flatkv::WriteOptions::new().durability(flatkv::Durability::Os);
