@@ -1,7 +1,7 @@
 //! The two checksums: 64 bits over a frame (XXH3, a torn frame is accepted once in 2^64), 32 bits over one entry
 //! (CRC-32C in hardware, every flip of up to three bits is found), both bound to the place they were written for.
 
-use crate::types::SegmentId;
+use crate::types::{SegmentId, numbered_sites};
 
 /// Binds checksums to one segment of one pool: stale or misplaced bytes never verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,50 +105,36 @@ pub fn hash64(seed: u64, bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed)
 }
 
-macro_rules! check_sites {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Checks that a crash or bit-rot suite can switch off one by one, to prove that each is needed.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u16)]
-        pub enum CheckSite {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl CheckSite {
-            /// All of them.
-            #[cfg(feature = "sim")]
-            pub const ALL: &'static [CheckSite] = &[$(CheckSite::$name,)*];
-        }
-    };
-}
-
-check_sites! {
-    /// A superblock copy.
-    Superblock,
-    /// The header of a segment.
-    SegmentHeader,
-    /// The state word of a segment.
-    StateWord,
-    /// The list of segments.
-    Digest,
-    /// The header of a frame, by itself.
-    FrameHeader,
-    /// A whole frame.
-    Frame,
-    /// An entry that is read.
-    EntryOnGet,
-    /// An entry of a damaged frame.
-    EntryOnScan,
-    /// A piece of a blob.
-    BlobChunk,
-    /// The footer of a sealed segment.
-    Footer,
-    /// The keys of a sealed segment.
-    Filter,
-    /// The parts of a large batch.
-    BatchCommit,
-    /// Where the logs of a closed pool end.
-    ClosedEnds,
+numbered_sites! {
+    /// Checks that a crash or bit-rot suite can switch off one by one, to prove that each is needed.
+    CheckSite {
+        /// A superblock copy.
+        Superblock,
+        /// The header of a segment.
+        SegmentHeader,
+        /// The state word of a segment.
+        StateWord,
+        /// The list of segments.
+        Digest,
+        /// The header of a frame, by itself.
+        FrameHeader,
+        /// A whole frame.
+        Frame,
+        /// An entry that is read.
+        EntryOnGet,
+        /// An entry of a damaged frame.
+        EntryOnScan,
+        /// A piece of a blob.
+        BlobChunk,
+        /// The footer of a sealed segment.
+        Footer,
+        /// The keys of a sealed segment.
+        Filter,
+        /// The parts of a large batch.
+        BatchCommit,
+        /// Where the logs of a closed pool end.
+        ClosedEnds,
+    }
 }
 
 /// Whether a stored check equals the computed one. Every comparison of a checksum goes through here.

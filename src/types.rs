@@ -109,3 +109,22 @@ impl MediaRange {
         self.offset + self.len
     }
 }
+
+/// Declares places in the code that suites go through one by one: an enum with a list of all of it.
+macro_rules! numbered_sites {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $site:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        pub enum $name {
+            $($(#[$doc])* $site,)*
+        }
+
+        impl $name {
+            /// All of them.
+            #[cfg(feature = "sim")]
+            pub const ALL: &'static [$name] = &[$($name::$site,)*];
+        }
+    };
+}
+pub(crate) use numbered_sites;
