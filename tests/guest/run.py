@@ -209,10 +209,23 @@ def check_alive(guest):
             fail(guest, line)
 
 
+def fresh_device(memory):
+    """Zeroes behind the guest's memory, and ext4 on them."""
+    with open(memory, "r+b") as file:
+        file.truncate(PM_AT_MIB << 20)
+        file.truncate(MEMORY_MIB << 20)
+    code, text = command("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-E",
+                         f"offset={PM_AT_MIB << 20}", str(memory), str((PM_MIB << 20) // 4096))
+    if code != 0:
+        sys.exit(f"mke2fs: {text}")
+
+
 def power_cuts(memory, cuts, rng):
-    """Load, kill, boot, verify: `cuts` times. The last boot verifies and goes on to be cut, too."""
+    """Load, kill, boot, verify: `cuts` times. The last boot verifies and goes on to be cut, too. How far the guest gets
+    depends on the host: when the pool is full, the next boot verifies it and the one after that begins a new pool."""
     acked = [0, 0]
-    during_recovery = lost_chances = 0
+    during_recovery = lost_chances = total_acked = 0
+    full = False
     for boot in range(cuts + 1):
         guest = Guest(memory, "load", acked)
         if not guest.wait_for(r"opening$"):
@@ -222,7 +235,7 @@ def power_cuts(memory, cuts, rng):
         early = 0 < boot < cuts and rng.random() < 0.25
         if early:
             time.sleep(rng.uniform(0, 0.3))
-        elif guest.wait_for(r"(a\d \d+|guest program ended.*)$"):
+        elif guest.wait_for(r"(a\d \d+|full|guest program ended.*)$"):
             time.sleep(0 if boot == cuts else rng.uniform(0.2, 3.0))
         check_alive(guest)
         guest.cut()
@@ -249,8 +262,15 @@ def power_cuts(memory, cuts, rng):
         kind = "at the end" if boot == cuts else "during open" if not verified else "while loading"
         print(f"  boot {boot + 1}: {entries}, {f'{verified[1]} keys right' if verified else 'not verified'}, ahead of "
               f"the acknowledged {ahead}; killed {kind} after {time.monotonic() - guest.started:.1f} s; "
-              f"acknowledged so far {sum(acked)}", flush=True)
-    print(f"power cuts {cuts}, of them {during_recovery} during open; acknowledged operations {sum(acked)}; "
+              f"acknowledged so far {total_acked + sum(acked)}{', pool full' if 'full' in lines else ''}", flush=True)
+        if full and verified:
+            fresh_device(memory)
+            total_acked += sum(acked)
+            acked = [0, 0]
+            full = False
+        else:
+            full = full or "full" in lines
+    print(f"power cuts {cuts}, of them {during_recovery} during open; acknowledged operations {total_acked + sum(acked)}; "
           f"acknowledgements checked after a cut {lost_chances}; lost 0")
 
 
@@ -284,16 +304,9 @@ def run():
     try:
         with open(memory, "wb") as file:
             file.truncate(MEMORY_MIB << 20)
-        code, text = command("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-E",
-                             f"offset={PM_AT_MIB << 20}", str(memory), str((PM_MIB << 20) // 4096))
-        if code != 0:
-            sys.exit(f"mke2fs: {text}")
+        fresh_device(memory)
         power_cuts(memory, cuts, random.Random(seed))
-        with open(memory, "r+b") as file:  # a fresh device for the page that goes bad
-            file.truncate(PM_AT_MIB << 20)
-            file.truncate(MEMORY_MIB << 20)
-        command("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-E", f"offset={PM_AT_MIB << 20}",
-                str(memory), str((PM_MIB << 20) // 4096))
+        fresh_device(memory)  # for the page that goes bad
         bad_page(memory)
     finally:
         if Guest.last:
