@@ -1,5 +1,7 @@
 //! The public store: one erasure of the engine's index type, and the documentation of what callers can rely on.
 
+#[cfg(feature = "sim")]
+use crate::engine::Aim;
 use crate::engine::Engine;
 #[cfg(feature = "capi")]
 pub(crate) use crate::engine::FETCH_GROUP;
@@ -254,6 +256,11 @@ impl Store {
     #[cfg(feature = "sim")]
     pub(crate) fn mark_idle(&self) -> Result<()> {
         self.handle.engine.mark_idle_logs()
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn clean(&self, aim: Aim) -> Result<usize> {
+        self.handle.engine.clean(aim)
     }
 
     /// Ends the store as a killed process would: nothing more is written.

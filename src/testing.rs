@@ -9,7 +9,7 @@ use crate::sync::Arc;
 pub use crate::checksum::CheckSite;
 #[cfg(feature = "sim")]
 pub use crate::media::sim;
-pub use crate::media::{CallFault, CallSite, Media, Site, set_call_fault_hook};
+pub use crate::media::{CallFault, CallSite, FlushGranularity, Media, Site, set_call_fault_hook};
 pub use crate::types::MediaRange;
 
 /// The decoders and encoders of every structure on the medium, for fuzzing and for images made from the outside.
@@ -59,6 +59,15 @@ pub fn open_on(media: Arc<dyn Media>, options: Options) -> Result<Store> {
 #[cfg(feature = "sim")]
 pub fn mark_idle(store: &Store) -> Result<()> {
     store.mark_idle()
+}
+
+/// One pass of the cleaner, over segments that nobody would clean yet, too. Returns how many it emptied.
+///
+/// # Errors
+/// `Io`: the store is poisoned. `Closed`, `Poisoned`, `ReadOnly`.
+#[cfg(feature = "sim")]
+pub fn clean(store: &Store) -> Result<usize> {
+    store.clean(crate::engine::Aim::Anything)
 }
 
 /// Puts a whole mark in the place of the frame at `at`, if that is a part of a large batch: what nobody would do by

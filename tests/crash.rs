@@ -68,6 +68,16 @@ const PICKED: &[&str] = &[
     "faildrain,kill,kill,os,kill,sync",
     "os,idle,put,idle",
     "kill,kill,roll@2",
+    "roll,clean,put,clean,kill",
+    "roll,roll,clean,kill,clean,delete,clean",
+    "roll,larger,larger,delete,clean,roll,clean,reopen,clean",
+    "roll,os,os@2,clean,kill,put,clean",
+    "bigbatch,clean,bigbatch,clean,kill,clean",
+    "bigbatch,roll,clean,clean,kill,delete,clean,reopen",
+    "blob,roll,clean,delete,clean,blob,kill",
+    "roll,delete,roll,delete,roll,clean,kill,clean,kill,clean",
+    "roll,clean,clean@2,put,clean",
+    "roll,delete,put,clean,roll,clean,delete,roll,clean,kill",
 ];
 
 fn variable(name: &str) -> Option<String> {

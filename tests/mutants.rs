@@ -98,6 +98,10 @@ impl Subject for Mutated {
         testing::mark_idle(&self.0)
     }
 
+    fn clean(&self) -> Result<()> {
+        testing::clean(&self.0).map(drop)
+    }
+
     fn close(&self) -> Result<()> {
         self.0.close()
     }

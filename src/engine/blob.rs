@@ -6,7 +6,7 @@ use crate::checksum::{CheckSite, verify};
 use crate::constants::CACHE_LINE_BYTES;
 use crate::epoch;
 use crate::error::{Error, Result};
-use crate::format::{BlobDescriptor, Chunk, FRAME_HEADER_BYTES, encoded_len_max};
+use crate::format::{BlobDescriptor, Chunk, FRAME_HEADER_BYTES, SegmentClass, encoded_len_max};
 use crate::index::Index;
 use crate::media::Site;
 use crate::media::durable::{Dirty, InFlight};
@@ -210,8 +210,11 @@ impl<I: Index + 'static> Engine<I> {
             .map(|chunk| MediaRange::new(chunk.offset, u64::from(chunk.len)))
             .collect();
         // The log of the entry that made it dead, whoever publishes: if that entry is lost in a power cut, this one counts.
-        let lane = usize::from(self.space.table().slot(self.space.geometry().slot_of_addr(by)).log().0);
-        let position = self.oplog.appended_position(lane);
+        let winner = self.space.table().slot(self.space.geometry().slot_of_addr(by));
+        let lane = usize::from(winner.log().0);
+        // What the cleaner moved was durable before.
+        let is_moved = winner.class() == Some(SegmentClass::Survivor);
+        let position = if is_moved { 0 } else { self.oplog.appended_position(lane) };
         let limbo = Arc::clone(&self.limbo);
         if self.options.background {
             epoch::retire(guard, move || limbo.add(lane, position, ranges));

@@ -40,6 +40,11 @@ impl DamageList {
         self.any.store(true, Ordering::Release);
     }
 
+    /// True if some of the segment is damaged.
+    pub fn concerns_segment(&self, segment: SegmentId) -> bool {
+        !self.is_empty() && self.list.read().iter().any(|damage| damage.segment == segment)
+    }
+
     /// True if there is none.
     #[inline]
     pub fn is_empty(&self) -> bool {

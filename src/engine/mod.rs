@@ -9,6 +9,8 @@
 //! Start order: medium, superblock, space, log, index (recovery), then the housekeeper. Stop order is the reverse.
 
 mod blob;
+#[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "only tests clean yet"))]
+mod cleaner;
 pub(crate) mod commit;
 mod damage;
 mod housekeeper;
@@ -21,6 +23,8 @@ mod tests;
 mod tickets;
 mod write;
 
+#[cfg(feature = "sim")]
+pub use cleaner::Aim;
 pub use pins::ValueRef;
 #[cfg(feature = "capi")]
 pub use read::FETCH_GROUP;
@@ -37,6 +41,7 @@ use crate::space::extent::Extents;
 use crate::space::superblock::SuperblockStore;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use blob::Limbo;
+use cleaner::Cleaner;
 use commit::Committer;
 use crossbeam_utils::CachePadded;
 use damage::DamageList;
@@ -59,6 +64,7 @@ pub struct Engine<I: Index> {
     deletes: Box<[CachePadded<Mutex<()>>]>,
     damage: DamageList,
     limbo: Arc<Limbo>,
+    cleaner: Cleaner,
     superblock: Mutex<SuperblockStore>,
     options: Options,
     inline_value_bytes_max: usize,

@@ -45,6 +45,9 @@ use collect::{Collected, HeadFacts};
 use std::time::Instant;
 use survey::Survey;
 
+/// The first head, and slots for the rolls and deletes of a store that stays small. The reserve grows with the first roll.
+const SLOTS_AT_CREATION: u32 = 3;
+
 /// Logs that writers use on this medium.
 fn log_count(media: &dyn Media, options: &Options, geometry: &Geometry) -> usize {
     // Every log takes a head, and a slot of the reserve: a small share of what the quota allows.
@@ -185,11 +188,10 @@ impl<I: Index + 'static> Engine<I> {
             options.head_size_bytes.unwrap_or(HEAD_SIZE_BYTES_DEFAULT),
             segment_size(&*media, &options),
         );
-        // The first head, and the reserve that lets a full device still delete, roll and recover.
-        let slots = 1 + RESERVE_SLOTS;
-        let len = geometry.pool_len(slots);
+        let len = geometry.pool_len(SLOTS_AT_CREATION);
         let lanes = log_count(&*media, &options, &geometry);
-        let needed = geometry.pool_len(slots + lanes as u32);
+        // The first head, and the reserve that lets a full pool still delete, clean, roll and recover.
+        let needed = geometry.pool_len(1 + RESERVE_SLOTS + lanes as u32);
         if let Some(quota) = options.max_bytes
             && quota < needed
         {
@@ -283,6 +285,7 @@ impl<I: Index + 'static> Engine<I> {
             deletes: (0..super::DELETE_STRIPES).map(|_| crossbeam_utils::CachePadded::default()).collect(),
             damage: DamageList::default(),
             limbo: Arc::default(),
+            cleaner: super::cleaner::Cleaner::default(),
             superblock: Mutex::new(parts.superblock),
             counters: Counters::default(),
             facts: parts.facts,
@@ -389,22 +392,26 @@ impl<I: Index + 'static> Engine<I> {
             superblock.closed_ends = 0;
             superblock.unsafe_shutdowns = superblock.unsafe_shutdowns.max(self.facts.unsafe_shutdowns);
         })?;
-        self.free_unlisted(survey)?;
+        // The cleaner never appends behind a cut either.
+        for survivor in collected.survivors {
+            self.oplog.seal_recovered(&self.head_from(survivor))?;
+        }
         for (log, heads) in group_by_log(collected.heads) {
             self.restart_log(log, heads)?;
         }
-        Ok(())
+        // Only now: until each log has one head an older digest, which lists them, may come to rule.
+        self.free_unlisted(survey)
     }
 
     fn free_unlisted(&self, survey: &Survey) -> Result<()> {
-        let mut any = false;
+        if survey.to_free.is_empty() {
+            return Ok(());
+        }
         for (slot, id) in &survey.to_free {
             let _in_flight = self.space.set_state(*slot, *id, SegmentState::Free, Site::UnlistedFlush)?;
-            any = true;
         }
-        if any {
-            InFlight::nothing(()).drain(&*self.media, Site::UnlistedDrain)?.into_inner();
-        }
+        InFlight::nothing(()).drain(&*self.media, Site::UnlistedDrain)?.into_inner();
+        survey.to_free.iter().for_each(|(slot, _)| self.space.return_slot(*slot));
         Ok(())
     }
 

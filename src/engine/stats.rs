@@ -89,8 +89,8 @@ impl<I: Index + 'static> Engine<I> {
     pub fn stats(&self) -> Value {
         let table = self.space.table();
         let (mut op_bytes, mut dead_bytes, mut entries) = (0, 0, 0);
-        let mut by_state = [0_u64; 4];
-        let (mut used_bytes, mut extent_segments) = (0, 0);
+        let mut by_state = [0_u64; 5];
+        let (mut used_bytes, mut extent_segments, mut survivor_segments) = (0, 0, 0);
         for slot in (0..self.space.slot_count()).map(SegmentSlot) {
             let info = table.slot(slot);
             by_state[info.state() as usize] += 1;
@@ -100,11 +100,14 @@ impl<I: Index + 'static> Engine<I> {
                 entries += u64::from(info.entries());
                 used_bytes += u64::from(info.data_end());
                 extent_segments += u64::from(info.class() == Some(SegmentClass::Extent));
+                survivor_segments += u64::from(info.class() == Some(SegmentClass::Survivor));
             }
         }
         let (extent_bytes, extent_segment_bytes) = self.extents.usage_bytes();
         // Tombstones included: to tell them apart each would have to be read.
         let index_entries = self.index.len();
+        let cleaner = &self.cleaner.counters;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         json!({
             "media": self.media.kind().name(),
             "media_why": self.media.why(),
@@ -126,7 +129,17 @@ impl<I: Index + 'static> Engine<I> {
                 "open": by_state[SlotState::Open as usize],
                 "active": by_state[SlotState::Active as usize],
                 "sealed": by_state[SlotState::Sealed as usize],
+                "releasable": by_state[SlotState::Releasable as usize],
+                "survivor": survivor_segments,
                 "extent": extent_segments,
+            },
+            "cleaner": {
+                "passes": count(&cleaner.passes),
+                "victims": count(&cleaner.victims),
+                "bytes_read": count(&cleaner.bytes_read),
+                "bytes_written": count(&cleaner.bytes_written),
+                "entries_moved": count(&cleaner.entries_moved),
+                "segments_freed": count(&cleaner.segments_freed),
             },
             "logs": self.oplog.log_count(),
             "rolls": self.oplog.rolls(),

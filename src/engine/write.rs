@@ -57,6 +57,7 @@ impl<I: Index + 'static> Engine<I> {
         self.counters.put(key.len() + value.len());
         let key = self.key(key);
         self.index.prefetch(key.hash);
+        let _section = epoch::write_section();
         let terms = Terms { above: self.newest(key).0, purpose: Purpose::Put, mode: self.mode(options) };
         if value.len() <= self.inline_value_bytes_max {
             let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None };
@@ -99,6 +100,7 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(false);
         }
         let terms = Terms { above, purpose: Purpose::Delete, mode: self.mode(options) };
+        let _section = epoch::write_section();
         self.write_op(
             key,
             &OpSpec { kind: OpKind::Delete, key: key.bytes, value: &[], moved: None },
@@ -114,6 +116,7 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(());
         }
         let mode = self.mode(options);
+        let _section = epoch::write_section();
         let (entries, terms) = self.stage_batch(batch, mode)?;
         match self.batch_frame(&entries) {
             Some((frame, hashes)) => {
@@ -176,6 +179,7 @@ impl<I: Index + 'static> Engine<I> {
                 ticket
             }
             None => {
+                let _section = epoch::write_section();
                 self.write_large(&entries, &terms)?;
                 self.committer.tickets.issue_finished()
             }

@@ -67,6 +67,16 @@ numbered_sites! {
         UnlistedFlush,
         /// The same.
         UnlistedDrain,
+        /// What made entries dead, and the commits of what is moved, before a victim's other entries are copied.
+        VictimDrain,
+        /// The copies, before the index and then a digest forgets the victims.
+        SurvivorDrain,
+        /// The mark that says that the copies are durable.
+        SurvivorMarkDrain,
+        /// State words of victims that a durable digest leaves out.
+        ReleaseFlush,
+        /// The same, before their slots are reused.
+        ReleaseDrain,
         /// The holder record of a pool that is being created.
         HolderFlush,
         /// The same.

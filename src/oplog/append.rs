@@ -18,20 +18,20 @@ use crate::types::{LogId, MediaRange, SegmentId, SegmentSlot, Seq};
 /// The segment a log is appended to.
 #[derive(Debug)]
 pub struct Head {
-    slot: SegmentSlot,
-    id: SegmentId,
+    pub(super) slot: SegmentSlot,
+    pub(super) id: SegmentId,
     /// Pool offset of the segment.
-    base: u64,
+    pub(super) base: u64,
     /// Where the frames begin.
     start: u32,
-    tail: u32,
-    durable_end: u32,
+    pub(super) tail: u32,
+    pub(super) durable_end: u32,
     /// Written past the caches or not at all below here; dirty from here to the tail.
     dirty_from: Option<u32>,
     /// Short hashes of the keys of all entries, for the filter.
-    hashes: Vec<u32>,
-    min_seq: Seq,
-    max_seq: Seq,
+    pub(super) hashes: Vec<u32>,
+    pub(super) min_seq: Seq,
+    pub(super) max_seq: Seq,
     /// The newest frame is a mark: nothing that an idle log would have to prove.
     marked: bool,
     /// Counts although it may hold no entry: damage, or the commit of a batch whose parts lie elsewhere.
@@ -138,7 +138,7 @@ impl Head {
 
     /// True if `bytes` more with `entries` more still leave room for a close mark, filter and footer.
     #[inline]
-    fn fits(&self, log: &OpLog, bytes: u64, entries: usize) -> bool {
+    pub(super) fn fits(&self, log: &OpLog, bytes: u64, entries: usize) -> bool {
         let needed = u64::from(self.tail)
             + bytes
             + 3 * log.align_bytes
@@ -244,6 +244,10 @@ impl LogState {
     pub fn resume(&mut self, head: Head) {
         assert!(self.head.is_none(), "a log is resumed once");
         self.head = Some(head);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// True if bytes were appended that no later mark proves durable.

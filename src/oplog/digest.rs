@@ -16,7 +16,7 @@ use crate::sync::Ordering;
 use crate::types::{LogId, SegmentId, SegmentSlot};
 
 impl OpLog {
-    /// Every segment of the store that a digest has to list, but those in `leave_out`.
+    /// Every segment of the store that a digest has to list: not those that are releasable, nor those in `leave_out`.
     fn listing(&self, leave_out: &[SegmentSlot]) -> Vec<DigestEntry> {
         let table = self.space.table();
         (0..self.space.slot_count())
@@ -25,7 +25,7 @@ impl OpLog {
             .filter_map(|slot| {
                 let info = table.slot(slot);
                 let state = info.state();
-                (state != SlotState::Free).then(|| DigestEntry {
+                (!matches!(state, SlotState::Free | SlotState::Releasable)).then(|| DigestEntry {
                     slot,
                     id: info.id(),
                     sealed: state == SlotState::Sealed,
@@ -36,11 +36,16 @@ impl OpLog {
     }
 
     /// Opens a new head for a log in a free `slot`: steps (a) and (b) of rule 6, under the roll lock. The log then has two
-    /// active heads until the caller seals the old one.
+    /// active heads until the caller seals the old one. Also the number of the digest in it.
     ///
     /// # Errors
     /// `Unsupported`: the digest no longer fits, nothing was changed. Others leave the medium unknown.
-    fn open_head(&self, state: &LogState, slot: SegmentSlot, leave_out: &[SegmentSlot]) -> Result<Head> {
+    fn open_head(
+        &self,
+        state: &LogState,
+        slot: SegmentSlot,
+        leave_out: &[SegmentSlot],
+    ) -> Result<(Head, u64)> {
         let mut identities = self.space.identities();
         let (id, number) = match identities.next_numbers() {
             Ok(next) => next,
@@ -78,7 +83,8 @@ impl OpLog {
             .into_inner();
         self.space.enter(&header, SlotState::Active);
         let body_len = Digest::encoded_len(digest.entries.len());
-        Ok(Head::empty(self, slot, id, align_up(SEGMENT_BODY_OFFSET + body_len, SECTOR_BYTES) as u32))
+        let start = align_up(SEGMENT_BODY_OFFSET + body_len, SECTOR_BYTES) as u32;
+        Ok((Head::empty(self, slot, id, start), number))
     }
 
     fn write_head(&self, header: &SegmentHeader, digest: &Digest) -> Result<Durable<SegmentHeader>> {
@@ -140,8 +146,8 @@ impl OpLog {
             Some(slot) => slot,
             None => self.space.take_slot(purpose)?,
         };
-        let new = match self.open_head(state, slot, &[]) {
-            Ok(head) => head,
+        let (new, digest) = match self.open_head(state, slot, &[]) {
+            Ok(opened) => opened,
             Err(error @ Error::Unsupported(_)) => return Err(error),
             Err(error) => return Err(self.poison_with(error)),
         };
@@ -155,11 +161,28 @@ impl OpLog {
         }
         self.all_durable(state);
         state.replace_head(new);
+        self.ruling_digest.fetch_max(digest, Ordering::AcqRel);
         self.rolls.fetch_add(1, Ordering::Relaxed);
         if let Some(notify) = self.on_roll.get() {
             notify();
         }
         Ok(())
+    }
+
+    /// Rolls the log whose head is fullest, for the sake of the digest: what is releasable is then left out. Nothing is
+    /// done if the digest of another roll did that since `listed_by`.
+    ///
+    /// # Errors
+    /// As [`OpLog::place`].
+    pub fn roll_for_digest(&self, listed_by: u64) -> Result<()> {
+        self.check_poison()?;
+        let tail = |log: &usize| self.lock(*log).head().map_or(0, Head::tail);
+        let fullest = (0..self.log_count()).max_by_key(tail).expect("a store has a log");
+        let mut state = self.lock(fullest);
+        if self.ruling_digest() > listed_by || state.is_closed() || state.head().is_none() {
+            return Ok(());
+        }
+        self.roll(&mut state, Purpose::Roll)
     }
 
     /// Recovery: gives log `log` a new head and ends its old one at its cut. An old head without entries or commits is left out of
@@ -175,7 +198,7 @@ impl OpLog {
             .map(Head::slot)
             .collect();
         let slot = self.space.take_slot(Purpose::Internal)?;
-        let mut new = self.open_head(&state, slot, &empty)?;
+        let (mut new, digest) = self.open_head(&state, slot, &empty)?;
         if let Some(old) = old {
             new.mark_unbacked();
             if empty.is_empty() {
@@ -189,6 +212,7 @@ impl OpLog {
             }
         }
         state.replace_head(new);
+        self.ruling_digest.fetch_max(digest, Ordering::AcqRel);
         Ok(())
     }
 

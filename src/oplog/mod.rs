@@ -5,6 +5,7 @@ pub mod append;
 mod digest;
 pub mod read;
 pub mod scan;
+pub mod survivor;
 
 use crate::constants::LOGS_MAX;
 use crate::error::{Error, Result};
@@ -63,6 +64,8 @@ pub struct OpLog {
     poison: Arc<Poison>,
     align_bytes: u64,
     rolls: AtomicU64,
+    /// Number of the newest digest whose roll is complete: no older one can rule any more.
+    ruling_digest: AtomicU64,
     /// About how many keys the store has; goes into the next digest.
     live_entries: AtomicU64,
     /// Called after every roll: the next one needs a slot that is ready.
@@ -96,6 +99,7 @@ impl OpLog {
             poison,
             align_bytes,
             rolls: AtomicU64::new(0),
+            ruling_digest: AtomicU64::new(0),
             live_entries: AtomicU64::new(0),
             on_roll: OnceLock::new(),
         }
@@ -178,6 +182,11 @@ impl OpLog {
     /// Heads that rolled since open.
     pub fn rolls(&self) -> u64 {
         self.rolls.load(Ordering::Relaxed)
+    }
+
+    /// What digests up to this number list, and no later one, is forgotten for good.
+    pub fn ruling_digest(&self) -> u64 {
+        self.ruling_digest.load(Ordering::Acquire)
     }
 
     /// Refuses every later append: a persist failed or a bug was caught, and what is on the medium is unknown.

@@ -18,9 +18,17 @@ use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
 use std::collections::BTreeSet;
 use table::{SegmentTable, SlotState};
 
-/// Free slots kept for deletes, rolls and recovery beyond one for each log, which recovery needs to replace its head:
-/// one for deletes, and one so that recovery can also replace heads that turn out to be empty.
-pub const RESERVE_SLOTS: u32 = 2;
+/// Free slots that recovery needs beyond one for each log, whose head it replaces: it also replaces heads that turn out
+/// to be empty.
+const RECOVERY_SLOTS: u32 = 1;
+/// Segments that the cleaner may fill before it frees any: a pass is cut so that it needs no more.
+pub const SURVIVOR_SLOTS: u32 = 2;
+/// The head of the roll that ends a pass, so that its victims can be freed.
+const ROLL_SLOTS: u32 = 1;
+/// What deletes may fill while puts are refused.
+const DELETE_SLOTS: u32 = 1;
+/// Free slots kept for deletes, cleaning, rolls and recovery, beyond one for each log.
+pub const RESERVE_SLOTS: u32 = RECOVERY_SLOTS + ROLL_SLOTS + SURVIVOR_SLOTS + DELETE_SLOTS;
 
 /// Where slots lie.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +99,12 @@ impl Geometry {
 pub enum Purpose {
     /// New data: leaves the whole reserve.
     Put,
-    /// Tombstones and what frees space: leaves what recovery needs.
+    /// Tombstones: leaves what a pass of the cleaner needs.
     Delete,
+    /// Survivors: leaves what the roll behind them needs.
+    Survivor,
+    /// The roll that ends a pass: leaves what recovery needs.
+    Roll,
     /// Recovery and close: may use all of it.
     Internal,
 }
@@ -224,6 +236,11 @@ impl Space {
         self.free.lock().len() as u32
     }
 
+    /// Free slots that this purpose may take without growth.
+    pub fn available(&self, purpose: Purpose) -> u32 {
+        self.free_slots().saturating_sub(self.kept_from(purpose))
+    }
+
     /// Times a writer had to grow the pool itself.
     pub fn foreground_growths(&self) -> u64 {
         self.grown_in_foreground.load(Ordering::Relaxed)
@@ -273,7 +290,9 @@ impl Space {
     fn kept_from(&self, purpose: Purpose) -> u32 {
         match purpose {
             Purpose::Put => self.reserve,
-            Purpose::Delete => self.reserve - 1,
+            Purpose::Delete => self.reserve - DELETE_SLOTS,
+            Purpose::Survivor => self.reserve - DELETE_SLOTS - SURVIVOR_SLOTS,
+            Purpose::Roll => self.reserve - DELETE_SLOTS - SURVIVOR_SLOTS - ROLL_SLOTS,
             Purpose::Internal => 0,
         }
     }
@@ -445,7 +464,7 @@ impl Space {
     ///
     /// # Errors
     /// `Io`: what of it is on the medium is unknown.
-    pub fn open_segment(&self, class: SegmentClass, slot: SegmentSlot) -> Result<()> {
+    pub fn open_segment(&self, class: SegmentClass, slot: SegmentSlot) -> Result<SegmentId> {
         let mut identities = self.identities.lock();
         let (id, _) = match identities.next_numbers() {
             Ok(numbers) => numbers,
@@ -462,6 +481,27 @@ impl Space {
         self.activate(durable, SegmentState::Open, Site::OpenSegmentFlush, Site::OpenSegmentDrain)?
             .into_inner();
         self.enter(&header, SlotState::Open);
+        Ok(id)
+    }
+
+    /// Nothing in these segments counts any more, and what made it so is durable: every later digest leaves them out. The
+    /// number of the newest digest that does not.
+    pub fn set_releasable(&self, slots: impl Iterator<Item = SegmentSlot>) -> u64 {
+        let identities = self.identities.lock();
+        slots.for_each(|slot| self.table.slot(slot).set_releasable());
+        identities.digest_number
+    }
+
+    /// Frees segments that no digest lists and no reader sees: their state words durable, then their slots reusable.
+    ///
+    /// # Errors
+    /// `Io`: the caller poisons.
+    pub fn release(&self, segments: &[(SegmentSlot, SegmentId)]) -> Result<()> {
+        for (slot, id) in segments {
+            let _in_flight = self.set_state(*slot, *id, SegmentState::Free, Site::ReleaseFlush)?;
+        }
+        InFlight::nothing(()).drain(&*self.media, Site::ReleaseDrain)?.into_inner();
+        segments.iter().for_each(|(slot, _)| self.return_slot(*slot));
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 //! here. Invariants:
 //!   - the seed of a slot changes only while no reader can hold an address in it (grace period)
 //!   - dead_bytes <= op_bytes, both in whole entries
-//!   - slots are entered once per life: Free -> Open | Active -> Sealed -> Free
+//!   - slots are entered once per life: Free -> Open | Active -> Sealed -> Releasable -> Free, where an open segment may be
+//!     left as it is, and one that is releasable is in no later digest and holds nothing that counts
 
 use crate::checksum::SegmentSeed;
 use crate::format::{SegmentClass, SegmentHeader};
@@ -21,6 +22,8 @@ pub enum SlotState {
     Active = 2,
     /// Complete, its seal durable.
     Sealed = 3,
+    /// Holds nothing that counts: later digests leave it out, and once one of them is durable the slot is freed.
+    Releasable = 4,
 }
 
 impl SlotState {
@@ -29,6 +32,7 @@ impl SlotState {
             1 => SlotState::Open,
             2 => SlotState::Active,
             3 => SlotState::Sealed,
+            4 => SlotState::Releasable,
             _ => SlotState::Free,
         }
     }
@@ -48,6 +52,7 @@ pub struct SlotInfo {
     class: AtomicU8,
     log: AtomicU8,
     prefaulted: AtomicBool,
+    quarantined: AtomicBool,
 }
 
 const _: () = assert!(size_of::<SlotInfo>() == 64, "one line per slot");
@@ -66,6 +71,7 @@ impl SlotInfo {
             class: AtomicU8::new(0),
             log: AtomicU8::new(0),
             prefaulted: AtomicBool::new(false),
+            quarantined: AtomicBool::new(false),
         }
     }
 
@@ -84,6 +90,7 @@ impl SlotInfo {
         self.dead_bytes.store(0, Ordering::Relaxed);
         self.entries.store(0, Ordering::Relaxed);
         self.data_end.store(0, Ordering::Relaxed);
+        self.quarantined.store(false, Ordering::Relaxed);
         self.state.store(SlotState::Free as u8, Ordering::Release);
     }
 
@@ -111,6 +118,21 @@ impl SlotInfo {
     /// The segment's seal is durable.
     pub fn set_sealed(&self) {
         self.state.store(SlotState::Sealed as u8, Ordering::Release);
+    }
+
+    /// Nothing in the segment counts any more. Under the roll lock, so that no digest is half way through the table.
+    pub(super) fn set_releasable(&self) {
+        self.state.store(SlotState::Releasable as u8, Ordering::Release);
+    }
+
+    /// Bytes in the segment are not what was written: it is kept as it is, for nobody knows what was lost.
+    pub fn quarantine(&self) {
+        self.quarantined.store(true, Ordering::Relaxed);
+    }
+
+    /// True if it must never be emptied.
+    pub fn is_quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Relaxed)
     }
 
     /// What the segment is for.

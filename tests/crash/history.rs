@@ -30,6 +30,8 @@ pub enum Op {
     Sync,
     /// Lets the log be idle, so that it marks its newest frames as durable.
     Idle,
+    /// A pass of the cleaner.
+    Clean,
     /// Closes the store and opens it again.
     Reopen,
     /// Kills the process and opens the store again.
@@ -42,7 +44,7 @@ pub enum Op {
 
 impl Op {
     /// What short histories are made of.
-    pub const ALPHABET: [Op; 12] = [
+    pub const ALPHABET: [Op; 13] = [
         Op::PutNew,
         Op::OverwriteSame,
         Op::OverwriteLarger,
@@ -53,11 +55,12 @@ impl Op {
         Op::Roll,
         Op::OsPut,
         Op::Sync,
+        Op::Clean,
         Op::Reopen,
         Op::Kill,
     ];
 
-    const WORDS: [(Op, &'static str); 15] = [
+    const WORDS: [(Op, &'static str); 16] = [
         (Op::PutNew, "put"),
         (Op::OverwriteSame, "same"),
         (Op::OverwriteLarger, "larger"),
@@ -69,6 +72,7 @@ impl Op {
         (Op::OsPut, "os"),
         (Op::Sync, "sync"),
         (Op::Idle, "idle"),
+        (Op::Clean, "clean"),
         (Op::Reopen, "reopen"),
         (Op::Kill, "kill"),
         (Op::FailDrain, "faildrain"),
@@ -128,8 +132,9 @@ impl History {
                 44..46 => Op::BatchLarge,
                 46..48 => Op::PutBlob,
                 48..49 => Op::Roll,
-                49..58 => Op::OsPut,
-                58..61 => Op::Sync,
+                49..57 => Op::OsPut,
+                57..59 => Op::Sync,
+                59..61 => Op::Clean,
                 61..62 => Op::Reopen,
                 62..63 => Op::Kill,
                 _ => Op::FailDrain,

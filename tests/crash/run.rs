@@ -193,6 +193,12 @@ impl<'w, S: Subject> Driver<'w, S> {
                 self.steps.truncate(steps);
                 Ok(())
             }
+            Op::Clean => {
+                let steps = self.steps.len();
+                self.step(writer, Vec::new(), S::clean)?;
+                self.steps.truncate(steps);
+                Ok(())
+            }
             Op::Reopen => self.reopen(),
             Op::FailDrain => {
                 self.media.inject(Fault::Drain { nth: 1, times: 1 });

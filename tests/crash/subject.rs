@@ -16,6 +16,8 @@ pub trait Subject: Send + Sync + Sized + 'static {
     fn sync(&self) -> Result<()>;
     /// Lets the store do what it does when it was idle for a while.
     fn idle(&self) -> Result<()>;
+    /// Empties segments, as many as the store does at once.
+    fn clean(&self) -> Result<()>;
     fn close(&self) -> Result<()>;
 }
 
@@ -63,6 +65,10 @@ impl Subject for Store {
 
     fn idle(&self) -> Result<()> {
         flatkv::testing::mark_idle(self)
+    }
+
+    fn clean(&self) -> Result<()> {
+        flatkv::testing::clean(self).map(drop)
     }
 
     fn close(&self) -> Result<()> {

@@ -269,6 +269,10 @@ impl<const BUG: u8> Subject for Toy<BUG> {
         Ok(())
     }
 
+    fn clean(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn close(&self) -> Result<()> {
         self.sync()
     }

@@ -53,6 +53,8 @@ pub struct Collected {
     pub entries: u64,
     pub max_seq: Seq,
     pub heads: BTreeMap<SegmentSlot, HeadFacts>,
+    /// Survivor segments that were being filled.
+    pub survivors: Vec<HeadFacts>,
     /// Bytes that have to be made durable again.
     pub unvouched: Vec<MediaRange>,
     /// Frames in which a flipped bit was undone.
@@ -63,8 +65,10 @@ pub struct Collected {
     deferred: Vec<Pending>,
     damage: Vec<Lost>,
     blobs: Vec<BlobSeen>,
-    parts: HashMap<(LogId, Seq), Vec<PartSeen>>,
-    commits: Vec<(LogId, CommitRecord, MediaRange)>,
+    /// By batch: its stamp names its log, too, so it is the same in a survivor segment.
+    parts: HashMap<Seq, Vec<PartSeen>>,
+    /// A commit that was moved may be there twice.
+    commits: BTreeMap<Seq, (CommitRecord, MediaRange)>,
 }
 
 /// A damaged range; no bound if nothing tells how new its entries may have been.
@@ -206,7 +210,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         // So that every later write is newer than what was lost, and that later opens know.
         all.max_seq = newest;
-        for head in all.heads.values_mut().filter(|head| head.has_damage) {
+        for head in all.heads.values_mut().chain(&mut all.survivors).filter(|head| head.has_damage) {
             head.max_seq = newest;
         }
     }
@@ -226,7 +230,7 @@ impl<I: Index + 'static> Engine<I> {
         let is_void = self.is_void(survey, member)?;
         let mut extent = self.extent_of(survey, &segment, member, is_void, last_close);
         extent.note_unreadable_tail(&segment, &unreadable);
-        share.begin_segment(member.state == SegmentState::Active || extent.sealed_to.is_some());
+        share.begin_segment(member.state != SegmentState::Sealed || extent.sealed_to.is_some());
         let known = share.found.damage.len();
         segment.walk(extent.start, extent.end, |piece| match piece {
             Piece::Frame { at, header, frame } => {
@@ -345,8 +349,14 @@ impl<I: Index + 'static> Engine<I> {
                 extent.max_seq = Some(footer.max_seq.step(1));
             }
             None => {
+                // A survivor segment that was being filled ends as a head does.
+                let tail = segment.find_tail(start);
+                extent.end = tail.cut;
+                if member.state == SegmentState::Open {
+                    extent.head = Some(tail);
+                    return extent;
+                }
                 // The footer was durable before the state word said so: it rotted, and what lay before it may have, too.
-                extent.end = segment.find_tail(start).cut;
                 extent.max_seq = newest_before_next_head(survey, member);
                 extent.sealed_to = Some(footer_at as u32);
             }
@@ -380,7 +390,7 @@ impl<I: Index + 'static> Engine<I> {
                     header: *header,
                     unvouched: !member.vouched,
                 };
-                share.found.parts.entry((member.header.log, header.base_seq)).or_default().push(part);
+                share.found.parts.entry(header.base_seq).or_default().push(part);
                 for (_, op) in Ops::new(frame, header) {
                     share.note_op(op.footprint_bytes(), header.base_seq, self.reader.hash(op.key()));
                 }
@@ -389,7 +399,7 @@ impl<I: Index + 'static> Engine<I> {
                 if let Some(record) = CommitRecord::decode(&frame[FRAME_HEADER_BYTES..]) {
                     let range = MediaRange::new(offset, u64::from(header.len));
                     share.has_commit = true;
-                    share.found.commits.push((member.header.log, record, range));
+                    share.found.commits.insert(record.batch, (record, range));
                 }
             }
             FrameKind::Mark | FrameKind::Close => {}
@@ -519,32 +529,34 @@ impl<I: Index + 'static> Engine<I> {
         }
         if let Some(tail) = extent.head {
             share.note_seq(tail.dropped_seq);
-            share.found.heads.insert(
+            let facts = HeadFacts {
                 slot,
-                HeadFacts {
-                    slot,
-                    id: member.header.id,
-                    log: member.header.log,
-                    start: extent.start,
-                    cut: tail.cut,
-                    closed: tail.closed && was_clean,
-                    has_damage: tail.has_damage,
-                    has_commit: share.has_commit,
-                    is_empty: extent.is_empty,
-                    is_void: extent.is_void,
-                    hashes: std::mem::take(&mut share.hashes),
-                    min_seq: share.min_seq.unwrap_or(Seq(u64::MAX)),
-                    max_seq: share.segment_max_seq,
-                },
-            );
+                id: member.header.id,
+                log: member.header.log,
+                start: extent.start,
+                cut: tail.cut,
+                closed: tail.closed && was_clean,
+                has_damage: tail.has_damage,
+                has_commit: share.has_commit,
+                is_empty: extent.is_empty,
+                is_void: extent.is_void,
+                hashes: std::mem::take(&mut share.hashes),
+                min_seq: share.min_seq.unwrap_or(Seq(u64::MAX)),
+                max_seq: share.segment_max_seq,
+            };
+            if member.state == SegmentState::Active {
+                share.found.heads.insert(slot, facts);
+            } else {
+                share.found.survivors.push(facts);
+            }
         }
     }
 
     /// A part counts only with its commit; a commit whose parts are not all there is corruption.
     fn apply_batches(&self, survey: &Survey, all: &mut Collected) {
         let mut share = Share::default();
-        for (log, record, range) in std::mem::take(&mut all.commits) {
-            let parts = all.parts.remove(&(log, record.batch)).unwrap_or_default();
+        for (batch, (record, range)) in std::mem::take(&mut all.commits) {
+            let parts = all.parts.remove(&batch).unwrap_or_default();
             if !self.parts_are_whole(survey, &record, &parts) {
                 all.damage.push(Lost {
                     segment: self.space.table().slot(self.space.geometry().slot_of(range.offset)).id(),
@@ -762,6 +774,7 @@ impl Collected {
         self.entries += other.entries;
         self.max_seq = self.max_seq.max(other.max_seq);
         self.heads.append(&mut other.heads);
+        self.survivors.append(&mut other.survivors);
         self.unvouched.append(&mut other.unvouched);
         self.repaired += other.repaired;
         self.repairs.append(&mut other.repairs);

@@ -214,6 +214,8 @@ impl Survey {
 
     /// Enters what was found into the space's table.
     pub fn enter_into(&self, space: &Space, extents: &Extents) {
+        // Not to be reused before they are free on the medium.
+        self.to_free.iter().for_each(|(slot, _)| space.claim_slot(*slot));
         for (slot, member) in &self.members {
             space.claim_slot(*slot);
             let state = match member.state {

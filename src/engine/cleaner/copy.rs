@@ -1,0 +1,243 @@
+//! Moving what counts: victim -> survivor segment -> index.
+
+use super::super::Engine;
+use super::{CleanerCounters, Victim, Work};
+use crate::checksum::CheckSite;
+use crate::constants::FRAME_OPS_MAX;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::{CommitRecord, Filter, FrameBuilder, FrameKind, Op, OpSpec, encoded_len_max};
+use crate::index::{Index, Key};
+use crate::media::Site;
+use crate::media::durable::{Durable, InFlight};
+use crate::oplog::survivor::Movers;
+use crate::space::Purpose;
+use crate::space::table::SlotState;
+use crate::types::{Addr, SegmentId, SegmentSlot};
+use std::collections::HashSet;
+
+/// Survivor frames end about here: large enough that headers do not count.
+const FRAME_BYTES_MAX: u64 = 64 << 10;
+/// Entries that are moved in the index under one guard.
+const RELOCATE_GROUP: usize = 64;
+
+/// An entry on its way.
+struct Move {
+    /// Which victim, and where in it.
+    victim: usize,
+    at: u32,
+    hash: u64,
+    /// Where it went: first in the frame, then in the pool.
+    to: u64,
+    to_bytes: u64,
+}
+
+/// The frame that is being filled.
+struct Copier<'e, I: Index> {
+    engine: &'e Engine<I>,
+    work: &'e mut Work,
+    frame: FrameBuilder,
+    movers: Movers,
+    moves: Vec<Move>,
+    /// Moves whose frame is placed.
+    placed: usize,
+    has_undrained: bool,
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Moves what counts in the victims. Returns those that nothing counts in any more.
+    pub(super) fn move_live_entries(
+        &self,
+        work: &mut Work,
+        victims: &[Victim],
+    ) -> Result<Vec<(SegmentSlot, SegmentId)>> {
+        // Above every stamp that was given, so above the frames that are copied from.
+        work.stamp = work.stamp.max(self.oplog.newest_seq()).step(1);
+        let mut copier = Copier {
+            engine: self,
+            work,
+            frame: FrameBuilder::new(FrameKind::Survivor),
+            movers: Movers::default(),
+            moves: Vec::new(),
+            placed: 0,
+            has_undrained: false,
+        };
+        let mut emptied = Vec::with_capacity(victims.len());
+        for (number, victim) in victims.iter().enumerate() {
+            if copier.copy_victim(number, victim)? {
+                emptied.push((victim.slot, victim.id));
+            }
+        }
+        self.relocate(victims, &copier.finish()?)?;
+        Ok(emptied)
+    }
+
+    /// Tells the index; what was overwritten meanwhile stays as it is.
+    fn relocate(&self, victims: &[Victim], moves: &Durable<Vec<Move>>) -> Result<()> {
+        let table = self.space.table();
+        let geometry = self.space.geometry();
+        for group in (0..moves.get().len()).step_by(RELOCATE_GROUP) {
+            let _guard = epoch::pin();
+            for number in group..moves.get().len().min(group + RELOCATE_GROUP) {
+                let one = moves.as_ref().map(|moves| &moves[number]);
+                let Move { victim, at, hash, to, to_bytes } = *one.get();
+                let victim = &victims[*victim];
+                let op = Op::decode(&self.bytes_of(victim)[*at as usize..])
+                    .ok_or_else(|| self.lost(victim, *at))?;
+                let from = Addr::from_offset(geometry.offset_of(victim.slot) + u64::from(*at));
+                let key = Key { bytes: op.key(), hash: *hash };
+                let new = Addr::from_offset(*to);
+                if self.index.relocate(key, from, one.map(|_| new)) {
+                    table.slot(victim.slot).add_dead(op.footprint_bytes());
+                } else {
+                    table.slot(geometry.slot_of_addr(new)).add_dead(*to_bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that verified a moment ago do not any more.
+    #[cold]
+    fn lost(&self, victim: &Victim, at: u32) -> Error {
+        let offset = self.space.geometry().offset_of(victim.slot) + u64::from(at);
+        self.poisoned_cleaning(self.reader.corrupted(Addr::from_offset(offset)))
+    }
+
+    /// Segments that are still there for a digest to list, but this one.
+    fn segments_besides(&self, own: SegmentId) -> HashSet<SegmentId> {
+        let table = self.space.table();
+        let all = (0..self.space.slot_count()).map(|slot| table.slot(SegmentSlot(slot)));
+        all.filter(|info| info.state() != SlotState::Free)
+            .map(|info| info.id())
+            .filter(|id| *id != own)
+            .collect()
+    }
+}
+
+impl<I: Index + 'static> Copier<'_, I> {
+    /// Copies what counts in one victim; false if it has to stay, because a byte of it changed or there is no room.
+    fn copy_victim(&mut self, number: usize, victim: &Victim) -> Result<bool> {
+        let engine = self.engine;
+        let bytes = engine.bytes_of(victim);
+        let base = engine.space.geometry().offset_of(victim.slot);
+        let info = engine.space.table().slot(victim.slot);
+        if !self.copy_commits(victim)? {
+            return Ok(false);
+        }
+        for live in &victim.live {
+            let op = Op::decode(&bytes[live.at as usize..]);
+            // Frames were verified when they were read; this is what is copied.
+            let verifies =
+                |op: &Op<'_>| op.verify(CheckSite::EntryOnScan, info.seed(), base + u64::from(live.at));
+            let Some(op) = op.filter(verifies) else {
+                info.quarantine();
+                return Ok(false);
+            };
+            let needed = encoded_len_max(op.key().len(), op.value().len());
+            if !self.make_room(needed, 1)? {
+                return Ok(false);
+            }
+            let spec = OpSpec { kind: op.kind(), key: op.key(), value: op.value(), moved: Some(live.seq) };
+            let to = self.frame.push(&spec);
+            let to_bytes = u64::from(self.frame.next_op_at() - to);
+            self.moves.push(Move {
+                victim: number,
+                at: live.at,
+                hash: live.hash,
+                to: u64::from(to),
+                to_bytes,
+            });
+            self.movers.hashes.push(Filter::short_hash(live.hash));
+            self.movers.seqs.push(live.seq);
+        }
+        Ok(true)
+    }
+
+    /// A commit counts as long as a segment that it lists does: without it the parts there would never have been.
+    fn copy_commits(&mut self, victim: &Victim) -> Result<bool> {
+        if victim.commits.is_empty() {
+            return Ok(true);
+        }
+        let others = self.engine.segments_besides(victim.id);
+        let counts = |record: &&CommitRecord| record.parts.iter().any(|part| others.contains(&part.segment));
+        for record in victim.commits.iter().filter(counts) {
+            self.write_frame()?;
+            let mut frame = FrameBuilder::new(FrameKind::BatchCommit);
+            frame.push_raw(&record.encode());
+            if !self.make_room(frame.len_bytes(), 0)? {
+                return Ok(false);
+            }
+            self.append(frame, Movers::default())?;
+        }
+        Ok(true)
+    }
+
+    /// Sees that the survivor segment takes so much more behind the frame that is being filled; false if the pool has no
+    /// slot for another one.
+    fn make_room(&mut self, bytes: u64, entries: usize) -> Result<bool> {
+        loop {
+            let filled = self.frame.len_bytes();
+            let total = filled + bytes;
+            let count = self.frame.op_count() + entries;
+            let is_frame = self.frame.op_count() == 0 || (total <= FRAME_BYTES_MAX && count <= FRAME_OPS_MAX);
+            let head = self.work.survivor.as_ref();
+            if is_frame && head.is_some_and(|head| self.engine.oplog.fits_survivor(head, total, count)) {
+                return Ok(true);
+            }
+            if self.frame.op_count() > 0 {
+                self.write_frame()?;
+                continue;
+            }
+            if let Some(full) = self.work.survivor.take() {
+                self.engine.oplog.seal_survivor(&full)?;
+            }
+            let slot = match self.engine.space.take_slot(Purpose::Survivor) {
+                Ok(slot) => slot,
+                Err(Error::NoSpace { .. }) => return Ok(false),
+                Err(error) => return Err(self.engine.poisoned_cleaning(error)),
+            };
+            let opened = self.engine.oplog.open_survivor(slot);
+            self.work.survivor = Some(opened.map_err(|error| self.engine.poisoned_cleaning(error))?);
+        }
+    }
+
+    /// Places the frame that is being filled, if there is anything in it.
+    fn write_frame(&mut self) -> Result<()> {
+        if self.frame.op_count() == 0 {
+            return Ok(());
+        }
+        let frame = std::mem::replace(&mut self.frame, FrameBuilder::new(FrameKind::Survivor));
+        let movers = std::mem::take(&mut self.movers);
+        let offset = self.append(frame, movers)?;
+        self.moves[self.placed..].iter_mut().for_each(|one| one.to += offset);
+        self.placed = self.moves.len();
+        Ok(())
+    }
+
+    fn append(&mut self, mut frame: FrameBuilder, movers: Movers) -> Result<u64> {
+        let counters = &self.engine.cleaner.counters;
+        CleanerCounters::add(&counters.entries_moved, movers.hashes.len() as u64);
+        let head = self.work.survivor.as_mut().expect("room was made");
+        let written = self.engine.oplog.append_survivor(head, &mut frame, &movers, self.work.stamp)?;
+        self.work.stamp = self.work.stamp.step(1);
+        self.has_undrained = true;
+        let placed = written.left_undrained();
+        CleanerCounters::add(&counters.bytes_written, placed.len);
+        Ok(placed.offset)
+    }
+
+    /// Makes the copies durable.
+    fn finish(mut self) -> Result<Durable<Vec<Move>>> {
+        self.write_frame()?;
+        let moves = InFlight::nothing(std::mem::take(&mut self.moves));
+        let drained = moves.drain(&*self.engine.media, Site::SurvivorDrain);
+        let moves = drained.map_err(|error| self.engine.poisoned_cleaning(error))?;
+        if self.has_undrained
+            && let Some(head) = self.work.survivor.as_mut()
+        {
+            self.engine.oplog.mark_survivor(head, self.work.stamp)?;
+        }
+        Ok(moves)
+    }
+}

@@ -1,0 +1,134 @@
+//! The cleaner: empties segments that hold little that counts, so that their slots can be used again. One pass:
+//!
+//! 1. victims are chosen, and the writes that were between log and index are waited for (`victims.rs`)
+//! 2. victims are read and verified; an entry is live if the index points at it (`copy.rs`)
+//! 3. every log is drained: what made the other entries dead, and the commits of what is live, is durable (rule 12)
+//! 4. live entries are appended to a survivor segment with their own stamps, and drained, before the index is told
+//! 5. the victims are releasable: later digests leave them out; once one of those rules and no reader or pin is left,
+//!    their state words are made FREE, durably, and their slots are reused (`release.rs`)
+//!
+//! Invariants:
+//!   - one pass at a time; nobody else appends to survivor segments or frees segments of the log
+//!   - a victim is sealed, not pinned, and holds no byte that does not verify: else it is quarantined and kept
+//!   - an entry that was not copied is dead by a write that is durable, or was copied before it died
+//!   - a pass is cut so that its survivors fit the slots that are kept for it
+//!   - no lock of a reader or a writer is held across a drain, but a log's while that log is drained or rolled
+
+mod copy;
+mod release;
+mod victims;
+
+use super::Engine;
+use crate::error::{Error, Result};
+use crate::index::Index;
+use crate::media::Site;
+use crate::oplog::append::Head;
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::types::Seq;
+use release::Released;
+pub use victims::Aim;
+use victims::Victim;
+
+/// What the one pass at a time works with.
+#[derive(Default)]
+struct Work {
+    /// The survivor segment that is being filled.
+    survivor: Option<Head>,
+    /// Stamp of the newest survivor frame.
+    stamp: Seq,
+    /// Victims on their way to be free.
+    releasing: Vec<Released>,
+}
+
+/// The cleaner of a store.
+#[derive(Default)]
+pub struct Cleaner {
+    work: Mutex<Work>,
+    pub(super) counters: CleanerCounters,
+}
+
+/// What the cleaner did since open.
+#[derive(Default)]
+pub(super) struct CleanerCounters {
+    /// Passes that emptied a segment.
+    pub(super) passes: AtomicU64,
+    /// Segments emptied.
+    pub(super) victims: AtomicU64,
+    /// Bytes of victims that were read.
+    pub(super) bytes_read: AtomicU64,
+    /// Bytes of survivor frames.
+    pub(super) bytes_written: AtomicU64,
+    /// Entries moved.
+    pub(super) entries_moved: AtomicU64,
+    /// Segments freed.
+    pub(super) segments_freed: AtomicU64,
+}
+
+impl CleanerCounters {
+    fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// One pass. Returns how many segments it emptied.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned. `Poisoned`, `Closed`, `ReadOnly`.
+    pub fn clean(&self, aim: Aim) -> Result<usize> {
+        self.check_writable()?;
+        let mut work = self.cleaner.work.lock();
+        // Whatever was closed meanwhile must stay as it was closed.
+        self.check_writable()?;
+        self.release_settled(&mut work)?;
+        let emptied = self.empty_victims(&mut work, aim)?;
+        if aim.ends_with_roll() && !work.releasing.is_empty() {
+            self.roll_for_release(&work)?;
+        }
+        self.release_settled(&mut work)?;
+        Ok(emptied)
+    }
+
+    /// Steps 1 to 4, and the start of 5.
+    fn empty_victims(&self, work: &mut Work, aim: Aim) -> Result<usize> {
+        let chosen = self.choose_victims(work, aim);
+        if chosen.is_empty() {
+            return Ok(0);
+        }
+        self.wait_for_publications();
+        let mut victims = Vec::with_capacity(chosen.len());
+        for slot in chosen {
+            victims.extend(self.read_victim(slot)?);
+        }
+        self.drain_logs()?;
+        let emptied = self.move_live_entries(work, &victims)?;
+        let counters = &self.cleaner.counters;
+        CleanerCounters::add(&counters.passes, u64::from(!emptied.is_empty()));
+        CleanerCounters::add(&counters.victims, emptied.len() as u64);
+        let count = emptied.len();
+        self.set_releasable(work, emptied);
+        Ok(count)
+    }
+
+    /// Entries of writers that appended and did not publish yet would be taken for dead.
+    fn wait_for_publications(&self) {
+        // A simulation does one thing at a time.
+        if self.options.background {
+            crate::epoch::wait_for_writes();
+        }
+        // Asynchronous writes are published by whoever holds their log.
+        for log in 0..self.oplog.log_count() {
+            drop(self.oplog.lock(log));
+        }
+    }
+
+    fn drain_logs(&self) -> Result<()> {
+        (0..self.oplog.log_count())
+            .try_for_each(|log| self.oplog.drain(&mut self.oplog.lock(log), Site::VictimDrain))
+    }
+
+    fn poisoned_cleaning(&self, error: Error) -> Error {
+        self.oplog.poison(&error.to_string());
+        error
+    }
+}

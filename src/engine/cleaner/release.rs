@@ -1,0 +1,72 @@
+//! From an emptied segment to a slot that may be reused: a durable digest that leaves it out, the grace period of readers,
+//! pins, and its state word.
+
+use super::super::Engine;
+use super::{CleanerCounters, Work};
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::index::Index;
+use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::types::{SegmentId, SegmentSlot};
+
+/// A segment that nothing counts in.
+pub(super) struct Released {
+    slot: SegmentSlot,
+    id: SegmentId,
+    /// Digests up to this number may list it.
+    listed_by: u64,
+    /// Nobody who found its entries in the index still reads them.
+    unseen: Arc<AtomicBool>,
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Later digests leave these segments out.
+    pub(super) fn set_releasable(&self, work: &mut Work, emptied: Vec<(SegmentSlot, SegmentId)>) {
+        if emptied.is_empty() {
+            return;
+        }
+        let listed_by = self.space.set_releasable(emptied.iter().map(|(slot, _)| *slot));
+        let unseen = Arc::new(AtomicBool::new(!self.options.background));
+        if self.options.background {
+            let guard = epoch::pin();
+            let flag = Arc::clone(&unseen);
+            epoch::retire(&guard, move || flag.store(true, Ordering::Release));
+            guard.flush();
+        }
+        let released = |(slot, id)| Released { slot, id, listed_by, unseen: Arc::clone(&unseen) };
+        work.releasing.extend(emptied.into_iter().map(released));
+    }
+
+    /// Writes a digest that leaves out what is releasable, unless one was written since.
+    pub(super) fn roll_for_release(&self, work: &Work) -> Result<()> {
+        let newest = work.releasing.iter().map(|released| released.listed_by).max().unwrap_or(0);
+        match self.oplog.roll_for_digest(newest) {
+            // The next roll of a writer does it.
+            Err(Error::NoSpace { .. } | Error::Unsupported(_)) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Frees what no digest lists, no reader sees and no pin holds.
+    pub(super) fn release_settled(&self, work: &mut Work) -> Result<()> {
+        if work.releasing.is_empty() {
+            return Ok(());
+        }
+        let ruling = self.oplog.ruling_digest();
+        let table = self.space.table();
+        let is_settled = |released: &Released| {
+            released.listed_by < ruling
+                && released.unseen.load(Ordering::Acquire)
+                && table.slot(released.slot).pins() == 0
+        };
+        let (settled, waiting) = std::mem::take(&mut work.releasing).into_iter().partition(is_settled);
+        work.releasing = waiting;
+        let settled: Vec<_> = Vec::into_iter(settled).map(|one: Released| (one.slot, one.id)).collect();
+        if settled.is_empty() {
+            return Ok(());
+        }
+        self.space.release(&settled).map_err(|error| self.poisoned_cleaning(error))?;
+        CleanerCounters::add(&self.cleaner.counters.segments_freed, settled.len() as u64);
+        Ok(())
+    }
+}

@@ -1,0 +1,193 @@
+//! Which segments are emptied, and what in them counts.
+
+use super::super::Engine;
+use super::{CleanerCounters, Work};
+use crate::error::{Error, Result};
+use crate::format::{
+    CommitRecord, FOOTER_BYTES, FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind, Ops, SEGMENT_BODY_OFFSET,
+    SegmentClass,
+};
+use crate::index::{Index, Key};
+use crate::media::FlushGranularity;
+use crate::oplog::scan::{Piece, SegmentBytes};
+use crate::space::Purpose;
+use crate::space::table::{SlotInfo, SlotState};
+use crate::types::{Addr, MediaRange, SegmentId, SegmentSlot, Seq};
+
+/// What an entry of a log head grows by when it is moved, about: its own stamp, and what alignment makes of it.
+const MOVED_GROWTH_BYTES: u64 = 16;
+/// Victims of a pass: their bytes are held while it runs.
+const VICTIMS_MAX: usize = 16;
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// Segments that are worth it; whoever rolls next lets go of them.
+    Tidy,
+    /// The same, and the digest that lets go of them at once.
+    #[allow(dead_code, reason = "nobody waits for space yet")]
+    Space,
+    /// Any segments, worth it or not.
+    #[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "tests clean what nobody would"))]
+    Anything,
+}
+
+impl Aim {
+    pub(super) fn ends_with_roll(self) -> bool {
+        self != Aim::Tidy
+    }
+}
+
+/// An entry that counts.
+pub(super) struct Live {
+    /// Where in the segment.
+    pub(super) at: u32,
+    pub(super) hash: u64,
+    pub(super) seq: Seq,
+}
+
+/// A segment whose bytes verified, and what in it counts.
+pub(super) struct Victim {
+    pub(super) slot: SegmentSlot,
+    pub(super) id: SegmentId,
+    /// Its bytes where they do not lie in memory.
+    read: Option<Vec<u8>>,
+    pub(super) live: Vec<Live>,
+    pub(super) commits: Vec<CommitRecord>,
+}
+
+/// Bytes that an empty survivor segment takes, about: what is left of it goes to frame headers and ends.
+pub(super) fn survivor_capacity(segment_size: u64) -> u64 {
+    (segment_size - SEGMENT_BODY_OFFSET - FOOTER_BYTES) / 16 * 15
+}
+
+/// Bytes that what counts in a segment takes once it is moved, about.
+fn moved_bytes(info: &SlotInfo) -> u64 {
+    let (all, live) = (info.op_bytes(), info.op_bytes().saturating_sub(info.dead_bytes()));
+    if all == 0 || info.class() == Some(SegmentClass::Survivor) {
+        return live;
+    }
+    live + MOVED_GROWTH_BYTES * (u64::from(info.entries()) * live).div_ceil(all)
+}
+
+impl<I: Index + 'static> Engine<I> {
+    fn may_be_victim(&self, info: &SlotInfo) -> bool {
+        info.state() == SlotState::Sealed
+            && matches!(info.class(), Some(SegmentClass::LogHead | SegmentClass::Survivor))
+            && info.pins() == 0
+            && !info.is_quarantined()
+            && !self.damage.concerns_segment(info.id())
+    }
+
+    /// The segments with the least that counts, as many as the slots for survivors allow.
+    pub(super) fn choose_victims(&self, work: &Work, aim: Aim) -> Vec<SegmentSlot> {
+        let table = self.space.table();
+        let capacity = survivor_capacity(self.space.geometry().segment_size_bytes);
+        let worth = if aim == Aim::Anything { u64::MAX } else { capacity - capacity / 16 };
+        let mut candidates: Vec<(u64, SegmentSlot)> = (0..self.space.slot_count())
+            .map(SegmentSlot)
+            .filter(|slot| self.may_be_victim(table.slot(*slot)))
+            .map(|slot| (moved_bytes(table.slot(slot)), slot))
+            .filter(|(moved, _)| *moved <= worth)
+            .collect();
+        candidates.sort();
+        let slots = u64::from(self.space.available(Purpose::Survivor)).min(VICTIMS_MAX as u64);
+        let mut room = slots * capacity;
+        room += work.survivor.as_ref().map_or(0, |head| self.oplog.room_in_survivor(head) / 16 * 15);
+        let fits = |(moved, _): &(u64, SegmentSlot)| {
+            let fits = *moved <= room;
+            room = room.saturating_sub(*moved);
+            fits
+        };
+        candidates.into_iter().take_while(fits).map(|(_, slot)| slot).take(VICTIMS_MAX).collect()
+    }
+
+    /// Reads a segment and finds what in it counts. `None` if its bytes are not what was written: it is kept.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn read_victim(&self, slot: SegmentSlot) -> Result<Option<Victim>> {
+        let range = self.space.geometry().range_of(slot);
+        let info = self.space.table().slot(slot);
+        let mut victim = Victim { slot, id: info.id(), read: None, live: Vec::new(), commits: Vec::new() };
+        if self.media.granularity() == FlushGranularity::File || self.reader.is_guarded() {
+            let mut bytes = vec![0; range.len as usize];
+            match self.media.read(range.offset, &mut bytes) {
+                Ok(()) => victim.read = Some(bytes),
+                Err(Error::Io { .. }) => return Ok(self.quarantined(info)),
+                Err(error) => return Err(error),
+            }
+        }
+        CleanerCounters::add(&self.cleaner.counters.bytes_read, range.len);
+        if !self.sort_out(&mut victim) {
+            return Ok(self.quarantined(info));
+        }
+        Ok(Some(victim))
+    }
+
+    fn quarantined(&self, info: &SlotInfo) -> Option<Victim> {
+        info.quarantine();
+        None
+    }
+
+    /// All bytes of the victim's segment.
+    pub(super) fn bytes_of<'a>(&'a self, victim: &'a Victim) -> &'a [u8] {
+        let range: MediaRange = self.space.geometry().range_of(victim.slot);
+        match &victim.read {
+            Some(bytes) => bytes,
+            None => self.media.region().bytes(range).expect("slots lie in the pool"),
+        }
+    }
+
+    /// Walks the segment; false if any of it does not verify.
+    fn sort_out(&self, victim: &mut Victim) -> bool {
+        let (mut live, mut commits) = (Vec::new(), Vec::new());
+        let base = self.space.geometry().offset_of(victim.slot);
+        let seed = self.space.table().slot(victim.slot).seed();
+        let bytes = self.bytes_of(victim);
+        let footer_at = bytes.len() - FOOTER_BYTES as usize;
+        let footer = Footer::decode(&bytes[footer_at..], seed, base + footer_at as u64)
+            .filter(|footer| footer.segment == victim.id && footer.data_end as usize <= footer_at);
+        let Some(footer) = footer else { return false };
+        let mut is_whole = true;
+        SegmentBytes::new(bytes, base, seed).walk(footer.data_start, footer.data_end, |piece| match piece {
+            Piece::Frame { at, header, frame } => match header.kind {
+                FrameKind::Ops | FrameKind::Batch | FrameKind::BatchPart | FrameKind::Survivor => {
+                    is_whole &= self.find_live_in(base, at, &header, frame, &mut live);
+                }
+                FrameKind::BatchCommit => {
+                    let record = CommitRecord::decode(&frame[FRAME_HEADER_BYTES..]);
+                    is_whole &= record.is_some();
+                    commits.extend(record);
+                }
+                FrameKind::Mark | FrameKind::Close => {}
+            },
+            Piece::Repaired { .. } | Piece::Damage { .. } => is_whole = false,
+        });
+        victim.live = live;
+        victim.commits = commits;
+        is_whole
+    }
+
+    fn find_live_in(
+        &self,
+        base: u64,
+        at: u32,
+        header: &FrameHeader,
+        frame: &[u8],
+        live: &mut Vec<Live>,
+    ) -> bool {
+        let _guard = crate::epoch::pin();
+        let mut seen = 0;
+        for (op_at, op) in Ops::new(frame, header) {
+            seen += 1;
+            let key: Key<'_> = self.key(op.key());
+            let at = at + op_at;
+            let here = Addr::from_offset(base + u64::from(at));
+            if self.index.get(key, |addr| (addr == here).then_some(())).is_some() {
+                live.push(Live { at, hash: key.hash, seq: op.seq(header) });
+            }
+        }
+        seen == header.op_count
+    }
+}

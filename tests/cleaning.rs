@@ -1,0 +1,109 @@
+//! What the cleaner promises: nothing is lost, nothing returns, and space that holds nothing comes back.
+
+#![cfg(feature = "sim")]
+
+mod common;
+
+use common::{Rng, stat};
+use flatkv::testing;
+use flatkv::testing::sim::{SimKind, SimMedia};
+use flatkv::{Durability, Error, Store, WriteBatch, WriteOptions};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const CAPACITY_BYTES: u64 = 512 << 10;
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn check(store: &Store, map: &Map, keys: u64, when: &str) {
+    for number in 0..keys {
+        let key = number.to_le_bytes();
+        let found = store.get(&key).unwrap_or_else(|error| panic!("{when}: key {number}: {error}"));
+        assert_eq!(found.as_ref(), map.get(&key[..]), "{when}: key {number}");
+    }
+}
+
+fn bytes_up_to(rng: &mut Rng, max: usize) -> Vec<u8> {
+    let len = rng.below(max);
+    rng.bytes(len)
+}
+
+fn refused(error: &Error) -> bool {
+    matches!(error, Error::NoSpace { .. })
+}
+
+/// One random step; writes that are refused for want of space change nothing.
+fn step(store: &Store, map: &mut Map, rng: &mut Rng, keys: u64) {
+    let key = rng.below(keys as usize) as u64;
+    let bytes = key.to_le_bytes();
+    match rng.below(16) {
+        0..8 => {
+            let value = bytes_up_to(rng, if key.is_multiple_of(7) { 900 } else { 120 });
+            let durability = if rng.below(6) == 0 { Durability::Os } else { Durability::Sync };
+            match store.put_with(&WriteOptions::new().durability(durability), &bytes, &value) {
+                Ok(()) => drop(map.insert(bytes.to_vec(), value)),
+                Err(error) => assert!(refused(&error), "{error}"),
+            }
+        }
+        8..12 => match store.delete(&bytes) {
+            Ok(found) => assert_eq!(found, map.remove(&bytes[..]).is_some(), "key {key}"),
+            Err(error) => assert!(refused(&error), "{error}"),
+        },
+        12 => {
+            let mut batch = WriteBatch::new();
+            let mut after = map.clone();
+            for _ in 0..1 + rng.below(12) {
+                let key = (rng.below(keys as usize) as u64).to_le_bytes();
+                if rng.below(4) == 0 {
+                    batch.delete(&key).unwrap();
+                    after.remove(&key[..]);
+                } else {
+                    let value = bytes_up_to(rng, 700);
+                    batch.put(&key, &value).unwrap();
+                    after.insert(key.to_vec(), value);
+                }
+            }
+            match store.write(&batch) {
+                Ok(()) => *map = after,
+                Err(error) => assert!(refused(&error), "{error}"),
+            }
+        }
+        _ => drop(testing::clean(store).expect("the medium works")),
+    }
+}
+
+/// Random work on a small pool, cleaned all the time, closed, killed and opened again: it shows what a map shows.
+#[test]
+fn a_store_that_is_cleaned_all_the_time_shows_what_a_map_shows() {
+    for kind in [SimKind::Pm, SimKind::File] {
+        let (mut freed, mut moved) = (0, 0);
+        for seed in 0..20 {
+            let mut rng = Rng(seed);
+            let keys = 10 + rng.below(60) as u64;
+            let mut media = Arc::new(SimMedia::new(kind, CAPACITY_BYTES));
+            let mut map = Map::new();
+            let options =
+                || testing::options().segment_size_bytes(if kind == SimKind::Pm { 4096 } else { 8192 });
+            let mut store = testing::open_on(media.clone(), options()).expect("a fresh pool");
+            for round in 0..12 {
+                for _ in 0..200 {
+                    step(&store, &mut map, &mut rng, keys);
+                }
+                check(&store, &map, keys, &format!("{kind:?} seed {seed} round {round}"));
+                freed += stat(&store, "cleaner.segments_freed");
+                moved += stat(&store, "cleaner.entries_moved");
+                if rng.below(3) == 0 {
+                    store.close().expect("nothing is pinned");
+                } else {
+                    testing::kill(&store);
+                }
+                drop(store);
+                media = Arc::new(SimMedia::from_image(kind, &media.view(), CAPACITY_BYTES));
+                store = testing::open_on(media.clone(), options())
+                    .unwrap_or_else(|error| panic!("{kind:?} seed {seed} round {round}: {error}"));
+                check(&store, &map, keys, &format!("{kind:?} seed {seed} after round {round}"));
+            }
+        }
+        assert!(freed > 1000 && moved > 10_000, "{kind:?}: {freed} segments freed, {moved} entries moved");
+    }
+}
