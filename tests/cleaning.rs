@@ -107,3 +107,48 @@ fn a_store_that_is_cleaned_all_the_time_shows_what_a_map_shows() {
         assert!(freed > 1000 && moved > 10_000, "{kind:?}: {freed} segments freed, {moved} entries moved");
     }
 }
+
+fn keys_of(store: &Store) -> u64 {
+    stat(store, "keys")
+}
+
+/// Tombstones go when no older value is left in any segment, and not before: also after a restart, and never so that a
+/// value returns.
+#[test]
+fn when_everything_is_deleted_and_cleaned_tombstones_and_space_are_gone() {
+    for kind in [SimKind::Pm, SimKind::File] {
+        for reopens in [false, true] {
+            let media = Arc::new(SimMedia::new(kind, CAPACITY_BYTES));
+            let options = || testing::options().segment_size_bytes(8192);
+            let mut store = testing::open_on(media.clone(), options()).expect("a fresh pool");
+            let keys = 100_u64;
+            for round in 0..3_u8 {
+                for key in 0..keys {
+                    store.put(&key.to_le_bytes(), &[round; 100]).expect("room");
+                }
+            }
+            for key in 0..keys {
+                assert!(store.delete(&key.to_le_bytes()).expect("room"));
+            }
+            let mut media = media;
+            for pass in 0..60 {
+                testing::clean(&store).expect("the medium works");
+                if reopens && pass % 7 == 3 {
+                    testing::kill(&store);
+                    drop(store);
+                    media = Arc::new(SimMedia::from_image(kind, &media.view(), CAPACITY_BYTES));
+                    store = testing::open_on(media.clone(), options()).expect("a pool");
+                }
+                check(&store, &Map::new(), keys, "after deleting everything");
+            }
+            // A head holds what was written last: roll it out of the way.
+            assert!(keys_of(&store) < keys / 2, "{kind:?}: {} keys are left", keys_of(&store));
+            let used = stat(&store, "segments.sealed") + stat(&store, "segments.open");
+            assert!(
+                used <= 4,
+                "{kind:?}, reopens {reopens}: {used} segments are in use: {}",
+                store.stats_json()
+            );
+        }
+    }
+}

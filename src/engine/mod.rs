@@ -41,7 +41,7 @@ use crate::space::extent::Extents;
 use crate::space::superblock::SuperblockStore;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use blob::Limbo;
-use cleaner::Cleaner;
+use cleaner::{Cleaner, Noted};
 use commit::Committer;
 use crossbeam_utils::CachePadded;
 use damage::DamageList;
@@ -65,6 +65,8 @@ pub struct Engine<I: Index> {
     damage: DamageList,
     limbo: Arc<Limbo>,
     cleaner: Cleaner,
+    /// Tombstones that the cleaner has not looked at.
+    noted: Noted,
     superblock: Mutex<SuperblockStore>,
     options: Options,
     inline_value_bytes_max: usize,

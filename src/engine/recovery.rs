@@ -286,6 +286,7 @@ impl<I: Index + 'static> Engine<I> {
             damage: DamageList::default(),
             limbo: Arc::default(),
             cleaner: super::cleaner::Cleaner::default(),
+            noted: super::cleaner::Noted::default(),
             superblock: Mutex::new(parts.superblock),
             counters: Counters::default(),
             facts: parts.facts,

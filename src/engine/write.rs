@@ -73,6 +73,7 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     fn write_op(&self, key: Key<'_>, op: &OpSpec<'_>, terms: &Terms) -> Result<()> {
         let written = self.committer.submit_op(self, op, Filter::short_hash(key.hash), terms)?;
+        self.note_if_tombstone(op.kind, key, written.get());
         self.publish(key, written);
         self.housekeeper.note_activity();
         Ok(())
@@ -124,7 +125,9 @@ impl<I: Index + 'static> Engine<I> {
                 let placed = self.committer.submit_frame(self, frame, hashes, &terms)?;
                 let placed = placed.into_inner();
                 for (entry, op_at) in entries.iter().zip(offsets) {
-                    self.publish(entry.key, Publishable::from_batch(Written::at(&placed, op_at, true)));
+                    let written = Written::at(&placed, op_at, true);
+                    self.note_if_tombstone(entry.kind, entry.key, &written);
+                    self.publish(entry.key, Publishable::from_batch(written));
                 }
             }
             None => self.write_large(&entries, &terms)?,
@@ -260,6 +263,7 @@ impl<I: Index + 'static> Engine<I> {
         let written =
             self.committer.with_log(self, |oplog, state| self.write_parts(oplog, state, entries, terms))?;
         for (entry, written) in entries.iter().zip(written) {
+            self.note_if_tombstone(entry.kind, entry.key, &written);
             self.publish(entry.key, Publishable::from_batch(written));
         }
         Ok(())
@@ -388,6 +392,14 @@ impl<I: Index + 'static> Engine<I> {
         if self.has_damage() { self.oplog.newest_seq() } else { Seq::ZERO }
     }
 
+    /// The cleaner has to know of tombstones, to let go of them.
+    #[inline]
+    fn note_if_tombstone(&self, kind: OpKind, key: Key<'_>, written: &Written) {
+        if kind == OpKind::Delete {
+            self.noted.add(key.hash, written.seq);
+        }
+    }
+
     /// Shows an entry to readers, unless a newer one of its key is there.
     #[inline]
     pub(super) fn publish(&self, key: Key<'_>, written: Publishable<Written>) {
@@ -441,6 +453,7 @@ impl<I: Index + 'static> Publisher for Engine<I> {
             return Err(error);
         };
         let key = self.key(op.key());
+        self.note_if_tombstone(op.kind(), key, written.get());
         self.publish(key, written);
         drop(guard);
         Ok(())

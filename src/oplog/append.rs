@@ -246,6 +246,11 @@ impl LogState {
         self.head = Some(head);
     }
 
+    /// The head's slot, and where its frames lie now.
+    pub fn head_range(&self) -> Option<(SegmentSlot, (u32, u32))> {
+        self.head.as_ref().map(|head| (head.slot, (head.start, head.tail)))
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }

@@ -16,6 +16,7 @@
 
 mod copy;
 mod release;
+mod tombstones;
 mod victims;
 
 use super::Engine;
@@ -26,6 +27,8 @@ use crate::oplog::append::Head;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::types::Seq;
 use release::Released;
+pub use tombstones::Noted;
+use tombstones::Tombstones;
 pub use victims::Aim;
 use victims::Victim;
 
@@ -38,6 +41,7 @@ struct Work {
     stamp: Seq,
     /// Victims on their way to be free.
     releasing: Vec<Released>,
+    tombstones: Tombstones,
 }
 
 /// The cleaner of a store.
@@ -62,6 +66,18 @@ pub(super) struct CleanerCounters {
     pub(super) entries_moved: AtomicU64,
     /// Segments freed.
     pub(super) segments_freed: AtomicU64,
+    tombstones_kept: AtomicU64,
+}
+
+impl Cleaner {
+    /// Tombstones that were examined and that older values keep; as of the last pass if one is at work.
+    pub(super) fn tombstones_kept(&self) -> u64 {
+        let kept = &self.counters.tombstones_kept;
+        if let Some(work) = self.work.try_lock() {
+            kept.store(work.tombstones.kept() as u64, Ordering::Relaxed);
+        }
+        kept.load(Ordering::Relaxed)
+    }
 }
 
 impl CleanerCounters {
@@ -81,6 +97,7 @@ impl<I: Index + 'static> Engine<I> {
         // Whatever was closed meanwhile must stay as it was closed.
         self.check_writable()?;
         self.release_settled(&mut work)?;
+        self.examine_tombstones(&mut work, aim.is_thorough(), usize::MAX)?;
         let emptied = self.empty_victims(&mut work, aim)?;
         if aim.ends_with_roll() && !work.releasing.is_empty() {
             self.roll_for_release(&work)?;

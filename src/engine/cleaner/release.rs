@@ -66,6 +66,7 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(());
         }
         self.space.release(&settled).map_err(|error| self.poisoned_cleaning(error))?;
+        settled.iter().for_each(|(_, id)| self.values_are_gone(&mut work.tombstones, *id));
         CleanerCounters::add(&self.cleaner.counters.segments_freed, settled.len() as u64);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::media::FlushGranularity;
 use crate::oplog::scan::{Piece, SegmentBytes};
 use crate::space::Purpose;
 use crate::space::table::{SlotInfo, SlotState};
-use crate::types::{Addr, MediaRange, SegmentId, SegmentSlot, Seq};
+use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
 
 /// What an entry of a log head grows by when it is moved, about: its own stamp, and what alignment makes of it.
 const MOVED_GROWTH_BYTES: u64 = 16;
@@ -33,6 +33,11 @@ pub enum Aim {
 }
 
 impl Aim {
+    /// Looks at whatever might give space.
+    pub(super) fn is_thorough(self) -> bool {
+        self == Aim::Anything
+    }
+
     pub(super) fn ends_with_roll(self) -> bool {
         self != Aim::Tidy
     }
@@ -105,38 +110,59 @@ impl<I: Index + 'static> Engine<I> {
     /// Reads a segment and finds what in it counts. `None` if its bytes are not what was written: it is kept.
     ///
     /// # Errors
-    /// `Io`.
+    /// Of the medium, but `Io`: what cannot be read is kept, too.
     pub(super) fn read_victim(&self, slot: SegmentSlot) -> Result<Option<Victim>> {
-        let range = self.space.geometry().range_of(slot);
         let info = self.space.table().slot(slot);
-        let mut victim = Victim { slot, id: info.id(), read: None, live: Vec::new(), commits: Vec::new() };
-        if self.media.granularity() == FlushGranularity::File || self.reader.is_guarded() {
-            let mut bytes = vec![0; range.len as usize];
-            match self.media.read(range.offset, &mut bytes) {
-                Ok(()) => victim.read = Some(bytes),
-                Err(Error::Io { .. }) => return Ok(self.quarantined(info)),
-                Err(error) => return Err(error),
-            }
+        let read = self.read_segment(slot)?;
+        let mut victim =
+            read.map(|read| Victim { slot, id: info.id(), read, live: Vec::new(), commits: Vec::new() });
+        CleanerCounters::add(&self.cleaner.counters.bytes_read, self.space.geometry().segment_size_bytes);
+        if !victim.as_mut().is_some_and(|victim| self.sort_out(victim)) {
+            info.quarantine();
+            return Ok(None);
         }
-        CleanerCounters::add(&self.cleaner.counters.bytes_read, range.len);
-        if !self.sort_out(&mut victim) {
-            return Ok(self.quarantined(info));
-        }
-        Ok(Some(victim))
+        Ok(victim)
     }
 
-    fn quarantined(&self, info: &SlotInfo) -> Option<Victim> {
-        info.quarantine();
-        None
+    /// Bytes of a segment, where they do not lie in memory; `None` if they cannot be read.
+    ///
+    /// # Errors
+    /// Of the medium, but `Io`.
+    pub(super) fn read_segment(&self, slot: SegmentSlot) -> Result<Option<Option<Vec<u8>>>> {
+        if self.media.granularity() != FlushGranularity::File && !self.reader.is_guarded() {
+            return Ok(Some(None));
+        }
+        let range = self.space.geometry().range_of(slot);
+        let mut bytes = vec![0; range.len as usize];
+        match self.media.read(range.offset, &mut bytes) {
+            Ok(()) => Ok(Some(Some(bytes))),
+            Err(Error::Io { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All bytes of a segment: those that were read, or memory itself.
+    pub(super) fn slot_bytes<'a>(&'a self, slot: SegmentSlot, read: &'a Option<Vec<u8>>) -> &'a [u8] {
+        let range = self.space.geometry().range_of(slot);
+        match read {
+            Some(bytes) => bytes,
+            None => self.media.region().bytes(range).expect("slots lie in the pool"),
+        }
+    }
+
+    /// Where the frames of a sealed segment lie, if its footer verifies.
+    pub(super) fn sealed_range(&self, slot: SegmentSlot, bytes: &[u8]) -> Option<(u32, u32)> {
+        let info = self.space.table().slot(slot);
+        let at = bytes.len() - FOOTER_BYTES as usize;
+        let footer =
+            Footer::decode(&bytes[at..], info.seed(), self.space.geometry().offset_of(slot) + at as u64)?;
+        let is_right = footer.segment == info.id() && footer.data_end as usize <= at;
+        (is_right && footer.data_start <= footer.data_end).then_some((footer.data_start, footer.data_end))
     }
 
     /// All bytes of the victim's segment.
     pub(super) fn bytes_of<'a>(&'a self, victim: &'a Victim) -> &'a [u8] {
-        let range: MediaRange = self.space.geometry().range_of(victim.slot);
-        match &victim.read {
-            Some(bytes) => bytes,
-            None => self.media.region().bytes(range).expect("slots lie in the pool"),
-        }
+        self.slot_bytes(victim.slot, &victim.read)
     }
 
     /// Walks the segment; false if any of it does not verify.
@@ -145,12 +171,9 @@ impl<I: Index + 'static> Engine<I> {
         let base = self.space.geometry().offset_of(victim.slot);
         let seed = self.space.table().slot(victim.slot).seed();
         let bytes = self.bytes_of(victim);
-        let footer_at = bytes.len() - FOOTER_BYTES as usize;
-        let footer = Footer::decode(&bytes[footer_at..], seed, base + footer_at as u64)
-            .filter(|footer| footer.segment == victim.id && footer.data_end as usize <= footer_at);
-        let Some(footer) = footer else { return false };
+        let Some((start, end)) = self.sealed_range(victim.slot, bytes) else { return false };
         let mut is_whole = true;
-        SegmentBytes::new(bytes, base, seed).walk(footer.data_start, footer.data_end, |piece| match piece {
+        SegmentBytes::new(bytes, base, seed).walk(start, end, |piece| match piece {
             Piece::Frame { at, header, frame } => match header.kind {
                 FrameKind::Ops | FrameKind::Batch | FrameKind::BatchPart | FrameKind::Survivor => {
                     is_whole &= self.find_live_in(base, at, &header, frame, &mut live);

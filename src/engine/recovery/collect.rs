@@ -418,6 +418,9 @@ impl<I: Index + 'static> Engine<I> {
         let hash = self.reader.hash(op.key());
         let bytes = op.footprint_bytes();
         share.note_op(bytes, seq, hash);
+        if op.kind() == OpKind::Delete {
+            self.noted.add(hash, seq);
+        }
         if op.kind() == OpKind::PutBlob {
             share.found.blobs.push(BlobSeen { addr, unvouched });
         }

@@ -1,0 +1,242 @@
+//! When a tombstone may go: once no segment holds an older value of its key, or that value would return after a crash.
+//!
+//! Nothing is counted while keys are overwritten. Deletes are noted by the hash of their key, and from time to time they
+//! are *examined*: all segments are walked for older values of the keys noted, and what is found is counted per key and
+//! segment. A key without any loses its tombstone in the index at once, a key with some when the last of their segments
+//! has been freed. A tombstone that the index does not know is dead like any entry, and goes with its segment.
+//!
+//! Why that is exact:
+//!   - an examination begins by raising the floor of stamps, and waits for all writes that were stamped before: no value
+//!     that is older than an examined tombstone is written or published later
+//!   - such values are dead, and the cleaner copies only what is live: they never turn up in another segment
+//!   - a segment is gone only when no digest that can ever rule lists it
+//!   - after a restart all tombstones in the log count as noted and none as examined
+//!   - equal hashes of different keys only keep a tombstone longer
+//!   - with damage in the pool nobody knows what lies there: no tombstone goes
+
+use super::super::Engine;
+use super::Work;
+use crate::epoch;
+use crate::error::Result;
+use crate::format::{FrameKind, OpKind, Ops, SEGMENT_BODY_OFFSET};
+use crate::index::{Index, Key};
+use crate::media::guarded::Scratch;
+use crate::oplog::scan::{Piece, SegmentBytes};
+use crate::space::table::SlotState;
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::types::{SegmentId, SegmentSlot, Seq};
+use std::collections::HashMap;
+
+/// About the bytes of a tombstone in the log.
+const TOMBSTONE_BYTES: u64 = 32;
+/// Deletes that are noted before their examination is worth its walk: this share of the bytes in use.
+const EXAMINE_SHARE: u64 = 32;
+
+/// Tombstones that nobody has examined yet: hash of the key, and stamp.
+#[derive(Default)]
+pub struct Noted {
+    list: Mutex<Vec<(u64, Seq)>>,
+    count: AtomicU64,
+}
+
+impl Noted {
+    /// A tombstone is in the log. Before its write section ends.
+    pub fn add(&self, hash: u64, seq: Seq) {
+        let mut list = self.list.lock();
+        list.push((hash, seq));
+        self.count.store(list.len() as u64, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) -> Vec<(u64, Seq)> {
+        let mut list = self.list.lock();
+        self.count.store(0, Ordering::Relaxed);
+        std::mem::take(&mut list)
+    }
+}
+
+/// What is known of deleted keys.
+#[derive(Default)]
+pub(super) struct Tombstones {
+    /// Values that keep a tombstone, by hash of the key: how many, and the tombstone's stamp.
+    kept: HashMap<u64, (u32, Seq)>,
+    /// The hashes of the values that were counted, by segment.
+    by_segment: HashMap<SegmentId, Vec<u64>>,
+    running: Option<Examination>,
+    /// Bytes that do not verify were met: what lies there may be an older value.
+    is_blind: bool,
+}
+
+/// Keys that are looked for, and segments that were not walked yet.
+struct Examination {
+    keys: HashMap<u64, (u32, Seq)>,
+    by_segment: HashMap<SegmentId, Vec<u64>>,
+    segments: Vec<Part>,
+}
+
+/// The frames of a segment that were there when an examination began.
+struct Part {
+    slot: SegmentSlot,
+    id: SegmentId,
+    /// Where they lie if the segment was not sealed.
+    range: Option<(u32, u32)>,
+}
+
+impl Tombstones {
+    /// Tombstones that older values keep.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Goes on with an examination, or begins one if it is worth it or `must`; walks at most so many segments.
+    pub(super) fn examine_tombstones(&self, work: &mut Work, must: bool, segments_max: usize) -> Result<()> {
+        if work.tombstones.is_blind || !self.damage.is_empty() {
+            return Ok(());
+        }
+        if work.tombstones.running.is_none() {
+            let noted = self.noted.count();
+            let used = u64::from(self.space.slot_count()) * self.space.geometry().segment_size_bytes;
+            if noted == 0 || (!must && noted * TOMBSTONE_BYTES < used / EXAMINE_SHARE) {
+                return Ok(());
+            }
+            work.tombstones.running = Some(self.begin_examination(work));
+        }
+        let Some(mut running) = work.tombstones.running.take() else { return Ok(()) };
+        for _ in 0..segments_max {
+            let Some(part) = running.segments.pop() else { break };
+            if !self.look_for_values(&part, &mut running)? {
+                work.tombstones.is_blind = true;
+                return Ok(());
+            }
+        }
+        if running.segments.is_empty() {
+            self.end_examination(work, running);
+        } else {
+            work.tombstones.running = Some(running);
+        }
+        Ok(())
+    }
+
+    fn begin_examination(&self, work: &mut Work) -> Examination {
+        self.oplog.raise_floor(self.oplog.newest_seq());
+        self.wait_for_publications();
+        let mut keys: HashMap<u64, (u32, Seq)> = HashMap::new();
+        for (hash, seq) in self.noted.take() {
+            let known = keys.entry(hash).or_insert((0, seq));
+            known.1 = known.1.max(seq);
+        }
+        // Those that are kept are counted anew: a key may have been put and deleted again since.
+        for (hash, (_, seq)) in std::mem::take(&mut work.tombstones.kept) {
+            let known = keys.entry(hash).or_insert((0, seq));
+            known.1 = known.1.max(seq);
+        }
+        work.tombstones.by_segment.clear();
+        Examination { keys, by_segment: HashMap::new(), segments: self.parts_of_the_log(work) }
+    }
+
+    /// All frames of the log: what is written later is newer than what is examined.
+    fn parts_of_the_log(&self, work: &Work) -> Vec<Part> {
+        let table = self.space.table();
+        let mut open: HashMap<SegmentSlot, (u32, u32)> = HashMap::new();
+        for log in 0..self.oplog.log_count() {
+            open.extend(self.oplog.lock(log).head_range());
+        }
+        open.extend(
+            work.survivor.as_ref().map(|head| (head.slot(), (SEGMENT_BODY_OFFSET as u32, head.tail()))),
+        );
+        let part = |slot| {
+            let info = table.slot(slot);
+            let range = open.get(&slot).copied();
+            let is_whole = matches!(info.state(), SlotState::Sealed | SlotState::Releasable);
+            (range.is_some() || is_whole).then(|| Part { slot, id: info.id(), range })
+        };
+        (0..self.space.slot_count()).map(SegmentSlot).filter_map(part).collect()
+    }
+
+    /// Counts older values of the keys that are examined; false if not all of the segment can be read.
+    fn look_for_values(&self, part: &Part, running: &mut Examination) -> Result<bool> {
+        let info = self.space.table().slot(part.slot);
+        if info.id() != part.id || info.state() == SlotState::Free {
+            return Ok(true);
+        }
+        let Some(bytes) = self.read_segment(part.slot)? else { return Ok(false) };
+        let bytes = self.slot_bytes(part.slot, &bytes);
+        let Some((start, end)) = part.range.or_else(|| self.sealed_range(part.slot, bytes)) else {
+            return Ok(false);
+        };
+        let mut is_whole = true;
+        let base = self.space.geometry().offset_of(part.slot);
+        SegmentBytes::new(bytes, base, info.seed()).walk(start, end, |piece| match piece {
+            Piece::Frame { header, frame, .. } => {
+                if matches!(header.kind, FrameKind::BatchCommit | FrameKind::Mark | FrameKind::Close) {
+                    return;
+                }
+                let mut seen = 0;
+                for (_, op) in Ops::new(frame, &header) {
+                    seen += 1;
+                    let hash = self.reader.hash(op.key());
+                    let Some((count, deleted)) = running.keys.get_mut(&hash) else { continue };
+                    if op.kind() != OpKind::Delete && op.seq(&header) < *deleted {
+                        *count += 1;
+                        running.by_segment.entry(part.id).or_default().push(hash);
+                    }
+                }
+                is_whole &= seen == header.op_count;
+            }
+            Piece::Repaired { .. } | Piece::Damage { .. } => is_whole = false,
+        });
+        Ok(is_whole)
+    }
+
+    fn end_examination(&self, work: &mut Work, running: Examination) {
+        let (kept, free): (HashMap<_, _>, HashMap<_, _>) =
+            running.keys.into_iter().partition(|(_, (count, _))| *count > 0);
+        work.tombstones.kept = kept;
+        work.tombstones.by_segment = running.by_segment;
+        free.into_iter().for_each(|(hash, (_, seq))| self.forget_tombstone(hash, seq));
+    }
+
+    /// A segment was freed, and with it the values that were counted in it.
+    pub(super) fn values_are_gone(&self, tombstones: &mut Tombstones, segment: SegmentId) {
+        if let Some(running) = &mut tombstones.running {
+            for hash in running.by_segment.remove(&segment).into_iter().flatten() {
+                running.keys.get_mut(&hash).expect("counted there").0 -= 1;
+            }
+        }
+        for hash in tombstones.by_segment.remove(&segment).into_iter().flatten() {
+            let kept = tombstones.kept.get_mut(&hash).expect("counted there");
+            kept.0 -= 1;
+            if let (0, seq) = *kept {
+                tombstones.kept.remove(&hash);
+                self.forget_tombstone(hash, seq);
+            }
+        }
+    }
+
+    /// Lets the index forget the tombstone of a key of which no older value is left, unless the key was written since.
+    fn forget_tombstone(&self, hash: u64, newest: Seq) {
+        let _guard = epoch::pin();
+        // The index compares nothing but hashes and addresses here.
+        let key = Key { bytes: &[], hash };
+        let found = self.index.get(key, |addr| {
+            let scratch = Scratch::new();
+            let op = self.reader.op(addr, &scratch)?;
+            if op.kind() != OpKind::Delete || self.reader.hash(op.key()) != hash {
+                return None;
+            }
+            let (seq, _) = self.reader.order(addr, &op)?;
+            (seq <= newest).then(|| (addr, op.footprint_bytes()))
+        });
+        if let Some((addr, bytes)) = found
+            && self.index.remove(key, addr)
+        {
+            self.space.table().slot(self.space.geometry().slot_of_addr(addr)).add_dead(bytes);
+        }
+    }
+}
