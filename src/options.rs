@@ -64,6 +64,7 @@ pub struct Options {
     pub(crate) commit: CommitPolicy,
     pub(crate) commit_wait_us_max: u64,
     pub(crate) async_bytes_max: u64,
+    pub(crate) write_stall_ms_max: u64,
     pub(crate) verify_reads: bool,
     pub(crate) sigbus: SigbusPolicy,
     pub(crate) file_mode: u32,
@@ -91,6 +92,7 @@ impl Default for Options {
             commit: CommitPolicy::Auto,
             commit_wait_us_max: COMMIT_WAIT_US_MAX_DEFAULT,
             async_bytes_max: ASYNC_BYTES_MAX_DEFAULT,
+            write_stall_ms_max: WRITE_STALL_MS_MAX_DEFAULT,
             verify_reads: true,
             sigbus: SigbusPolicy::Default,
             file_mode: 0o600,
@@ -116,6 +118,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "commit",
     "commit_wait_us_max",
     "async_bytes_max",
+    "write_stall_ms_max",
     "verify_reads",
     "sigbus",
     "file_mode",
@@ -203,6 +206,13 @@ impl Options {
         self
     }
 
+    /// Longest time in milliseconds that a write waits for the cleaner to make room before it is refused with `TimedOut`.
+    /// Default: 1,000.
+    pub fn write_stall_ms_max(mut self, ms: u64) -> Self {
+        self.write_stall_ms_max = ms;
+        self
+    }
+
     /// Verify the checksum of every entry that a read returns. Default: true.
     pub fn verify_reads(mut self, verify: bool) -> Self {
         self.verify_reads = verify;
@@ -287,6 +297,7 @@ impl Options {
             }
             "commit_wait_us_max" => self.commit_wait_us_max = parse_number(name, value)?,
             "async_bytes_max" => self.async_bytes_max = parse_bytes(name, value)?,
+            "write_stall_ms_max" => self.write_stall_ms_max = parse_number(name, value)?,
             "verify_reads" => self.verify_reads = parse_bool(name, value)?,
             "sigbus" => {
                 self.sigbus = choose(

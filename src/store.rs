@@ -86,7 +86,8 @@ impl Store {
     /// Costs one drain, shared when writers meet; two when the value is longer than `inline_value_bytes_max`.
     ///
     /// # Errors
-    /// `InvalidArgument` (empty key), `TooLarge` (key above 64 KiB, value of 4 GiB or more), `NoSpace`, `ReadOnly`,
+    /// `InvalidArgument` (empty key), `TooLarge` (key above 64 KiB, value of 4 GiB or more), `NoSpace` if it does not fit beside
+    /// what is live, `TimedOut` if the cleaner could not make room within `write_stall_ms_max`, `ReadOnly`,
     /// `Closed`, `Forked`, `Poisoned` after an earlier failed drain: the old value stays. `Io`: as long as
     /// [`Store::health`] is well the pool could not grow, and the old value stays; else this drain failed, the store is
     /// poisoned, and recovery decides which value survived.
@@ -223,6 +224,24 @@ impl Store {
         self.handle.engine.sync()
     }
 
+    /// Ends cleaning in the background until [`Store::maintenance_resume`]: for a stretch of time in which nothing but the
+    /// caller's own work shall use the medium. A pass that is at work is finished. Writes that find no room meanwhile wait
+    /// for `write_stall_ms_max` and are refused.
+    ///
+    /// # Errors
+    /// `NoSpace` while free space is so scarce that writes would soon stop. `ReadOnly`, `Poisoned`, `Closed`, `Forked`.
+    pub fn maintenance_pause(&self) -> Result<()> {
+        self.handle.engine.pause_maintenance()
+    }
+
+    /// Lets the store clean again.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Poisoned`, `Closed`, `Forked`.
+    pub fn maintenance_resume(&self) -> Result<()> {
+        self.handle.engine.resume_maintenance()
+    }
+
     /// Counters, sizes and what open found, as JSON with stable names. `keys` counts what the index holds: keys that have a
     /// value, and deleted keys whose tombstones have to be kept.
     pub fn stats_json(&self) -> String {
@@ -260,7 +279,12 @@ impl Store {
 
     #[cfg(feature = "sim")]
     pub(crate) fn clean(&self, aim: Aim) -> Result<usize> {
-        self.handle.engine.clean(aim)
+        self.handle.engine.clean(aim).map(|pass| pass.emptied)
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn stop_cleaning(&self) {
+        self.handle.engine.stop_cleaning();
     }
 
     /// Ends the store as a killed process would: nothing more is written.

@@ -70,6 +70,12 @@ pub fn clean(store: &Store) -> Result<usize> {
     store.clean(crate::engine::Aim::Anything)
 }
 
+/// Ends cleaning in the background, so that a copy of the pool's file is an image that a kill could leave.
+#[cfg(feature = "sim")]
+pub fn stop_cleaning(store: &Store) {
+    store.stop_cleaning();
+}
+
 /// Puts a whole mark in the place of the frame at `at`, if that is a part of a large batch: what nobody would do by
 /// accident. `head_size_bytes` and `segment_size_bytes` are those of the pool.
 #[cfg(feature = "sim")]

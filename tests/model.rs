@@ -436,6 +436,7 @@ impl Case {
     fn kill_and_open(&mut self) {
         let worker = self.worker();
         let burst = if self.rng.one_in(2) { self.burst(worker) } else { Vec::new() };
+        common::stop_cleaning(&self.store());
         let left = snapshot(&self.path);
         self.store = None;
         std::fs::write(&self.path, left).unwrap();

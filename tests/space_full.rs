@@ -58,7 +58,11 @@ fn a_full_pool_refuses_puts_with_the_numbers_and_keeps_what_it_has() {
         assert!(matches!(store.put(&first, &[9; 5000]), Err(Error::NoSpace { .. })));
         assert!(matches!(store.put_async(&first, &[9; 5000]), Err(Error::NoSpace { .. })));
         check(&store, &taken);
-        assert!(store.delete(&first).unwrap(), "a full pool deletes");
+        assert!(
+            store
+                .delete(&first)
+                .unwrap_or_else(|error| panic!("a full pool deletes: {error} {}", store.stats_json()))
+        );
         taken.remove(&first);
         assert!(!store.delete(&first).unwrap());
         check(&store, &taken);
@@ -267,5 +271,70 @@ impl SmallDevice {
 impl Drop for SmallDevice {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(self.dir.path()).output();
+    }
+}
+
+/// Many times the pool's size of overwrites, at a pool that is half full: the cleaner makes the room.
+#[test]
+fn a_pool_that_is_overwritten_for_ever_takes_it() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        let path = dir.path().join("pool.fkv");
+        let open = || small(media, SEGMENT).max_bytes(4 << 20).open(&path).unwrap();
+        let mut store = open();
+        let keys = 16_000_u64;
+        let mut expected = vec![0_u32; keys as usize];
+        let value = |round: u32| [&round.to_le_bytes()[..], &[7; 60]].concat();
+        let mut batch = WriteBatch::new();
+        for key in 0..keys {
+            batch.put(&key.to_le_bytes(), &value(0)).unwrap();
+            if key % 32 == 31 {
+                store.write(&batch).unwrap();
+                batch = WriteBatch::new();
+            }
+        }
+        let mut rng = common::Rng(7);
+        for round in 1..100_000_u32 {
+            let key = rng.below(keys as usize);
+            store.put(&(key as u64).to_le_bytes(), &value(round)).unwrap_or_else(|error| {
+                panic!("{media:?}, overwrite {round}: {error}\n{}", store.stats_json())
+            });
+            expected[key] = round;
+            if round == 50_000 {
+                drop(store);
+                store = open();
+            }
+        }
+        let check = |store: &Store| {
+            for (key, round) in expected.iter().enumerate() {
+                let found = store.get(&(key as u64).to_le_bytes()).unwrap();
+                assert_eq!(found, Some(value(*round)), "{media:?}: key {key}");
+            }
+        };
+        check(&store);
+        assert!(stat(&store, "cleaner.segments_freed") > 100);
+        store.close().unwrap();
+        drop(store);
+        check(&open());
+    }
+}
+
+#[test]
+fn after_deletes_a_full_pool_takes_puts_again_without_reopening() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        let store = open(media, &dir.path().join("pool.fkv"));
+        for round in 0..5 {
+            let (taken, refusal) = fill(&store, 100);
+            assert!(matches!(refusal, Error::NoSpace { .. }), "{media:?}, round {round}: {refusal}");
+            assert!(taken.len() > 300, "{media:?}, round {round}: {} entries", taken.len());
+            check(&store, &taken);
+            for key in taken.keys() {
+                let found = store.delete(key);
+                let found = found
+                    .unwrap_or_else(|error| panic!("a full pool deletes: {error} {}", store.stats_json()));
+                assert!(found, "{media:?}, round {round}");
+            }
+        }
     }
 }

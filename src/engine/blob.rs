@@ -47,6 +47,19 @@ impl Limbo {
         self.disowned.lock().insert(addr);
     }
 
+    /// The cleaner copies an entry: the copy owns no more than the entry does.
+    pub(super) fn entry_moves(&self, from: Addr, to: Addr) {
+        let mut disowned = self.disowned.lock();
+        if disowned.contains(&from) {
+            disowned.insert(to);
+        }
+    }
+
+    /// The entries of a segment are gone, and others will have their addresses.
+    pub(super) fn segment_is_gone(&self, range: MediaRange) {
+        self.disowned.lock().retain(|addr| !(range.offset..range.end()).contains(&addr.offset()));
+    }
+
     /// Frees what may be freed: superseding entry durable, no pin on the segment.
     pub fn settle(&self, oplog: &OpLog, extents: &Extents, space: &Space) {
         let mut waiting = self.waiting.lock();

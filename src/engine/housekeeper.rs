@@ -160,6 +160,9 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
             engine.oplog.note_live_entries(engine.index.len());
             engine.space.prepare(SLOTS_AHEAD * soon);
         }
+        if engine.is_scarce(false) {
+            engine.cleaner_thread.kick();
+        }
         if engine.keep_house(&mut positions) { quiet_rounds = 0 } else { quiet_rounds += 1 }
     }
 }

@@ -9,7 +9,6 @@
 //! Start order: medium, superblock, space, log, index (recovery), then the housekeeper. Stop order is the reverse.
 
 mod blob;
-#[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "only tests clean yet"))]
 mod cleaner;
 pub(crate) mod commit;
 mod damage;
@@ -41,7 +40,7 @@ use crate::space::extent::Extents;
 use crate::space::superblock::SuperblockStore;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use blob::Limbo;
-use cleaner::{Cleaner, Noted};
+use cleaner::{Cleaner, CleanerThread, Noted};
 use commit::Committer;
 use crossbeam_utils::CachePadded;
 use damage::DamageList;
@@ -65,6 +64,7 @@ pub struct Engine<I: Index> {
     damage: DamageList,
     limbo: Arc<Limbo>,
     cleaner: Cleaner,
+    cleaner_thread: CleanerThread,
     /// Tombstones that the cleaner has not looked at.
     noted: Noted,
     superblock: Mutex<SuperblockStore>,
@@ -138,11 +138,16 @@ impl<I: Index + 'static> Engine<I> {
             self.closed.store(false, Ordering::SeqCst);
             return Err(Error::Busy(format!("{pinned} values are pinned")));
         }
-        self.housekeeper.stop();
+        self.stop_threads();
         if self.options.read_only {
             return Ok(());
         }
         self.close_cleanly()
+    }
+
+    fn stop_threads(&self) {
+        self.cleaner_thread.stop();
+        self.housekeeper.stop();
     }
 
     fn close_cleanly(&self) -> Result<()> {
@@ -165,7 +170,7 @@ impl<I: Index + 'static> Engine<I> {
         if crate::media::fork_generation() != self.fork_generation {
             return;
         }
-        self.housekeeper.stop();
+        self.stop_threads();
         if !self.closed.load(Ordering::Acquire)
             && !self.options.read_only
             && self.oplog.check_poison().is_ok()
@@ -185,7 +190,7 @@ impl<I: Index + 'static> Engine<I> {
     #[cfg(feature = "sim")]
     pub fn abandon(&self) {
         self.closed.store(true, Ordering::Release);
-        self.housekeeper.stop();
+        self.stop_threads();
         for log in 0..self.oplog.log_count() {
             self.oplog.abandon(&mut self.oplog.lock(log));
         }

@@ -165,11 +165,10 @@ impl<I: Index + 'static> Engine<I> {
         engine.facts.open_us = started.elapsed().as_micros() as u64;
         let engine = Arc::new(engine);
         if engine.options.background && !engine.options.read_only {
-            engine.housekeeper.start(&engine).map_err(|error| {
-                Error::from_errno(
-                    "start the housekeeper thread",
-                    error.raw_os_error().unwrap_or(libc::EAGAIN),
-                )
+            let started =
+                engine.housekeeper.start(&engine).and_then(|()| engine.cleaner_thread.start(&engine));
+            started.map_err(|error| {
+                Error::from_errno("start a background thread", error.raw_os_error().unwrap_or(libc::EAGAIN))
             })?;
         }
         Ok(engine)
@@ -286,6 +285,7 @@ impl<I: Index + 'static> Engine<I> {
             damage: DamageList::default(),
             limbo: Arc::default(),
             cleaner: super::cleaner::Cleaner::default(),
+            cleaner_thread: super::cleaner::CleanerThread::default(),
             noted: super::cleaner::Noted::default(),
             superblock: Mutex::new(parts.superblock),
             counters: Counters::default(),

@@ -140,6 +140,8 @@ impl<I: Index + 'static> Engine<I> {
                 "bytes_written": count(&cleaner.bytes_written),
                 "entries_moved": count(&cleaner.entries_moved),
                 "segments_freed": count(&cleaner.segments_freed),
+                "stalls": count(&cleaner.stalls),
+                "longest_stall_us": count(&cleaner.longest_stall_us),
                 "tombstones_noted": self.noted.count(),
                 "tombstones_kept": self.cleaner.tombstones_kept(),
             },

@@ -57,6 +57,11 @@ impl<I: Index + 'static> Engine<I> {
         self.counters.put(key.len() + value.len());
         let key = self.key(key);
         self.index.prefetch(key.hash);
+        self.with_room(|| self.put_once(options, key, value))
+    }
+
+    #[inline]
+    fn put_once(&self, options: &WriteOptions, key: Key<'_>, value: &[u8]) -> Result<()> {
         let _section = epoch::write_section();
         let terms = Terms { above: self.newest(key).0, purpose: Purpose::Put, mode: self.mode(options) };
         if value.len() <= self.inline_value_bytes_max {
@@ -93,6 +98,10 @@ impl<I: Index + 'static> Engine<I> {
         if !self.newest(key).1 && !self.has_damage() {
             return Ok(false);
         }
+        self.with_room(|| self.delete_once(options, key))
+    }
+
+    fn delete_once(&self, options: &WriteOptions, key: Key<'_>) -> Result<bool> {
         // Of two deletes at one time only one may find the value. And only that one may write a tombstone: a second one
         // would end a put that came between them, though nobody was told that it deleted anything.
         let _alone = self.deletes[key.hash as usize % self.deletes.len()].lock();
@@ -116,9 +125,12 @@ impl<I: Index + 'static> Engine<I> {
         if batch.is_empty() {
             return Ok(());
         }
-        let mode = self.mode(options);
+        self.with_room(|| self.write_once(options, batch))
+    }
+
+    fn write_once(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
         let _section = epoch::write_section();
-        let (entries, terms) = self.stage_batch(batch, mode)?;
+        let (entries, terms) = self.stage_batch(batch, self.mode(options))?;
         match self.batch_frame(&entries) {
             Some((frame, hashes)) => {
                 let offsets: Vec<u32> = frame.op_offsets().collect();
@@ -143,7 +155,10 @@ impl<I: Index + 'static> Engine<I> {
         check_value_len(value.len())?;
         self.check_writable()?;
         self.counters.put(key.len() + value.len());
-        let key = self.key(key);
+        self.with_room(|| self.accept_put(self.key(key), value))
+    }
+
+    fn accept_put(&self, key: Key<'_>, value: &[u8]) -> Result<u64> {
         let terms = Terms { above: self.newest(key).0, purpose: Purpose::Put, mode: WriteMode::Sync };
         let blob = if value.len() <= self.inline_value_bytes_max {
             None
@@ -172,6 +187,10 @@ impl<I: Index + 'static> Engine<I> {
         if batch.is_empty() {
             return Ok(self.committer.tickets.issue_finished());
         }
+        self.with_room(|| self.accept_batch(batch))
+    }
+
+    fn accept_batch(&self, batch: &WriteBatch) -> Result<u64> {
         let (entries, terms) = self.stage_batch(batch, WriteMode::Sync)?;
         let ticket = match self.batch_frame(&entries) {
             Some((frame, hashes)) => {

@@ -36,7 +36,8 @@ pub struct Head {
     marked: bool,
     /// Counts although it may hold no entry: damage, or the commit of a batch whose parts lie elsewhere.
     indispensable: bool,
-    /// Opened or found empty by recovery: its slot came out of the reserve, which the first entry must find refilled.
+    /// Opened or found empty by recovery, or rolled for the cleaner: its slot came out of the reserve, which the first entry
+    /// must find refilled.
     unbacked: bool,
     /// Not all of its keys are known.
     damaged: bool,
@@ -138,7 +139,7 @@ impl Head {
 
     /// True if `bytes` more with `entries` more still leave room for a close mark, filter and footer.
     #[inline]
-    pub(super) fn fits(&self, log: &OpLog, bytes: u64, entries: usize) -> bool {
+    fn fits(&self, log: &OpLog, bytes: u64, entries: usize) -> bool {
         let needed = u64::from(self.tail)
             + bytes
             + 3 * log.align_bytes
@@ -249,6 +250,11 @@ impl LogState {
     /// The head's slot, and where its frames lie now.
     pub fn head_range(&self) -> Option<(SegmentSlot, (u32, u32))> {
         self.head.as_ref().map(|head| (head.slot, (head.start, head.tail)))
+    }
+
+    /// The first entry of the head has to find the reserve refilled.
+    pub(super) fn back_before_use(&mut self) {
+        self.head.as_mut().expect("it was just rolled").mark_unbacked();
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -169,6 +169,19 @@ impl OpLog {
         Ok(())
     }
 
+    /// The log whose head is fullest.
+    fn fullest_log(&self) -> usize {
+        let tail = |log: &usize| self.lock(*log).head().map_or(0, Head::tail);
+        (0..self.log_count()).max_by_key(tail).expect("a store has a log")
+    }
+
+    /// What a roll for the sake of the digest takes, about: a segment, but for what the old head holds.
+    pub fn cost_of_roll(&self) -> u64 {
+        let filled =
+            self.lock(self.fullest_log()).head().map_or(0, |head| u64::from(head.tail() - head.start()));
+        self.space.geometry().segment_size_bytes - filled
+    }
+
     /// Rolls the log whose head is fullest, for the sake of the digest: what is releasable is then left out. Nothing is
     /// done if the digest of another roll did that since `listed_by`.
     ///
@@ -176,13 +189,14 @@ impl OpLog {
     /// As [`OpLog::place`].
     pub fn roll_for_digest(&self, listed_by: u64) -> Result<()> {
         self.check_poison()?;
-        let tail = |log: &usize| self.lock(*log).head().map_or(0, Head::tail);
-        let fullest = (0..self.log_count()).max_by_key(tail).expect("a store has a log");
-        let mut state = self.lock(fullest);
-        if self.ruling_digest() > listed_by || state.is_closed() || state.head().is_none() {
+        let mut state = self.lock(self.fullest_log());
+        if self.ruling_digest() > listed_by || state.is_closed() {
             return Ok(());
         }
-        self.roll(&mut state, Purpose::Roll)
+        self.roll(&mut state, Purpose::Roll)?;
+        // The slot came out of the reserve: it is not for puts that the pool has no room for.
+        state.back_before_use();
+        Ok(())
     }
 
     /// Recovery: gives log `log` a new head and ends its old one at its cut. An old head without entries or commits is left out of

@@ -141,6 +141,11 @@ impl OpLog {
         self.logs[log].appended_position.load(Ordering::Acquire)
     }
 
+    /// Bytes appended to all logs since open.
+    pub fn appended_bytes(&self) -> u64 {
+        (0..self.logs.len()).map(|log| self.appended_position(log)).sum()
+    }
+
     /// Makes every later stamp exceed `seq`. A forged pool may hold what no log gave: then no stamp is left to give.
     pub fn raise_floor(&self, seq: Seq) {
         self.floor.fetch_max(seq.min(Seq::LAST).0, Ordering::AcqRel);

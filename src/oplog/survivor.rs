@@ -6,7 +6,10 @@
 use super::OpLog;
 use super::append::{Head, Placed};
 use crate::error::Result;
-use crate::format::{FrameBuilder, FrameKind, SEGMENT_BODY_OFFSET, SegmentClass, align_up, frame_checksum};
+use crate::format::{
+    FOOTER_BYTES, FrameBuilder, FrameKind, SEGMENT_BODY_OFFSET, SegmentClass, align_up, filter_len,
+    frame_checksum,
+};
 use crate::media::Site;
 use crate::media::durable::InFlight;
 use crate::types::{SegmentSlot, Seq};
@@ -30,14 +33,17 @@ impl OpLog {
         Ok(Head::empty(self, slot, id, SEGMENT_BODY_OFFSET as u32))
     }
 
-    /// True if a frame of `bytes` with `entries` entries fits behind what the segment holds.
+    /// True if a frame of `bytes` with `entries` entries fits behind what the segment holds, and a mark behind it.
     pub fn fits_survivor(&self, head: &Head, bytes: u64, entries: usize) -> bool {
-        head.fits(self, bytes + self.align_bytes, entries)
+        let end = align_up(u64::from(head.tail) + bytes, self.align_bytes) + self.align_bytes;
+        let filter = filter_len((head.hashes.len() + entries) as u64);
+        end + filter + FOOTER_BYTES <= self.space.geometry().segment_size_bytes
     }
 
-    /// Bytes that operations can take in the rest of the segment, about.
+    /// Bytes that the segment can still take, about.
     pub fn room_in_survivor(&self, head: &Head) -> u64 {
-        self.space.geometry().segment_end(head.base) - head.base - u64::from(head.tail)
+        let used = u64::from(head.tail) + filter_len(head.hashes.len() as u64) + FOOTER_BYTES;
+        self.space.geometry().segment_size_bytes.saturating_sub(used + 2 * self.align_bytes)
     }
 
     /// Appends moved operations, or with none of them something else that must not be lost. Not drained.
@@ -81,9 +87,7 @@ impl OpLog {
     /// `Io`: the store is poisoned.
     pub fn mark_survivor(&self, head: &mut Head, stamp: Seq) -> Result<()> {
         head.durable_end = head.tail;
-        if !head.fits(self, self.align_bytes, 0) {
-            return Ok(());
-        }
+        debug_assert!(self.fits_survivor(head, 0, 0), "a frame leaves room for the mark");
         let mut mark = FrameBuilder::new(FrameKind::Mark);
         let mark = self.append_survivor(head, &mut mark, &Movers::default(), stamp)?;
         let drained = mark.drain(&*self.media, Site::SurvivorMarkDrain);

@@ -25,8 +25,9 @@ const RECOVERY_SLOTS: u32 = 1;
 pub const SURVIVOR_SLOTS: u32 = 2;
 /// The head of the roll that ends a pass, so that its victims can be freed.
 const ROLL_SLOTS: u32 = 1;
-/// What deletes may fill while puts are refused.
-const DELETE_SLOTS: u32 = 1;
+/// What deletes may fill while puts are refused: one, beside the segments that cleaning a full pool keeps in between, the
+/// survivor that is being filled and the head that was rolled for the last digest.
+const DELETE_SLOTS: u32 = 3;
 /// Free slots kept for deletes, cleaning, rolls and recovery, beyond one for each log.
 pub const RESERVE_SLOTS: u32 = RECOVERY_SLOTS + ROLL_SLOTS + SURVIVOR_SLOTS + DELETE_SLOTS;
 
@@ -239,6 +240,11 @@ impl Space {
     /// Free slots that this purpose may take without growth.
     pub fn available(&self, purpose: Purpose) -> u32 {
         self.free_slots().saturating_sub(self.kept_from(purpose))
+    }
+
+    /// Slots by which the pool may still grow, as far as the quota is concerned.
+    pub fn growable_slots(&self) -> u32 {
+        self.slots_max.saturating_sub(self.slot_count())
     }
 
     /// Times a writer had to grow the pool itself.

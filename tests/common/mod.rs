@@ -72,6 +72,16 @@ pub fn with_logs(options: Options, logs: usize) -> Options {
     flatkv::testing::with_logs(options, logs)
 }
 
+/// A file can only be copied as a kill would leave it while nothing changes it in the background.
+#[cfg(feature = "sim")]
+pub fn stop_cleaning(store: &Store) {
+    flatkv::testing::stop_cleaning(store);
+}
+
+/// Without the feature `sim` there are no hooks.
+#[cfg(not(feature = "sim"))]
+pub fn stop_cleaning(_store: &Store) {}
+
 /// Without the feature `sim` a store chooses the number of its logs itself.
 #[cfg(not(feature = "sim"))]
 pub fn with_logs(options: Options, _logs: usize) -> Options {

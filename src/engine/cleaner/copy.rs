@@ -6,7 +6,7 @@ use crate::checksum::CheckSite;
 use crate::constants::FRAME_OPS_MAX;
 use crate::epoch;
 use crate::error::{Error, Result};
-use crate::format::{CommitRecord, Filter, FrameBuilder, FrameKind, Op, OpSpec, encoded_len_max};
+use crate::format::{CommitRecord, Filter, FrameBuilder, FrameKind, Op, OpKind, OpSpec, encoded_len_max};
 use crate::index::{Index, Key};
 use crate::media::Site;
 use crate::media::durable::{Durable, InFlight};
@@ -87,6 +87,9 @@ impl<I: Index + 'static> Engine<I> {
                 let from = Addr::from_offset(geometry.offset_of(victim.slot) + u64::from(*at));
                 let key = Key { bytes: op.key(), hash: *hash };
                 let new = Addr::from_offset(*to);
+                if op.kind() == OpKind::PutBlob {
+                    self.limbo.entry_moves(from, new);
+                }
                 if self.index.relocate(key, from, one.map(|_| new)) {
                     table.slot(victim.slot).add_dead(op.footprint_bytes());
                 } else {
@@ -199,6 +202,7 @@ impl<I: Index + 'static> Copier<'_, I> {
             };
             let opened = self.engine.oplog.open_survivor(slot);
             self.work.survivor = Some(opened.map_err(|error| self.engine.poisoned_cleaning(error))?);
+            self.work.opened += 1;
         }
     }
 

@@ -16,6 +16,8 @@
 
 mod copy;
 mod release;
+mod room;
+mod thread;
 mod tombstones;
 mod victims;
 
@@ -27,6 +29,7 @@ use crate::oplog::append::Head;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::types::Seq;
 use release::Released;
+pub use thread::CleanerThread;
 pub use tombstones::Noted;
 use tombstones::Tombstones;
 pub use victims::Aim;
@@ -39,9 +42,20 @@ struct Work {
     survivor: Option<Head>,
     /// Stamp of the newest survivor frame.
     stamp: Seq,
+    /// Survivor segments opened since the store was.
+    opened: u64,
     /// Victims on their way to be free.
     releasing: Vec<Released>,
     tombstones: Tombstones,
+}
+
+/// What a pass came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// Segments that nothing counts in any more.
+    pub emptied: usize,
+    /// Their bytes, less those of survivors and what a forced roll costs: how well the choice of victims guessed.
+    gained_bytes: i64,
 }
 
 /// The cleaner of a store.
@@ -67,6 +81,10 @@ pub(super) struct CleanerCounters {
     /// Segments freed.
     pub(super) segments_freed: AtomicU64,
     tombstones_kept: AtomicU64,
+    /// Writes that waited for room.
+    pub(super) stalls: AtomicU64,
+    /// The longest of these waits.
+    pub(super) longest_stall_us: AtomicU64,
 }
 
 impl Cleaner {
@@ -87,23 +105,47 @@ impl CleanerCounters {
 }
 
 impl<I: Index + 'static> Engine<I> {
-    /// One pass. Returns how many segments it emptied.
+    /// One pass. Empties nothing if that would gain nothing.
     ///
     /// # Errors
     /// `Io`: the store is poisoned. `Poisoned`, `Closed`, `ReadOnly`.
-    pub fn clean(&self, aim: Aim) -> Result<usize> {
+    pub fn clean(&self, aim: Aim) -> Result<Pass> {
         self.check_writable()?;
         let mut work = self.cleaner.work.lock();
         // Whatever was closed meanwhile must stay as it was closed.
         self.check_writable()?;
         self.release_settled(&mut work)?;
         self.examine_tombstones(&mut work, aim.is_thorough(), usize::MAX)?;
-        let emptied = self.empty_victims(&mut work, aim)?;
+        let before = self.taken_bytes(&work);
+        let mut emptied = self.empty_victims(&mut work, aim)?;
+        if emptied == 0 && aim.ends_with_roll() {
+            // What keeps space may be tombstones that nobody looked at.
+            self.examine_tombstones(&mut work, true, usize::MAX)?;
+            emptied = self.empty_victims(&mut work, aim)?;
+        }
+        let mut gained_bytes = emptied as i64 * self.space.geometry().segment_size_bytes as i64;
+        gained_bytes -= self.taken_bytes(&work) - before;
         if aim.ends_with_roll() && !work.releasing.is_empty() {
+            gained_bytes -= self.oplog.cost_of_roll() as i64;
             self.roll_for_release(&work)?;
         }
         self.release_settled(&mut work)?;
-        Ok(emptied)
+        Ok(Pass { emptied, gained_bytes })
+    }
+
+    /// What survivors have taken of the pool since it was opened.
+    fn taken_bytes(&self, work: &Work) -> i64 {
+        let room = work.survivor.as_ref().map_or(0, |head| self.oplog.room_in_survivor(head));
+        (work.opened * self.space.geometry().segment_size_bytes) as i64 - room as i64
+    }
+
+    /// Frees what readers and digests let go of meanwhile. True if something still waits for a reader or a pin.
+    pub(super) fn settle_releases(&self) -> Result<bool> {
+        self.check_writable()?;
+        let mut work = self.cleaner.work.lock();
+        self.release_settled(&mut work)?;
+        let ruling = self.oplog.ruling_digest();
+        Ok(work.releasing.iter().any(|released| released.is_listed_before(ruling)))
     }
 
     /// Steps 1 to 4, and the start of 5.

@@ -19,6 +19,16 @@ pub(super) struct Released {
     unseen: Arc<AtomicBool>,
 }
 
+/// Pins after which what was retired before them is free, if nobody else is pinned.
+const GRACE_ROUNDS: usize = 4;
+
+impl Released {
+    /// True if no digest can list it any more.
+    pub(super) fn is_listed_before(&self, ruling: u64) -> bool {
+        self.listed_by < ruling
+    }
+}
+
 impl<I: Index + 'static> Engine<I> {
     /// Later digests leave these segments out.
     pub(super) fn set_releasable(&self, work: &mut Work, emptied: Vec<(SegmentSlot, SegmentId)>) {
@@ -52,10 +62,13 @@ impl<I: Index + 'static> Engine<I> {
         if work.releasing.is_empty() {
             return Ok(());
         }
+        if self.options.background {
+            (0..GRACE_ROUNDS).for_each(|_| epoch::pin().flush());
+        }
         let ruling = self.oplog.ruling_digest();
         let table = self.space.table();
         let is_settled = |released: &Released| {
-            released.listed_by < ruling
+            released.is_listed_before(ruling)
                 && released.unseen.load(Ordering::Acquire)
                 && table.slot(released.slot).pins() == 0
         };
@@ -65,6 +78,9 @@ impl<I: Index + 'static> Engine<I> {
         if settled.is_empty() {
             return Ok(());
         }
+        settled
+            .iter()
+            .for_each(|(slot, _)| self.limbo.segment_is_gone(self.space.geometry().range_of(*slot)));
         self.space.release(&settled).map_err(|error| self.poisoned_cleaning(error))?;
         settled.iter().for_each(|(_, id)| self.values_are_gone(&mut work.tombstones, *id));
         CleanerCounters::add(&self.cleaner.counters.segments_freed, settled.len() as u64);

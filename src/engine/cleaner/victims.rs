@@ -5,7 +5,7 @@ use super::{CleanerCounters, Work};
 use crate::error::{Error, Result};
 use crate::format::{
     CommitRecord, FOOTER_BYTES, FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind, Ops, SEGMENT_BODY_OFFSET,
-    SegmentClass,
+    SegmentClass, filter_len,
 };
 use crate::index::{Index, Key};
 use crate::media::FlushGranularity;
@@ -25,7 +25,6 @@ pub enum Aim {
     /// Segments that are worth it; whoever rolls next lets go of them.
     Tidy,
     /// The same, and the digest that lets go of them at once.
-    #[allow(dead_code, reason = "nobody waits for space yet")]
     Space,
     /// Any segments, worth it or not.
     #[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "tests clean what nobody would"))]
@@ -61,18 +60,24 @@ pub(super) struct Victim {
     pub(super) commits: Vec<CommitRecord>,
 }
 
+/// A segment is worth emptying if this share of a survivor segment is gained.
+const WORTH_SHARE: u64 = 64;
+
 /// Bytes that an empty survivor segment takes, about: what is left of it goes to frame headers and ends.
-pub(super) fn survivor_capacity(segment_size: u64) -> u64 {
-    (segment_size - SEGMENT_BODY_OFFSET - FOOTER_BYTES) / 16 * 15
+fn survivor_capacity(segment_size: u64, align_bytes: u64) -> u64 {
+    segment_size - SEGMENT_BODY_OFFSET - FOOTER_BYTES - 2 * align_bytes - segment_size / 256
 }
 
-/// Bytes that what counts in a segment takes once it is moved, about.
-fn moved_bytes(info: &SlotInfo) -> u64 {
+/// Most bytes that what counts in a segment takes once it is moved: its share of the filter included, and that the last
+/// entry may not fit the survivor segment that the others went to.
+fn moved_bytes(info: &SlotInfo, align_bytes: u64) -> u64 {
     let (all, live) = (info.op_bytes(), info.op_bytes().saturating_sub(info.dead_bytes()));
-    if all == 0 || info.class() == Some(SegmentClass::Survivor) {
-        return live;
+    if live == 0 {
+        return 0;
     }
-    live + MOVED_GROWTH_BYTES * (u64::from(info.entries()) * live).div_ceil(all)
+    let entries = (u64::from(info.entries()) * live).div_ceil(all);
+    let growth = if info.class() == Some(SegmentClass::Survivor) { 0 } else { MOVED_GROWTH_BYTES };
+    live + growth * entries + filter_len(entries) + live / entries + align_bytes
 }
 
 impl<I: Index + 'static> Engine<I> {
@@ -84,27 +89,37 @@ impl<I: Index + 'static> Engine<I> {
             && !self.damage.concerns_segment(info.id())
     }
 
-    /// The segments with the least that counts, as many as the slots for survivors allow.
+    /// The segments with the least that counts, as many as the slots for survivors allow; none if emptying them gains
+    /// nothing.
     pub(super) fn choose_victims(&self, work: &Work, aim: Aim) -> Vec<SegmentSlot> {
         let table = self.space.table();
-        let capacity = survivor_capacity(self.space.geometry().segment_size_bytes);
-        let worth = if aim == Aim::Anything { u64::MAX } else { capacity - capacity / 16 };
+        let align = self.media.granularity().append_align_bytes();
+        let capacity = survivor_capacity(self.space.geometry().segment_size_bytes, align);
+        let worth = if aim == Aim::Anything { u64::MAX } else { capacity - capacity / WORTH_SHARE };
         let mut candidates: Vec<(u64, SegmentSlot)> = (0..self.space.slot_count())
             .map(SegmentSlot)
             .filter(|slot| self.may_be_victim(table.slot(*slot)))
-            .map(|slot| (moved_bytes(table.slot(slot)), slot))
+            .map(|slot| (moved_bytes(table.slot(slot), align), slot))
             .filter(|(moved, _)| *moved <= worth)
             .collect();
         candidates.sort();
         let slots = u64::from(self.space.available(Purpose::Survivor)).min(VICTIMS_MAX as u64);
         let mut room = slots * capacity;
-        room += work.survivor.as_ref().map_or(0, |head| self.oplog.room_in_survivor(head) / 16 * 15);
+        room += work.survivor.as_ref().map_or(0, |head| self.oplog.room_in_survivor(head));
         let fits = |(moved, _): &(u64, SegmentSlot)| {
             let fits = *moved <= room;
             room = room.saturating_sub(*moved);
             fits
         };
-        candidates.into_iter().take_while(fits).map(|(_, slot)| slot).take(VICTIMS_MAX).collect()
+        let chosen: Vec<_> = candidates.into_iter().take_while(fits).take(VICTIMS_MAX).collect();
+        let moved: u64 = chosen.iter().map(|(moved, _)| *moved).sum();
+        // A mark, and the head of the roll that lets go of them.
+        let cost = 2 * align + if aim == Aim::Space { self.oplog.cost_of_roll() } else { 0 };
+        let is_worth_it = chosen.len() as u64 * capacity >= moved + cost + self.worthwhile_bytes();
+        if aim != Aim::Anything && !is_worth_it {
+            return Vec::new();
+        }
+        chosen.into_iter().map(|(_, slot)| slot).collect()
     }
 
     /// Reads a segment and finds what in it counts. `None` if its bytes are not what was written: it is kept.

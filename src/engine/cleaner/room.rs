@@ -1,0 +1,122 @@
+//! Waiting for space. A write that finds no room changes nothing and holds nothing; it asks the cleaner and tries again,
+//! until it fits, until the cleaner gains nothing any more (the pool is full of what counts), or for
+//! `write_stall_ms_max`.
+
+use super::super::Engine;
+use super::{Aim, CleanerCounters, Pass};
+use crate::error::{Error, Result};
+use crate::index::Index;
+use crate::space::Purpose;
+use crate::sync::Ordering;
+use std::time::{Duration, Instant};
+
+/// Passes in a row that gain next to nothing though they should have, after which cleaning is given up: entries that fit
+/// badly into segments.
+const FUTILE_PASSES_MAX: u32 = 4;
+
+/// Passes that follow each other.
+#[derive(Default)]
+pub(super) struct Gains {
+    futile: u32,
+}
+
+impl Gains {
+    /// Notes a pass; false once passes gain nothing.
+    pub(super) fn go_on(&mut self, pass: Pass, enough: u64) -> bool {
+        let is_futile = pass.gained_bytes < enough as i64;
+        self.futile = if is_futile { self.futile + 1 } else { 0 };
+        pass.emptied > 0 && self.futile < FUTILE_PASSES_MAX
+    }
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Does `write`, and does it again when there is room if there was none.
+    ///
+    /// # Errors
+    /// Those of `write`. `NoSpace`: what is live and the request do not fit. `TimedOut`: there may be room later.
+    pub(in crate::engine) fn with_room<R>(&self, mut write: impl FnMut() -> Result<R>) -> Result<R> {
+        match write() {
+            Err(full @ Error::NoSpace { .. }) => self.write_when_there_is_room(full, write),
+            result => result,
+        }
+    }
+
+    #[cold]
+    fn write_when_there_is_room<R>(
+        &self,
+        mut full: Error,
+        mut write: impl FnMut() -> Result<R>,
+    ) -> Result<R> {
+        let since = Instant::now();
+        let mut gains = Gains::default();
+        let mut tried_with = self.space.free_slots();
+        let result = loop {
+            let refusal = self.wait_for_room(&mut gains, since, tried_with, full).err();
+            tried_with = tried_with.max(self.space.free_slots());
+            // Also after a refusal: others may have made room meanwhile.
+            match (write(), refusal) {
+                (Err(Error::NoSpace { .. }), Some(refusal)) => break Err(refusal),
+                (Err(still_full @ Error::NoSpace { .. }), None) => full = still_full,
+                (result, _) => break result,
+            }
+        };
+        let counters = &self.cleaner.counters;
+        CleanerCounters::add(&counters.stalls, 1);
+        counters.longest_stall_us.fetch_max(since.elapsed().as_micros() as u64, Ordering::Relaxed);
+        result
+    }
+
+    /// Returns when it is worth trying again: there are more free slots than there ever were for this write.
+    fn wait_for_room(&self, gains: &mut Gains, since: Instant, tried_with: u32, full: Error) -> Result<()> {
+        if self.options.background {
+            let most = Duration::from_millis(self.options.write_stall_ms_max);
+            let has_room = || self.space.free_slots() > tried_with;
+            return self.cleaner_thread.wait_for_progress(has_room, since, most, full);
+        }
+        let pass = self.clean(Aim::Space)?;
+        if gains.go_on(pass, self.worthwhile_bytes()) { Ok(()) } else { Err(full) }
+    }
+
+    /// Ends cleaning until [`Engine::resume_maintenance`].
+    ///
+    /// # Errors
+    /// `NoSpace`: slots are scarce, and without cleaning writes would soon stop.
+    pub fn pause_maintenance(&self) -> Result<()> {
+        self.check_writable()?;
+        if self.is_scarce(false) {
+            return Err(Error::NoSpace {
+                needed_bytes: self.space.geometry().segment_size_bytes,
+                free_bytes: u64::from(self.space.free_slots()) * self.space.geometry().segment_size_bytes,
+                limit: "what the cleaner keeps free: maintenance cannot be paused now".into(),
+            });
+        }
+        self.stop_cleaning();
+        Ok(())
+    }
+
+    /// The cleaner rests, also if writes have no room.
+    pub fn stop_cleaning(&self) {
+        self.cleaner_thread.pause(true);
+        // A pass that is at work is finished.
+        drop(self.cleaner.work.lock());
+    }
+
+    /// Cleans again when it is needed.
+    pub fn resume_maintenance(&self) -> Result<()> {
+        self.check_writable()?;
+        self.cleaner_thread.pause(false);
+        Ok(())
+    }
+
+    /// What a pass has to gain: else there is nothing to gain any more.
+    pub(super) fn worthwhile_bytes(&self) -> u64 {
+        self.space.geometry().segment_size_bytes / 128
+    }
+
+    /// True if slots for new data are getting scarce; `plenty` asks whether the cleaner may rest.
+    pub(in crate::engine) fn is_scarce(&self, plenty: bool) -> bool {
+        let low = (self.space.slot_count() / 128).max(3) + self.oplog.log_count() as u32;
+        let free = self.space.available(Purpose::Put) + self.space.growable_slots();
+        free < if plenty { 2 * low } else { low }
+    }
+}

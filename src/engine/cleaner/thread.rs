@@ -1,0 +1,203 @@
+//! The cleaner's thread: cleans while slots for new data are scarce or a write waits for room, and frees what waits for
+//! readers. It sleeps otherwise, and while maintenance is paused.
+
+use super::super::Engine;
+use super::Aim;
+use super::room::Gains;
+use crate::error::{Error, Result};
+use crate::index::Index;
+use crate::space::Purpose;
+use crate::sync::{Arc, Condvar, Mutex};
+use std::sync::Weak;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often it looks by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it looks while a write waits and readers keep what would be free.
+const POLL: Duration = Duration::from_micros(200);
+
+#[derive(Default)]
+struct Shared {
+    wanted: Mutex<Wanted>,
+    /// There is something to do.
+    wake: Condvar,
+    /// There is room, or there will be none.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Wanted {
+    stop: bool,
+    kicked: bool,
+    paused: bool,
+    /// Writes that wait for room.
+    waiting: u32,
+    /// Rounds that ended because nothing more was gained.
+    rounds_in_vain: u64,
+}
+
+/// A handle on the thread; without one (simulations) those who need room clean by themselves.
+#[derive(Default)]
+pub struct CleanerThread {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl CleanerThread {
+    /// Starts the thread. It holds the engine weakly and ends with it.
+    pub fn start<I: Index + 'static>(&self, engine: &Arc<Engine<I>>) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let weak = Arc::downgrade(engine);
+        let thread = crate::media::spawn_without_signals("flatkv-cleaner", move || run(&shared, &weak))?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the thread and waits for it, unless it is the caller.
+    pub fn stop(&self) {
+        self.shared.wanted.lock().stop = true;
+        self.shared.wake.notify_all();
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+
+    /// Slots may be scarce.
+    pub fn kick(&self) {
+        self.shared.wanted.lock().kicked = true;
+        self.shared.wake.notify_all();
+    }
+
+    /// Stops or resumes cleaning. A pass that is at work is finished.
+    pub fn pause(&self, paused: bool) {
+        self.shared.wanted.lock().paused = paused;
+        self.shared.wake.notify_all();
+    }
+
+    /// Waits until there may be room for a write that met `full`.
+    ///
+    /// # Errors
+    /// `full` once a round that began after the call gained nothing; `TimedOut` after `most`.
+    pub fn wait_for_progress(
+        &self,
+        has_room: impl Fn() -> bool,
+        since: Instant,
+        most: Duration,
+        full: Error,
+    ) -> Result<()> {
+        let shared = &*self.shared;
+        let mut wanted = shared.wanted.lock();
+        wanted.waiting += 1;
+        wanted.kicked = true;
+        let vain = wanted.rounds_in_vain;
+        shared.wake.notify_all();
+        let result = loop {
+            if wanted.stop {
+                break Err(Error::Closed);
+            }
+            if has_room() {
+                break Ok(());
+            }
+            // Of two rounds the second began when this write was waiting.
+            if wanted.rounds_in_vain >= vain + 2 {
+                break Err(full);
+            }
+            let left = most.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                let ms = since.elapsed().as_millis();
+                break Err(Error::TimedOut(format!("no room after {ms} ms of cleaning: {full}")));
+            }
+            shared.changed.wait_for(&mut wanted, left);
+        };
+        wanted.waiting -= 1;
+        result
+    }
+}
+
+impl Shared {
+    fn is_awaited(&self) -> bool {
+        self.wanted.lock().waiting > 0
+    }
+
+    fn is_over(&self) -> bool {
+        let wanted = self.wanted.lock();
+        wanted.stop || wanted.paused
+    }
+}
+
+fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
+    let mut rest = LOOK_EVERY;
+    // Bytes that had been appended when there was nothing to gain: until much more is, there is nothing still.
+    let mut in_vain_at = None;
+    loop {
+        {
+            let mut wanted = shared.wanted.lock();
+            if !wanted.stop && !wanted.kicked {
+                shared.wake.wait_for(&mut wanted, rest);
+            }
+            if wanted.stop {
+                return;
+            }
+            wanted.kicked = false;
+            rest = LOOK_EVERY;
+            if wanted.paused {
+                continue;
+            }
+        }
+        let Some(engine) = engine.upgrade() else { return };
+        let appended = engine.oplog.appended_bytes();
+        let step = engine.space.geometry().segment_size_bytes / 2;
+        if !shared.is_awaited() && in_vain_at.is_some_and(|at| appended < at + step) {
+            continue;
+        }
+        let round = engine.clean_while_scarce(shared);
+        in_vain_at = (round == Round::InVain).then_some(appended);
+        let mut wanted = shared.wanted.lock();
+        if wanted.waiting > 0 {
+            wanted.rounds_in_vain += u64::from(round == Round::InVain);
+            // Who still waits wants another round; readers need a moment to let go.
+            wanted.kicked |= round == Round::InVain;
+            rest = POLL;
+        }
+        shared.changed.notify_all();
+    }
+}
+
+/// How a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// Nobody waits, and slots for new data are plenty.
+    Done,
+    /// Nothing more is gained.
+    InVain,
+    /// Nothing more is gained before readers let go of what they see.
+    Later,
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Cleans while writes wait for room or slots are scarce, as long as that gains anything.
+    fn clean_while_scarce(&self, shared: &Shared) -> Round {
+        let free_before = self.space.free_slots();
+        let mut gains = Gains::default();
+        loop {
+            // Errors poison the store, or say that it is closed: writers are told by their own calls.
+            let Ok(waits_for_readers) = self.settle_releases() else { return Round::InVain };
+            shared.changed.notify_all();
+            let is_awaited = shared.is_awaited();
+            let has_gained = self.space.free_slots() > free_before;
+            if shared.is_over() || (!is_awaited && !self.is_scarce(has_gained)) {
+                return Round::Done;
+            }
+            let is_last = is_awaited || self.space.available(Purpose::Put) < 2;
+            match self.clean(if is_last { Aim::Space } else { Aim::Tidy }) {
+                Ok(pass) if gains.go_on(pass, self.worthwhile_bytes()) => {}
+                Ok(_) if waits_for_readers => return Round::Later,
+                Ok(_) | Err(_) => return Round::InVain,
+            }
+        }
+    }
+}
