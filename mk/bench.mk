@@ -7,7 +7,7 @@
 # What `make bench-recovery` takes: KEYS=16000000, the number to which the index grows; STEPS=1 prints each step; DIR=
 export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON CPU_TIME RATE SYNC_RATE TIME_MS PLOTS
 
-.PHONY: bench bench-peers bench-instructions bench-recovery
+.PHONY: bench bench-peers bench-instructions bench-recovery bench-space
 
 bench: lib ## Limits, idealised log+hash and FlatKV through its C interface, as ratios (KEYS= FAST=1 DIR= BASE=old.so)
 	@scripts/bench.sh own
@@ -23,3 +23,6 @@ bench-instructions: lib ## Instructions of put, get and multi-get against the kn
 bench-recovery: ## DRAM per key while the index grows, recovery of 10 M keys, goals met or not (KEYS=16000000 STEPS=1 DIR=)
 	$(if $(KEYS),@cargo bench --quiet --bench recovery -- --keys $(KEYS) --rounds 0 $(if $(STEPS),--steps) $(if $(DIR),--dir "$(DIR)"))
 	@cargo bench --quiet --bench recovery -- --keys 10000000 $(if $(DIR),--dir "$(DIR)")
+
+bench-space: ## How full a pool can be kept, write amplification and waits of the cleaner (MIB= DIR= ONLY=uniform,zipf,full,churn,delete)
+	@cargo bench --quiet --bench space -- $(if $(MIB),--mib $(MIB)) $(if $(DIR),--dir $(DIR)) $(if $(ONLY),--only $(ONLY))

@@ -139,6 +139,13 @@ fn histories(mutant: Mutant) -> Vec<String> {
             | Site::MagicDrain,
         ) => &["pm-new-device:"],
         Mutant::Site(Site::AdoptFlush | Site::AdoptDrain) => &["pm:put", "pm:os,kill,put"],
+        Mutant::Site(Site::VictimDrain) => &["pm:roll,larger,os,clean", "pm:roll,os@2,os,clean,put"],
+        Mutant::Site(Site::SurvivorDrain | Site::SurvivorMarkDrain) => {
+            &["pm:roll,clean", "pm:roll,clean,put,clean@2", "pm:roll,clean,roll,clean@2"]
+        }
+        Mutant::Site(Site::ReleaseFlush | Site::ReleaseDrain) => {
+            &["pm:roll,clean,roll", "pm:roll,roll,clean,roll,clean", "pm:roll,clean,roll@2,clean,roll@2"]
+        }
         Mutant::Site(Site::SuperblockDrain) => &["pm:put"],
         _ => &["pm:put"],
     };

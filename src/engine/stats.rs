@@ -147,6 +147,7 @@ impl<I: Index + 'static> Engine<I> {
             },
             "logs": self.oplog.log_count(),
             "rolls": self.oplog.rolls(),
+            "appended_bytes": self.oplog.appended_bytes(),
             "foreground_growths": self.space.foreground_growths(),
             "puts": self.counters.sum(|shard| &shard.puts),
             "put_bytes": self.counters.sum(|shard| &shard.put_bytes),

@@ -1,0 +1,257 @@
+//! What space costs: how full a pool can be kept, what cleaning adds to every byte written, and how long a write waits.
+//!
+//! `cargo bench --bench space -- [--mib N] [--dir DIR] [--only WORD]`: pools of N MiB on emulated persistent memory, 64-byte
+//! values under 8-byte keys, one writer. Live is live log bytes of (max_bytes - pool head); write amplification is log bytes
+//! appended, survivors included, of those appended for the writer, padding included.
+
+use flatkv::{Error, MediaChoice, Options, Store};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const VALUE_BYTES: usize = 64;
+const HEAD_BYTES: u64 = 2 << 20;
+/// What an entry of 8 and 64 bytes takes in a survivor segment: 16 more than in a head.
+const MOVED_BYTES: u64 = 96;
+
+struct Arguments {
+    mib: u64,
+    dir: PathBuf,
+    only: String,
+}
+
+fn arguments() -> Arguments {
+    let mut arguments = Arguments { mib: 64, dir: PathBuf::from("/dev/shm"), only: String::new() };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--mib" => arguments.mib = words.next().and_then(|n| n.parse().ok()).expect("--mib NUMBER"),
+            "--dir" => arguments.dir = words.next().expect("--dir DIR").into(),
+            "--only" => arguments.only = words.next().expect("--only WORD"),
+            "--bench" => {}
+            other => panic!("unknown argument {other}: accepted are --mib N, --dir DIR, --only WORD"),
+        }
+    }
+    arguments
+}
+
+/// Small numbers that depend on nothing but their seed (splitmix64).
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// Ranks by Zipf's law (Gray et al., "Quickly generating billion-record synthetic databases").
+struct Zipf {
+    n: f64,
+    theta: f64,
+    zeta: f64,
+    eta: f64,
+}
+
+impl Zipf {
+    fn new(n: u64, theta: f64) -> Zipf {
+        let zeta_of = |n: u64| (1..=n).map(|i| (i as f64).powf(-theta)).sum::<f64>();
+        let zeta = zeta_of(n);
+        let eta = (1.0 - (2.0 / n as f64).powf(1.0 - theta)) / (1.0 - zeta_of(2) / zeta);
+        Zipf { n: n as f64, theta, zeta, eta }
+    }
+
+    fn rank(&self, rng: &mut Rng) -> u64 {
+        let u = rng.unit();
+        let uz = u * self.zeta;
+        if uz < 1.0 {
+            return 0;
+        }
+        if uz < 1.0 + 0.5_f64.powf(self.theta) {
+            return 1;
+        }
+        (self.n * (self.eta * u - self.eta + 1.0).powf(1.0 / (1.0 - self.theta))) as u64
+    }
+}
+
+fn key(i: u64) -> [u8; 8] {
+    i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()
+}
+
+fn stat(store: &Store, name: &str) -> u64 {
+    let stats: serde_json::Value = serde_json::from_str(&store.stats_json()).expect("JSON");
+    name.split('.').fold(&stats, |value, part| &value[part]).as_u64().unwrap_or_else(|| panic!("no {name}"))
+}
+
+struct Pool {
+    store: Store,
+    bytes: u64,
+    keys: u64,
+    /// Bytes for users and for survivors when measuring began.
+    began: (u64, u64),
+    slowest: Duration,
+    _dir: tempfile::TempDir,
+}
+
+impl Pool {
+    fn open(arguments: &Arguments) -> Pool {
+        let dir = tempfile::tempdir_in(&arguments.dir).expect("a folder");
+        let bytes = arguments.mib << 20;
+        let options =
+            Options::new().media(MediaChoice::EmulatedPm).max_bytes(bytes).write_stall_ms_max(10_000);
+        let store = options.open(dir.path().join("pool.fkv")).expect("a pool");
+        Pool { store, bytes, keys: 0, began: (0, 0), slowest: Duration::ZERO, _dir: dir }
+    }
+
+    fn live(&self) -> f64 {
+        stat(&self.store, "live_bytes") as f64 / (self.bytes - HEAD_BYTES) as f64
+    }
+
+    fn put(&mut self, i: u64) -> Result<(), Error> {
+        let began = Instant::now();
+        let result = self.store.put(&key(i), &[i as u8; VALUE_BYTES]);
+        self.slowest = self.slowest.max(began.elapsed());
+        result
+    }
+
+    /// Puts new keys until so much is live once it was moved; how much is live before that.
+    fn fill(&mut self, share: f64) -> f64 {
+        let keys = (share * (self.bytes - HEAD_BYTES) as f64) as u64 / MOVED_BYTES;
+        while self.keys < keys && self.put(self.keys).is_ok() {
+            self.keys += 1;
+        }
+        self.live()
+    }
+
+    fn begin(&mut self) {
+        self.began = self.written();
+        self.slowest = Duration::ZERO;
+    }
+
+    fn written(&self) -> (u64, u64) {
+        (stat(&self.store, "appended_bytes"), stat(&self.store, "cleaner.bytes_written"))
+    }
+
+    fn write_amplification(&self) -> f64 {
+        let (user, moved) = self.written();
+        let (user, moved) = (user - self.began.0, moved - self.began.1);
+        (user + moved) as f64 / user as f64
+    }
+
+    /// Overwrites `bytes` of frames and returns puts per second.
+    fn overwrite(&mut self, bytes: u64, mut pick: impl FnMut(&mut Rng) -> u64) -> f64 {
+        let mut rng = Rng(1);
+        let count = bytes / 128;
+        let began = Instant::now();
+        for number in 0..count {
+            let i = pick(&mut rng);
+            if let Err(error) = self.put(i) {
+                panic!("overwrite {number} of {count}: {error}\n{}", self.store.stats_json());
+            }
+        }
+        count as f64 / began.elapsed().as_secs_f64()
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+fn row(what: &str, goal: &str, found: &str) {
+    println!("{what:<44} | {goal:<28} | {found}");
+}
+
+fn overwrites(arguments: &Arguments, share: f64, zipf: bool, times: u64, what: &str, goal: &str) {
+    let mut pool = Pool::open(arguments);
+    let live = pool.fill(share);
+    let keys = pool.keys;
+    let law = Zipf::new(keys, 0.99);
+    let pick = |rng: &mut Rng| {
+        if zipf { law.rank(rng).min(keys - 1).wrapping_mul(0x9E37_79B1) % keys } else { rng.next() % keys }
+    };
+    pool.begin();
+    pool.overwrite(times * pool.bytes / 2, pick);
+    let warm = pool.write_amplification();
+    pool.begin();
+    let rate = pool.overwrite(times * pool.bytes / 2, pick);
+    let found = format!(
+        "live {:.1} -> {:.1} %, write amplification {:.2} (first half {warm:.2}), {:.0} k puts/s, slowest {:.1} ms, stalls {}",
+        live * 100.0,
+        pool.live() * 100.0,
+        pool.write_amplification(),
+        rate / 1000.0,
+        pool.slowest.as_secs_f64() * 1000.0,
+        stat(&pool.store, "cleaner.stalls"),
+    );
+    row(what, goal, &found);
+}
+
+fn churn(arguments: &Arguments) {
+    let mut pool = Pool::open(arguments);
+    pool.fill(0.80);
+    let keys = pool.keys;
+    let mut rng = Rng(3);
+    for number in 0..4 * pool.bytes / 128 {
+        let i = rng.next() % (2 * keys);
+        let result = if number % 2 == 0 { pool.put(i) } else { pool.store.delete(&key(i)).map(drop) };
+        if let Err(error) = result {
+            panic!("churn {number}: {error}\n{}", pool.store.stats_json());
+        }
+    }
+    let kept = stat(&pool.store, "cleaner.tombstones_kept") + stat(&pool.store, "cleaner.tombstones_noted");
+    let share = kept as f64 * 32.0 / stat(&pool.store, "used_bytes") as f64;
+    row("50/50 put/delete churn", "tombstones <= 10 % of the log", &format!("{:.1} %", share * 100.0));
+}
+
+fn delete_everything(arguments: &Arguments) {
+    let mut pool = Pool::open(arguments);
+    pool.fill(0.80);
+    for i in 0..pool.keys {
+        pool.store.delete(&key(i)).unwrap_or_else(|error| panic!("{error}\n{}", pool.store.stats_json()));
+    }
+    let segments = |name: &str| stat(&pool.store, &format!("segments.{name}"));
+    let used = segments("sealed") + segments("open") + segments("active");
+    row(
+        "everything deleted",
+        "2 segments per log",
+        &format!("{used} segments in use, {} free", segments("free")),
+    );
+}
+
+fn main() {
+    let arguments = arguments();
+    let wants = |word: &str| word.contains(&arguments.only);
+    row("figure", "goal", "found");
+    if wants("uniform") {
+        overwrites(
+            &arguments,
+            0.80,
+            false,
+            20,
+            "uniform overwrites at 80 % live",
+            "write amplification <= 3.2",
+        );
+    }
+    if wants("zipf") {
+        overwrites(
+            &arguments,
+            0.80,
+            true,
+            20,
+            "zipf 0.99 overwrites at 80 % live",
+            "write amplification <= 2.2",
+        );
+    }
+    if wants("full") {
+        overwrites(&arguments, 0.90, false, 4, "overwrites at 90 % live", "finishes, nothing above 1 s");
+    }
+    if wants("churn") {
+        churn(&arguments);
+    }
+    if wants("delete") {
+        delete_everything(&arguments);
+    }
+}
