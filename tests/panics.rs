@@ -125,6 +125,30 @@ fn a_panic_in_the_background_between_writes_is_not_overlooked() {
     assert!(!heard("flatkv-housekeeper"), "the host hears of a thread that is not its own");
 }
 
+/// Whoever waits for room would wait in vain, and the next write that needs some, too.
+#[test]
+fn a_panic_of_the_cleaner_poisons_and_says_nothing() {
+    listen();
+    let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
+    let store = open(&media, options());
+    testing::stop_cleaning(&store);
+    (0..200_u32).for_each(|round| store.put(b"key", &[round as u8; 1000]).expect("room"));
+    // The other thread has nothing left to drain.
+    thread::sleep(Duration::from_millis(400));
+    media.inject(Fault::PanicInDrain { nth: 1 });
+    store.maintenance_resume().expect("an open store");
+    let end = Instant::now() + LONG;
+    while store.health().is_ok() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let health = store.health();
+    assert!(matches!(&health, Err(Error::Poisoned(why)) if why.contains("a simulated bug")), "{health:?}");
+    assert!(matches!(store.put(b"key", b"later"), Err(Error::Poisoned(_))));
+    assert_eq!(store.get(b"key").expect("reads go on"), Some(vec![199; 1000]));
+    assert!(matches!(ends("close", move || store.close()), Err(Error::Poisoned(_))));
+    assert!(!heard("flatkv-cleaner"), "the host hears of a thread that is not its own");
+}
+
 #[test]
 fn a_panic_of_a_recovery_thread_refuses_the_open_and_says_nothing() {
     listen();

@@ -29,6 +29,8 @@ struct Shared {
 #[derive(Default)]
 struct Wanted {
     stop: bool,
+    /// The thread panicked.
+    is_gone: bool,
     kicked: bool,
     paused: bool,
     /// Writes that wait for room.
@@ -49,7 +51,19 @@ impl CleanerThread {
     pub fn start<I: Index + 'static>(&self, engine: &Arc<Engine<I>>) -> std::io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let weak = Arc::downgrade(engine);
-        let thread = crate::media::spawn_without_signals("flatkv-cleaner", move || run(&shared, &weak))?;
+        crate::panics::keep_quiet();
+        let run = move || {
+            let ended = crate::panics::stop(|| {
+                run(&shared, &weak);
+                Ok(())
+            });
+            // From now on nobody makes room: whoever waits for it, or is about to, must not do so in vain.
+            if let (Err(error), Some(engine)) = (ended, weak.upgrade()) {
+                engine.poison(&error.to_string());
+                shared.give_up();
+            }
+        };
+        let thread = crate::media::spawn_without_signals("flatkv-cleaner", run)?;
         *self.thread.lock() = Some(thread);
         Ok(())
     }
@@ -102,6 +116,10 @@ impl CleanerThread {
             if has_room() {
                 break Ok(());
             }
+            if wanted.is_gone {
+                // The store is poisoned, as the last try will say.
+                break Err(full);
+            }
             // Of two rounds the second began when this write was waiting.
             if wanted.rounds_in_vain >= vain + 2 {
                 break Err(full);
@@ -119,6 +137,12 @@ impl CleanerThread {
 }
 
 impl Shared {
+    /// The thread is gone: nobody waits for it any more.
+    fn give_up(&self) {
+        self.wanted.lock().is_gone = true;
+        self.changed.notify_all();
+    }
+
     fn is_awaited(&self) -> bool {
         self.wanted.lock().waiting > 0
     }
