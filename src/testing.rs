@@ -70,6 +70,15 @@ pub fn clean(store: &Store) -> Result<usize> {
     store.clean(crate::engine::Aim::Anything)
 }
 
+/// One pass over segments that are worth it, which leaves the digest that lets go of them to whoever rolls next.
+///
+/// # Errors
+/// As [`clean`].
+#[cfg(feature = "sim")]
+pub fn clean_without_roll(store: &Store) -> Result<usize> {
+    store.clean(crate::engine::Aim::Tidy)
+}
+
 /// Ends cleaning in the background, so that a copy of the pool's file is an image that a kill could leave.
 #[cfg(feature = "sim")]
 pub fn stop_cleaning(store: &Store) {

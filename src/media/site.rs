@@ -73,10 +73,6 @@ numbered_sites! {
         SurvivorDrain,
         /// The mark that says that the copies are durable.
         SurvivorMarkDrain,
-        /// State words of victims that a durable digest leaves out.
-        ReleaseFlush,
-        /// The same, before their slots are reused.
-        ReleaseDrain,
         /// The holder record of a pool that is being created.
         HolderFlush,
         /// The same.

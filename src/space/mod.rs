@@ -498,15 +498,22 @@ impl Space {
         identities.digest_number
     }
 
-    /// Frees segments that no digest lists and no reader sees: their state words durable, then their slots reusable.
+    /// Frees segments that no digest lists and no reader sees: their slots are reusable.
+    ///
+    /// Their state words say so, but need not be durable: a slot whose word is one of a segment that was not a head any
+    /// more and has an id below the ruling digest's next, and which that digest does not list, is free for recovery,
+    /// whatever a new header or data have made of the rest. (A stale `Active` would be a head that does not verify: those
+    /// that recovery gives up are set free durably.) Whoever gives the bytes of a slot back to the file system has to
+    /// drain before.
     ///
     /// # Errors
     /// `Io`: the caller poisons.
     pub fn release(&self, segments: &[(SegmentSlot, SegmentId)]) -> Result<()> {
         for (slot, id) in segments {
-            let _in_flight = self.set_state(*slot, *id, SegmentState::Free, Site::ReleaseFlush)?;
+            let at = self.geometry.offset_of(*slot) + STATE_WORD_OFFSET;
+            let word = StateWord::new(SegmentState::Free, *id).encode();
+            let (_, ()) = Dirty::write_word(&*self.media, at, word, ())?.leave_dirty();
         }
-        InFlight::nothing(()).drain(&*self.media, Site::ReleaseDrain)?.into_inner();
         segments.iter().for_each(|(slot, _)| self.return_slot(*slot));
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! 3. every log is drained: what made the other entries dead, and the commits of what is live, is durable (rule 12)
 //! 4. live entries are appended to a survivor segment with their own stamps, and drained, before the index is told
 //! 5. the victims are releasable: later digests leave them out; once one of those rules and no reader or pin is left,
-//!    their state words are made FREE, durably, and their slots are reused (`release.rs`)
+//!    their state words are made FREE, and their slots are reused (`release.rs`)
 //!
 //! Invariants:
 //!   - one pass at a time; nobody else appends to survivor segments or frees segments of the log
