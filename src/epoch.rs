@@ -3,8 +3,8 @@
 
 pub use crossbeam_epoch::Guard;
 
-use crate::sync::{Arc, AtomicBool, OnceLock, Ordering};
-use crossbeam_epoch::{Collector, LocalHandle};
+use crate::sync::{AtomicBool, AtomicU64, OnceLock, Ordering};
+use std::marker::PhantomData;
 use std::time::Duration;
 
 /// Keeps what this thread can see from being freed. Never hold one across a wait or a drain on a disk.
@@ -18,32 +18,162 @@ pub fn retire(guard: &Guard, free: impl FnOnce() + Send + 'static) {
     guard.defer(free);
 }
 
-fn writes() -> &'static Collector {
-    static WRITES: OnceLock<Collector> = OnceLock::new();
-    WRITES.get_or_init(Collector::new)
+/// A thread that writes, or one that did and whose record the next new thread uses. Never freed: there are as many as
+/// threads wrote at once.
+#[repr(align(64))]
+struct Writer {
+    /// Odd while the thread is in a write section; changed by that thread alone, and by every entry and exit. The upper
+    /// bits are those of the process, counted by forks.
+    state: AtomicU64,
+    is_taken: AtomicBool,
+    next: OnceLock<&'static Writer>,
+}
+
+/// Bits of a state above its count of entries and exits.
+const PROCESS_SHIFT: u32 = 48;
+
+static FIRST_WRITER: Writer = Writer::new(false);
+
+impl Writer {
+    const fn new(is_taken: bool) -> Writer {
+        Writer { state: AtomicU64::new(0), is_taken: AtomicBool::new(is_taken), next: OnceLock::new() }
+    }
+
+    /// A record for the calling thread. Without a lock: a child of `fork` must not find one that a vanished thread holds.
+    #[cold]
+    fn take() -> &'static Writer {
+        let mut new = None;
+        let mut writer = &FIRST_WRITER;
+        loop {
+            if !writer.is_taken.swap(true, Ordering::AcqRel) {
+                return writer;
+            }
+            writer = match writer.next.get() {
+                Some(next) => next,
+                None => {
+                    let own = *new.get_or_insert_with(|| &*Box::leak(Box::new(Writer::new(true))));
+                    if writer.next.set(own).is_ok() {
+                        return own;
+                    }
+                    // Another thread was faster: this one's record goes behind that.
+                    writer.next.get().expect("just set")
+                }
+            };
+        }
+    }
+
+    fn all() -> impl Iterator<Item = &'static Writer> {
+        std::iter::successors(Some(&FIRST_WRITER), |writer| writer.next.get().copied())
+    }
+}
+
+/// Gives a record back when its thread ends.
+struct Registration(&'static Writer);
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.0.is_taken.store(false, Ordering::Release);
+    }
+}
+
+thread_local! {
+    static WRITER: Registration = Registration(Writer::take());
+}
+
+/// See [`write_section`]; ends with this. Stays on its thread.
+pub struct WriteSection {
+    writer: &'static Writer,
+    /// Of a thread whose own registration is gone already.
+    _until: Option<Registration>,
+    _stays: PhantomData<*const ()>,
 }
 
 /// From before a write is stamped until it is published: the cleaner takes what is in the log and not in the index for
-/// dead, so it waits for the writes that were between the two. Unlike [`pin`] it may be held across drains.
+/// dead, so it waits for the writes that were between the two. Unlike [`pin`] it may be held across drains. Sections of
+/// a thread do not nest. `process` tells a child of `fork` from its parent.
+///
+/// Two plain stores: whoever has to wait for a write has seen the lock of its log, or the seal of its segment, be let go
+/// by it, and so sees that its section had begun.
 #[inline]
-pub fn write_section() -> Guard {
-    thread_local! {
-        static WRITER: LocalHandle = writes().register();
-    }
-    WRITER.try_with(LocalHandle::pin).unwrap_or_else(|_| writes().register().pin())
+pub fn write_section(process: u64) -> WriteSection {
+    let (writer, until) = match WRITER.try_with(|registration| registration.0) {
+        Ok(writer) => (writer, None),
+        Err(_) => registered_for_once(),
+    };
+    let state = writer.state.load(Ordering::Relaxed);
+    debug_assert!(state.is_multiple_of(2), "write sections do not nest");
+    let count = (state & ((1 << PROCESS_SHIFT) - 1)) + 1;
+    writer.state.store(process << PROCESS_SHIFT | count, Ordering::Relaxed);
+    WriteSection { writer, _until: until, _stays: PhantomData }
 }
 
-/// Waits for every write section that is open now.
-pub fn wait_for_writes() {
+#[cold]
+fn registered_for_once() -> (&'static Writer, Option<Registration>) {
+    let writer = Writer::take();
+    (writer, Some(Registration(writer)))
+}
+
+impl Drop for WriteSection {
+    #[inline]
+    fn drop(&mut self) {
+        let state = self.writer.state.load(Ordering::Relaxed);
+        self.writer.state.store(state + 1, Ordering::Release);
+    }
+}
+
+/// Waits for every write section of this process that is open now, as far as the caller has synchronized with it: see
+/// [`write_section`].
+pub fn wait_for_writes(process: u64) {
     const POLL: Duration = Duration::from_micros(20);
-    let over = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&over);
-    let section = write_section();
-    section.defer(move || seen.store(true, Ordering::Release));
-    section.flush();
-    drop(section);
-    while !over.load(Ordering::Acquire) {
-        write_section().flush();
-        std::thread::sleep(POLL);
+    for writer in Writer::all() {
+        let seen = writer.state.load(Ordering::Acquire);
+        // Sections that were open when a process forked never end in its child.
+        let is_open =
+            !seen.is_multiple_of(2) && seen >> PROCESS_SHIFT == process & (u64::MAX >> PROCESS_SHIFT);
+        while is_open && writer.state.load(Ordering::Acquire) == seen {
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::Arc;
+    use std::sync::mpsc;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_waiter_waits_for_sections_that_are_open_and_for_no_others() {
+        let (entered, begun) = mpsc::channel();
+        let (leave, left) = mpsc::channel::<()>();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let writer = std::thread::spawn(move || {
+            drop(write_section(7));
+            let section = write_section(7);
+            entered.send(()).expect("somebody listens");
+            left.recv_timeout(LONG).expect("somebody lets go");
+            over.store(true, Ordering::Relaxed);
+            drop(section);
+        });
+        begun.recv_timeout(LONG).expect("the section begins");
+        // That of another process.
+        wait_for_writes(8);
+        assert!(!is_over.load(Ordering::Relaxed));
+        leave.send(()).expect("the writer waits");
+        wait_for_writes(7);
+        assert!(is_over.load(Ordering::Relaxed), "the section was over");
+        writer.join().expect("the writer ends");
+        wait_for_writes(7);
+    }
+
+    #[test]
+    fn records_of_threads_that_ended_are_used_again() {
+        for _ in 0..200 {
+            std::thread::spawn(|| drop(write_section(7))).join().expect("it ends");
+        }
+        assert!(Writer::all().count() < 150, "one for each thread that ever wrote");
     }
 }

@@ -62,7 +62,7 @@ impl<I: Index + 'static> Engine<I> {
 
     #[inline]
     fn put_once(&self, options: &WriteOptions, key: Key<'_>, value: &[u8]) -> Result<()> {
-        let _section = epoch::write_section();
+        let _section = epoch::write_section(self.fork_generation);
         let terms = Terms { above: self.newest(key).0, purpose: Purpose::Put, mode: self.mode(options) };
         if value.len() <= self.inline_value_bytes_max {
             let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None };
@@ -110,7 +110,7 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(false);
         }
         let terms = Terms { above, purpose: Purpose::Delete, mode: self.mode(options) };
-        let _section = epoch::write_section();
+        let _section = epoch::write_section(self.fork_generation);
         self.write_op(
             key,
             &OpSpec { kind: OpKind::Delete, key: key.bytes, value: &[], moved: None },
@@ -129,7 +129,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn write_once(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
-        let _section = epoch::write_section();
+        let _section = epoch::write_section(self.fork_generation);
         let (entries, terms) = self.stage_batch(batch, self.mode(options))?;
         match self.batch_frame(&entries) {
             Some((frame, hashes)) => {
@@ -201,7 +201,7 @@ impl<I: Index + 'static> Engine<I> {
                 ticket
             }
             None => {
-                let _section = epoch::write_section();
+                let _section = epoch::write_section(self.fork_generation);
                 self.write_large(&entries, &terms)?;
                 self.committer.tickets.issue_finished()
             }

@@ -171,13 +171,13 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Entries of writers that appended and did not publish yet would be taken for dead.
     fn wait_for_publications(&self) {
-        // A simulation does one thing at a time.
-        if self.options.background {
-            crate::epoch::wait_for_writes();
-        }
-        // Asynchronous writes are published by whoever holds their log.
+        // Asynchronous writes are published by whoever holds their log. And whoever held it before is seen below.
         for log in 0..self.oplog.log_count() {
             drop(self.oplog.lock(log));
+        }
+        // A simulation does one thing at a time.
+        if self.options.background {
+            crate::epoch::wait_for_writes(self.fork_generation);
         }
     }
 
