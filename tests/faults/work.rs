@@ -174,8 +174,10 @@ impl<'a> Work<'a> {
         for round in 0..14 {
             self.put(store, 20 + round % 4, ROLL_BYTES)?;
         }
+        self.clean(store)?;
         self.delete(store, 11)?;
         self.put(store, 19, BLOB_BYTES)?;
+        self.clean(store)?;
         let bytes = self.model.value(SMALL_BYTES);
         self.write(store, "os put", vec![(1, Some(bytes))], true)?;
         self.check(store, false, "before the close")
@@ -190,6 +192,7 @@ impl<'a> Work<'a> {
         for round in 0..6 {
             self.put(store, 20 + round % 4, ROLL_BYTES)?;
         }
+        self.clean(store)?;
         self.batch(store, &[1, 16, 17], SMALL_BYTES)?;
         self.check(store, false, "before the end of a session")
     }
@@ -301,6 +304,11 @@ impl<'a> Work<'a> {
             Ok(()) => Ok(()),
             Err(error) => self.failed(store, what, error, None),
         }
+    }
+
+    /// Everything that is sealed is moved, and its segments are freed.
+    fn clean(&mut self, store: &Store) -> Checked<()> {
+        self.covering(store, "clean", |store| flatkv::testing::clean(store).map(drop))
     }
 
     fn acknowledge(&mut self, changes: &[Change]) {

@@ -197,8 +197,8 @@ impl<I: Index + 'static> Copier<'_, I> {
             }
             let slot = match self.engine.space.take_slot(Purpose::Survivor) {
                 Ok(slot) => slot,
-                Err(Error::NoSpace { .. }) => return Ok(false),
-                Err(error) => return Err(self.engine.poisoned_cleaning(error)),
+                // Also if the pool could not grow: nothing was changed, and a sync that failed has poisoned the store.
+                Err(_) => return Ok(false),
             };
             let opened = self.engine.oplog.open_survivor(slot);
             self.work.survivor = Some(opened.map_err(|error| self.engine.poisoned_cleaning(error))?);
