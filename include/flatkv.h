@@ -273,6 +273,7 @@ flatkv_options_t *flatkv_options_new(void);
  * | commit                 | auto, lone, grouped                                    | who shares a drain                |
  * | commit_wait_us_max     | microseconds                                           | delay of asynchronous writes      |
  * | async_bytes_max        | bytes                                                  | asynchronous writes in flight     |
+ * | write_stall_ms_max     | milliseconds, 1000                                     | wait for room in a full store     |
  * | verify_reads           | true, false                                            | check sums on every read          |
  * | sigbus                 | default, guard                                         | guard: unreadable is FLATKV_E_IO  |
  * | file_mode              | octal, 0600                                            | permissions at creation           |
@@ -453,6 +454,27 @@ flatkv_status_t flatkv_get_into(flatkv_t *store,
  * one drain per log.
  */
 flatkv_status_t flatkv_sync(flatkv_t *store);
+
+/**
+ * Ends cleaning in the background until flatkv_maintenance_resume: for a stretch of time in which nothing but the
+ * caller's own work shall use the medium. Calls do not add up: one resume ends any number of pauses.
+ *
+ * `store` must not be NULL. Waits for a pass that is at work. Writes that find no room meanwhile wait for
+ * "write_stall_ms_max" and are refused with FLATKV_E_TIMED_OUT. Returns FLATKV_OK; FLATKV_E_NO_SPACE while free space is
+ * so scarce that writes would soon stop (nothing is paused); FLATKV_E_READ_ONLY, FLATKV_E_POISONED, FLATKV_E_CLOSED,
+ * FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: at most a pass of the
+ * cleaner, tens of milliseconds.
+ */
+flatkv_status_t flatkv_maintenance_pause(flatkv_t *store);
+
+/**
+ * Lets the store clean again after flatkv_maintenance_pause. Does nothing if it was not paused.
+ *
+ * `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_READ_ONLY, FLATKV_E_POISONED, FLATKV_E_CLOSED,
+ * FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: under a microsecond, and what the
+ * cleaner then finds to do.
+ */
+flatkv_status_t flatkv_maintenance_resume(flatkv_t *store);
 
 /**
  * Gives the store's counters, sizes and choices as a JSON object. Names in it are stable; new ones are added. "keys"

@@ -58,6 +58,8 @@ unsafe extern "C" {
     ) -> c_int;
     fn flatkv_multi_get(s: Handle, n: usize, keys: *const Slice, out: *mut Buffer, st: *mut c_int) -> c_int;
     fn flatkv_sync(store: Handle) -> c_int;
+    fn flatkv_maintenance_pause(store: Handle) -> c_int;
+    fn flatkv_maintenance_resume(store: Handle) -> c_int;
     fn flatkv_health(store: Handle) -> c_int;
     fn flatkv_stats_json(store: Handle, out: *mut Buffer) -> c_int;
     fn flatkv_buffer_free(buffer: *mut Buffer);
@@ -395,6 +397,8 @@ impl World {
         // SAFETY: as above.
         unsafe {
             assert_eq!(no_panic(flatkv_sync(store)) == OK, is_store);
+            no_panic(flatkv_maintenance_pause(store));
+            assert_eq!(no_panic(flatkv_maintenance_resume(store)) == OK, is_store);
             assert_eq!(no_panic(flatkv_health(store)) == OK, is_store);
             assert_eq!(no_panic(flatkv_stats_json(store, &mut json)) == OK, is_store);
             flatkv_buffer_free(&mut json);

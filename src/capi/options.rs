@@ -33,6 +33,7 @@ pub extern "C" fn flatkv_options_new() -> *mut flatkv_options_t {
 /// | commit                 | auto, lone, grouped                                    | who shares a drain                |
 /// | commit_wait_us_max     | microseconds                                           | delay of asynchronous writes      |
 /// | async_bytes_max        | bytes                                                  | asynchronous writes in flight     |
+/// | write_stall_ms_max     | milliseconds, 1000                                     | wait for room in a full store     |
 /// | verify_reads           | true, false                                            | check sums on every read          |
 /// | sigbus                 | default, guard                                         | guard: unreadable is FLATKV_E_IO  |
 /// | file_mode              | octal, 0600                                            | permissions at creation           |

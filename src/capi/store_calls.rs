@@ -140,6 +140,29 @@ pub extern "C" fn flatkv_sync(store: *mut flatkv_t) -> flatkv_status_t {
     guard::with_store("flatkv_sync", store, |store| store.sync())
 }
 
+/// Ends cleaning in the background until flatkv_maintenance_resume: for a stretch of time in which nothing but the
+/// caller's own work shall use the medium. Calls do not add up: one resume ends any number of pauses.
+///
+/// `store` must not be NULL. Waits for a pass that is at work. Writes that find no room meanwhile wait for
+/// "write_stall_ms_max" and are refused with FLATKV_E_TIMED_OUT. Returns FLATKV_OK; FLATKV_E_NO_SPACE while free space is
+/// so scarce that writes would soon stop (nothing is paused); FLATKV_E_READ_ONLY, FLATKV_E_POISONED, FLATKV_E_CLOSED,
+/// FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: at most a pass of the
+/// cleaner, tens of milliseconds.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_maintenance_pause(store: *mut flatkv_t) -> flatkv_status_t {
+    guard::with_store("flatkv_maintenance_pause", store, |store| store.maintenance_pause())
+}
+
+/// Lets the store clean again after flatkv_maintenance_pause. Does nothing if it was not paused.
+///
+/// `store` must not be NULL. Returns FLATKV_OK, FLATKV_E_READ_ONLY, FLATKV_E_POISONED, FLATKV_E_CLOSED,
+/// FLATKV_E_FORKED or FLATKV_E_INVALID_ARGUMENT (bad handle). Safe from any thread. Cost: under a microsecond, and what the
+/// cleaner then finds to do.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_maintenance_resume(store: *mut flatkv_t) -> flatkv_status_t {
+    guard::with_store("flatkv_maintenance_resume", store, |store| store.maintenance_resume())
+}
+
 /// Gives the store's counters, sizes and choices as a JSON object. Names in it are stable; new ones are added. "keys"
 /// counts what the index holds: keys that have a value, and deleted keys whose tombstones have to be kept.
 ///

@@ -44,6 +44,8 @@ static int write_async_to(void *h) { return flatkv_write_async(h, live[BATCH], &
 static int write_async_batch(void *h) { return flatkv_write_async(live[STORE], h, &out_ticket); }
 static int wait_for(void *h) { return flatkv_wait(h, 1); }
 static int sync_it(void *h) { return flatkv_sync(h); }
+static int pause_it(void *h) { return flatkv_maintenance_pause(h); }
+static int resume_it(void *h) { return flatkv_maintenance_resume(h); }
 static int stats(void *h) { return flatkv_stats_json(h, &out_buffer); }
 static int health(void *h) { return flatkv_health(h); }
 static int batch_put(void *h) { return flatkv_batch_put(h, "k", 1, "v", 1); }
@@ -89,6 +91,8 @@ static const struct call {
     { "flatkv_write_async", BATCH, 0, write_async_batch },
     { "flatkv_wait", STORE, 0, wait_for },
     { "flatkv_sync", STORE, 0, sync_it },
+    { "flatkv_maintenance_pause", STORE, 0, pause_it },
+    { "flatkv_maintenance_resume", STORE, 0, resume_it },
     { "flatkv_stats_json", STORE, 0, stats },
     { "flatkv_health", STORE, 0, health },
     { "flatkv_durable_ticket", STORE, 0, durable_ticket },

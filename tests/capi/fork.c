@@ -33,6 +33,8 @@ static void use_the_parents_store(void)
     CHECK(value.data == NULL);
     GIVES(FLATKV_E_FORKED, flatkv_write(store, batch));
     GIVES(FLATKV_E_FORKED, flatkv_sync(store));
+    GIVES(FLATKV_E_FORKED, flatkv_maintenance_pause(store));
+    GIVES(FLATKV_E_FORKED, flatkv_maintenance_resume(store));
     GIVES(FLATKV_E_FORKED, flatkv_health(store));
     GIVES(FLATKV_E_FORKED, flatkv_close(store));
     SAYS("flatkv_close: the handle belongs to the parent of this forked process");

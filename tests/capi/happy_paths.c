@@ -265,6 +265,11 @@ static void health_and_stats(void)
     flatkv_t *store = open_store("health");
     flatkv_buffer_t json;
     OK(flatkv_health(store));
+    OK(flatkv_maintenance_resume(store));
+    OK(flatkv_maintenance_pause(store));
+    OK(flatkv_maintenance_pause(store));
+    OK(flatkv_put(store, "k", 1, "while paused", 12));
+    OK(flatkv_maintenance_resume(store));
     OK(flatkv_stats_json(store, &json));
     CHECK(json.len >= 2 && json.data[0] == '{' && json.data[json.len - 1] == '}');
     flatkv_buffer_free(&json);
