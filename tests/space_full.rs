@@ -7,6 +7,7 @@ use flatkv::{Durability, Error, MediaChoice, Store, WriteBatch, WriteOptions};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const SEGMENT: u64 = 16 << 10;
 const QUOTA: u64 = 600 << 10;
@@ -336,5 +337,35 @@ fn after_deletes_a_full_pool_takes_puts_again_without_reopening() {
                 assert!(found, "{media:?}, round {round}");
             }
         }
+    }
+}
+
+/// Segments of the log and of extents, but for log heads.
+fn segments_in_use(store: &Store) -> u64 {
+    ["sealed", "open", "releasable"].iter().map(|state| stat(store, &format!("segments.{state}"))).sum()
+}
+
+#[test]
+fn what_was_deleted_takes_no_space_once_nobody_writes() {
+    const KEYS: u32 = 6000;
+    const BLOBS: u32 = 20;
+    for media in MEDIA {
+        let dir = memory_dir();
+        let store = small(media, SEGMENT).max_bytes(16 << 20).open(dir.path().join("pool.fkv")).unwrap();
+        let value = |number: u32| vec![number as u8; if number < BLOBS { 60_000 } else { 100 }];
+        (0..KEYS).for_each(|number| store.put(&number.to_le_bytes(), &value(number)).unwrap());
+        assert!(segments_in_use(&store) > 100, "{media:?}: {}", store.stats_json());
+        (0..KEYS).for_each(|number| assert!(store.delete(&number.to_le_bytes()).unwrap()));
+        let allowed = 2 * stat(&store, "logs");
+        let end = Instant::now() + Duration::from_secs(20);
+        while segments_in_use(&store) > allowed && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(segments_in_use(&store) <= allowed, "{media:?}: {}", store.stats_json());
+        (0..KEYS).for_each(|number| assert_eq!(store.get(&number.to_le_bytes()).unwrap(), None));
+        // And that was all there was to do.
+        let rolls = stat(&store, "rolls");
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(stat(&store, "rolls") <= rolls + 1, "{media:?}: {}", store.stats_json());
     }
 }

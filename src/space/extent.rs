@@ -221,6 +221,21 @@ impl Extents {
         self.give_back(&mut self.segments.lock(), ranges);
     }
 
+    /// Takes out the segments in which no extent is, if there are `least` of them or more: nothing is allocated there any
+    /// more.
+    pub fn take_empty(&self, least: usize) -> Vec<SegmentSlot> {
+        // The first block is the header's.
+        let free = self.blocks_per_segment() - 1;
+        let mut segments = self.segments.lock();
+        let is_empty = |(_, bitmap): &(&u32, &Bitmap)| bitmap.free_blocks == free;
+        let empty: Vec<u32> = segments.bitmaps.iter().filter(is_empty).map(|(slot, _)| *slot).collect();
+        if empty.len() < least {
+            return Vec::new();
+        }
+        segments.bitmaps.retain(|_, bitmap| bitmap.free_blocks != free);
+        empty.into_iter().map(SegmentSlot).collect()
+    }
+
     /// The blocks of a range that may lie anywhere; `None` if it is no extent: in the pool head, or not within the blocks
     /// of one segment.
     fn blocks_named(&self, range: MediaRange) -> Option<(SegmentSlot, u32, u32)> {

@@ -116,13 +116,15 @@ impl<I: Index + 'static> Engine<I> {
         self.check_writable()?;
         self.release_settled(&mut work)?;
         self.examine_tombstones(&mut work, aim.is_thorough(), usize::MAX)?;
+        let extent_segments = self.let_go_of_empty_extents(&mut work, aim);
         let before = self.taken_bytes(&work);
         let mut emptied = self.empty_victims(&mut work, aim)?;
-        if emptied == 0 && aim.ends_with_roll() {
+        if emptied + extent_segments == 0 && aim.is_urgent() {
             // What keeps space may be tombstones that nobody looked at.
             self.examine_tombstones(&mut work, true, usize::MAX)?;
             emptied = self.empty_victims(&mut work, aim)?;
         }
+        emptied += extent_segments;
         let mut gained_bytes = emptied as i64 * self.space.geometry().segment_size_bytes as i64;
         gained_bytes -= self.taken_bytes(&work) - before;
         if aim.ends_with_roll() && !work.releasing.is_empty() {

@@ -2,7 +2,7 @@
 //! pins, and its state word.
 
 use super::super::Engine;
-use super::{CleanerCounters, Work};
+use super::{Aim, CleanerCounters, Work};
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::index::Index;
@@ -45,6 +45,22 @@ impl<I: Index + 'static> Engine<I> {
         }
         let released = |(slot, id)| Released { slot, id, listed_by, unseen: Arc::clone(&unseen) };
         work.releasing.extend(emptied.into_iter().map(released));
+    }
+
+    /// Extent segments in which nothing is in use go the way of victims: the entries that made their extents dead are
+    /// durable, else those would not be free. How many there are.
+    pub(super) fn let_go_of_empty_extents(&self, work: &mut Work, aim: Aim) -> usize {
+        self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        // The roll that lets go of them takes a segment, less what the old head holds.
+        let for_one = self.space.geometry().segment_size_bytes;
+        let has_cost = matches!(aim, Aim::Dead | Aim::Space);
+        let is_dear = has_cost && self.oplog.cost_of_roll() + self.worthwhile_bytes() > for_one;
+        let empty = self.extents.take_empty(if is_dear { 2 } else { 1 });
+        let table = self.space.table();
+        let named: Vec<_> = empty.into_iter().map(|slot| (slot, table.slot(slot).id())).collect();
+        let count = named.len();
+        self.set_releasable(work, named);
+        count
     }
 
     /// Writes a digest that leaves out what is releasable, unless one was written since.

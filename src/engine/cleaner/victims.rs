@@ -26,6 +26,8 @@ pub enum Aim {
     Tidy,
     /// The same, and the digest that lets go of them at once.
     Space,
+    /// Only segments that hold next to nothing that counts, and that digest: nobody needs the space.
+    Dead,
     /// Any segments, worth it or not.
     #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "tests clean what nobody would"))]
     Anything,
@@ -39,6 +41,11 @@ impl Aim {
 
     pub(super) fn ends_with_roll(self) -> bool {
         self != Aim::Tidy
+    }
+
+    /// Looks at tombstones that nobody looked at before it gives up, whatever that costs.
+    pub(super) fn is_urgent(self) -> bool {
+        matches!(self, Aim::Space | Aim::Anything)
     }
 }
 
@@ -62,6 +69,9 @@ pub(super) struct Victim {
 
 /// A segment is worth emptying if this share of a survivor segment is gained.
 const WORTH_SHARE: u64 = 64;
+/// Up to this share of a survivor segment is moved though nobody needs the space. Not nothing: a tombstone that lies beside
+/// the value that keeps it would stay for ever, and its segment with it.
+const NEXT_TO_NOTHING_SHARE: u64 = 8;
 
 /// Bytes that an empty survivor segment takes, about: what is left of it goes to frame headers and ends.
 fn survivor_capacity(segment_size: u64, align_bytes: u64) -> u64 {
@@ -95,7 +105,11 @@ impl<I: Index + 'static> Engine<I> {
         let table = self.space.table();
         let align = self.media.granularity().append_align_bytes();
         let capacity = survivor_capacity(self.space.geometry().segment_size_bytes, align);
-        let worth = if aim == Aim::Anything { u64::MAX } else { capacity - capacity / WORTH_SHARE };
+        let worth = match aim {
+            Aim::Anything => u64::MAX,
+            Aim::Dead => capacity / NEXT_TO_NOTHING_SHARE + align,
+            Aim::Tidy | Aim::Space => capacity - capacity / WORTH_SHARE,
+        };
         let mut candidates: Vec<(u64, SegmentSlot)> = (0..self.space.slot_count())
             .map(SegmentSlot)
             .filter(|slot| self.may_be_victim(table.slot(*slot)))
@@ -114,7 +128,7 @@ impl<I: Index + 'static> Engine<I> {
         let chosen: Vec<_> = candidates.into_iter().take_while(fits).take(VICTIMS_MAX).collect();
         let moved: u64 = chosen.iter().map(|(moved, _)| *moved).sum();
         // A mark, and the head of the roll that lets go of them.
-        let cost = 2 * align + if aim == Aim::Space { self.oplog.cost_of_roll() } else { 0 };
+        let cost = 2 * align + if aim == Aim::Tidy { 0 } else { self.oplog.cost_of_roll() };
         let is_worth_it = chosen.len() as u64 * capacity >= moved + cost + self.worthwhile_bytes();
         if aim != Aim::Anything && !is_worth_it {
             return Vec::new();
