@@ -1,4 +1,4 @@
-//! A pool of 64 KiB with everything in it: live, overwritten and deleted entries, blobs, batches of both kinds, freed
+//! A pool of 96 KiB with everything in it: live, overwritten and deleted entries, blobs, batches of both kinds, freed
 //! segments, and the record of what it must show.
 
 use flatkv::testing::sim::{SimKind, SimMedia};
@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub const POOL_BYTES: u64 = 64 << 10;
+pub const POOL_BYTES: u64 = 96 << 10;
 pub const HEAD_BYTES: u64 = 8 << 10;
 pub const SEGMENT_BYTES: u64 = 4 << 10;
 /// Recovery may need a new head.
-pub const CAPACITY_BYTES: u64 = 128 << 10;
+pub const CAPACITY_BYTES: u64 = 160 << 10;
 
 type Shown = Option<Vec<u8>>;
 
