@@ -85,6 +85,18 @@ impl Seq {
     pub fn step(self, steps: u64) -> Seq {
         Seq(self.0 + (steps << LOG_ID_BITS))
     }
+
+    /// How far the older stamp `older` lies below.
+    #[inline]
+    pub fn distance_to(self, older: Seq) -> u64 {
+        self.0.checked_sub(older.0).expect("a frame of moves has a stamp above all that it holds")
+    }
+
+    /// The stamp that lies so far below; `None` if there is none.
+    #[inline]
+    pub fn back(self, distance: u64) -> Option<Seq> {
+        self.0.checked_sub(distance).map(Seq)
+    }
 }
 
 /// A range of bytes on the medium.

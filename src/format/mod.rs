@@ -6,7 +6,7 @@
 //! pool     = head (superblock A | holder record | superblock B) , segment slot 0 , slot 1 , ...
 //! segment  = header 256 | state word 8 | zero | at 512: [digest] | frames ... | filter | footer in the last 512 bytes
 //! frame    = header 32 | op | op | ... | zero to a multiple of 64
-//! op       = kind+flags 1 | [distance] | [original Seq] | key length | value length | crc32c 4 | key | value | zero to 8
+//! op       = kind+flags 1 | [distance] | [age] | key length | value length | crc32c 4 | key | value | zero to 8
 //! ```
 //!
 //! Invariants:
@@ -98,16 +98,24 @@ fn push_varint(bytes: &mut Vec<u8>, mut value: u64) {
 /// Reads a varint of at most five bytes (32 bits) in its shortest form; returns it and where it ends.
 #[inline]
 fn varint_at(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+    let (value, end) = long_varint_at::<5>(bytes, at)?;
+    (value <= u64::from(u32::MAX)).then_some((value, end))
+}
+
+/// Reads a varint of at most so many bytes, of which nine hold 63 bits.
+#[inline]
+fn long_varint_at<const BYTES_MAX: usize>(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+    const { assert!(BYTES_MAX <= 9, "a tenth byte would not fit a u64") };
     let first = *bytes.get(at)?;
     if first < 0x80 {
         return Some((u64::from(first), at + 1));
     }
     let mut value = u64::from(first & 0x7f);
-    for i in 1..5 {
+    for i in 1..BYTES_MAX {
         let byte = *bytes.get(at + i)?;
         value |= u64::from(byte & 0x7f) << (7 * i);
         if byte < 0x80 {
-            return (byte != 0 && value <= u64::from(u32::MAX)).then_some((value, at + i + 1));
+            return (byte != 0).then_some((value, at + i + 1));
         }
     }
     None

@@ -1,11 +1,12 @@
 //! Operations, the log's entries.
 //!
-//! `kind+flags u8 | [distance varint] | [original Seq u64] | key length varint | value length varint | crc32c u32 | key |
-//! value`. The distance, in units of 8 bytes, leads back to the frame header; it is left out (flag `FIRST`) where the
-//! header lies directly before. The crc covers the whole operation but itself.
+//! `kind+flags u8 | [distance varint] | [age varint] | key length varint | value length varint | crc32c u32 | key | value`.
+//! The distance, in units of 8 bytes, leads back to the frame header; it is left out (flag `FIRST`) where the header lies
+//! directly before. A cleaner's copy has an age: how far its own stamp lies below the frame's base. The crc covers the
+//! whole operation but itself.
 
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader};
-use super::{push_varint, put, u32_at, u64_at, varint_at};
+use super::{long_varint_at, push_varint, put, u32_at, varint_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
 use crate::constants::{ENTRY_ALIGN_BYTES, KEY_BYTES_MAX};
 use crate::types::Seq;
@@ -13,7 +14,7 @@ use crate::types::Seq;
 const KIND_MASK: u8 = 0x0F;
 /// The frame header lies directly before: no distance.
 const FLAG_FIRST: u8 = 0x10;
-/// A cleaner's copy: the original Seq follows.
+/// A cleaner's copy: its age follows.
 const FLAG_MOVED: u8 = 0x20;
 /// Reserved for a byte of further flags (expiry, keyspace, codec, key id); must be zero in this version.
 const FLAG_EXTENDED: u8 = 0x40;
@@ -53,17 +54,20 @@ pub struct OpSpec<'a> {
     pub key: &'a [u8],
     /// Its value or descriptor; empty for a tombstone.
     pub value: &'a [u8],
-    /// A move's original stamp.
-    pub moved: Option<Seq>,
+    /// A move: its age, how far its own stamp lies below the base of the frame that it is put into.
+    pub moved: Option<u64>,
 }
 
+/// Most bytes of an age: stamps have 63 bits.
+pub(super) const AGE_BYTES_MAX: usize = 9;
+
 /// Upper bound of the bytes before the key.
-pub const OP_FIELDS_BYTES_MAX: u64 = 1 + 5 + 8 + 5 + 5 + 4;
+pub const OP_FIELDS_BYTES_MAX: u64 = 1 + 5 + AGE_BYTES_MAX as u64 + 5 + 5 + 4;
 
 /// Upper bound of the bytes that an operation takes in a frame, alignment included.
 #[inline]
 pub fn encoded_len_max(key_len: usize, value_len: usize) -> u64 {
-    const FIXED_MAX: usize = 1 + 5 + 8 + 3 + 5 + 4 + ENTRY_ALIGN_BYTES as usize;
+    const FIXED_MAX: usize = 1 + 5 + AGE_BYTES_MAX + 3 + 5 + 4 + ENTRY_ALIGN_BYTES as usize;
     (FIXED_MAX + key_len + value_len) as u64
 }
 
@@ -83,8 +87,8 @@ pub(super) fn encode(frame: &mut Vec<u8>, start: usize, spec: &OpSpec<'_>) -> us
     if !first {
         push_varint(frame, start as u64 / ENTRY_ALIGN_BYTES);
     }
-    if let Some(seq) = spec.moved {
-        frame.extend_from_slice(&seq.0.to_le_bytes());
+    if let Some(age) = spec.moved {
+        push_varint(frame, age);
     }
     push_varint(frame, spec.key.len() as u64);
     push_varint(frame, spec.value.len() as u64);
@@ -111,7 +115,8 @@ pub struct Op<'a> {
     distance: u32,
     key_at: u32,
     key_len: u32,
-    moved: Option<Seq>,
+    /// Age of a move.
+    moved: Option<u64>,
 }
 
 impl<'a> Op<'a> {
@@ -147,12 +152,9 @@ impl<'a> Op<'a> {
         }
         let mut moved = None;
         if flags & FLAG_MOVED != 0 {
-            let seq = Seq(u64_at(bytes.get(..at + 8)?, at));
-            if seq >= Seq::END {
-                return None;
-            }
-            moved = Some(seq);
-            at += 8;
+            let (age, next) = long_varint_at::<AGE_BYTES_MAX>(bytes, at)?;
+            moved = Some(age);
+            at = next;
         }
         let (key_len, at) = varint_at(bytes, at)?;
         let (value_len, at) = varint_at(bytes, at)?;
@@ -228,10 +230,13 @@ impl<'a> Op<'a> {
         u64::from(self.distance)
     }
 
-    /// Its stamp, given its frame's header.
+    /// Its stamp, given its frame's header; `None` if it claims to be older than anything can be.
     #[inline]
-    pub fn seq(&self, header: &FrameHeader) -> Seq {
-        self.moved.unwrap_or_else(|| header.seq_at(self.distance_bytes()))
+    pub fn seq(&self, header: &FrameHeader) -> Option<Seq> {
+        match self.moved {
+            None => Some(header.seq_at(self.distance_bytes())),
+            Some(age) => header.base_seq.back(age),
+        }
     }
 
     /// Bytes it takes in the log, alignment included: what becomes dead with it.

@@ -143,9 +143,9 @@ fn frames() -> Vec<Vec<u8>> {
         OpSpec { kind: OpKind::PutBlob, key: b"blob", value: &blob, moved: None },
     ];
     let moved = [
-        OpSpec { moved: Some(Seq(0x0000_1234_5678_9A85)), ..ops[0] },
-        OpSpec { moved: Some(Seq(0x41)), ..ops[1] },
-        OpSpec { moved: Some(Seq(0x81)), ..ops[2] },
+        OpSpec { moved: Some(BASE.distance_to(Seq(0x0000_1234_5678_9A85))), ..ops[0] },
+        OpSpec { moved: Some(0), ..ops[1] },
+        OpSpec { moved: Some(0x4081), ..ops[2] },
     ];
     let mut commit = FrameBuilder::new(FrameKind::BatchCommit);
     commit.push_raw(&record().encode());

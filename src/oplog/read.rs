@@ -121,7 +121,7 @@ impl EntryReader {
     #[inline]
     pub fn order(&self, addr: Addr, op: &Op<'_>) -> Option<(Seq, Seq)> {
         let header = self.header(addr, op)?;
-        Some((op.seq(&header), header.base_seq))
+        Some((op.seq(&header)?, header.base_seq))
     }
 
     /// Asks for the bytes at `addr`: two lines, since a small entry behind its frame's header ends in the second.

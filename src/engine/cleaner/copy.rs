@@ -141,7 +141,8 @@ impl<I: Index + 'static> Copier<'_, I> {
             if !self.make_room(needed, 1)? {
                 return Ok(false);
             }
-            let spec = OpSpec { kind: op.kind(), key: op.key(), value: op.value(), moved: Some(live.seq) };
+            let age = self.work.stamp.distance_to(live.seq);
+            let spec = OpSpec { kind: op.kind(), key: op.key(), value: op.value(), moved: Some(age) };
             let to = self.frame.push(&spec);
             let to_bytes = u64::from(self.frame.next_op_at() - to);
             self.moves.push(Move {
@@ -220,6 +221,7 @@ impl<I: Index + 'static> Copier<'_, I> {
     }
 
     fn append(&mut self, mut frame: FrameBuilder, movers: Movers) -> Result<u64> {
+        assert_eq!(self.frame.op_count(), 0, "ages count from the base of the frame that is being filled");
         let counters = &self.engine.cleaner.counters;
         CleanerCounters::add(&counters.entries_moved, movers.hashes.len() as u64);
         let head = self.work.survivor.as_mut().expect("room was made");

@@ -181,10 +181,11 @@ impl<I: Index + 'static> Engine<I> {
                 }
                 let mut seen = 0;
                 for (_, op) in Ops::new(frame, &header) {
+                    let Some(seq) = op.seq(&header) else { break };
                     seen += 1;
                     let hash = self.reader.hash(op.key());
                     let Some((count, deleted)) = running.keys.get_mut(&hash) else { continue };
-                    if op.kind() != OpKind::Delete && op.seq(&header) < *deleted {
+                    if op.kind() != OpKind::Delete && seq < *deleted {
                         *count += 1;
                         running.by_segment.entry(part.id).or_default().push(hash);
                     }

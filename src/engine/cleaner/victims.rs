@@ -14,8 +14,8 @@ use crate::space::Purpose;
 use crate::space::table::{SlotInfo, SlotState};
 use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
 
-/// What an entry of a log head grows by when it is moved, about: its own stamp, and what alignment makes of it.
-const MOVED_GROWTH_BYTES: u64 = 16;
+/// What an entry of a log head grows by when it is moved, about: distance, age, and what alignment makes of them.
+const MOVED_GROWTH_BYTES: u64 = 8;
 /// Victims of a pass: their bytes are held while it runs.
 const VICTIMS_MAX: usize = 16;
 
@@ -232,12 +232,13 @@ impl<I: Index + 'static> Engine<I> {
         let _guard = crate::epoch::pin();
         let mut seen = 0;
         for (op_at, op) in Ops::new(frame, header) {
+            let Some(seq) = op.seq(header) else { return false };
             seen += 1;
             let key: Key<'_> = self.key(op.key());
             let at = at + op_at;
             let here = Addr::from_offset(base + u64::from(at));
             if self.index.get(key, |addr| (addr == here).then_some(())).is_some() {
-                live.push(Live { at, hash: key.hash, seq: op.seq(header) });
+                live.push(Live { at, hash: key.hash, seq });
             }
         }
         seen == header.op_count

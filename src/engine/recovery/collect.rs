@@ -379,7 +379,7 @@ impl<I: Index + 'static> Engine<I> {
             FrameKind::Ops | FrameKind::Batch | FrameKind::Survivor => {
                 for (op_at, op) in Ops::new(frame, header) {
                     let addr = Addr::from_offset(offset + u64::from(op_at));
-                    let seq = op.seq(header);
+                    let Some(seq) = op.seq(header) else { break };
                     self.collect_op(share, addr, &op, seq, header.base_seq, !member.vouched);
                 }
             }
@@ -492,9 +492,11 @@ impl<I: Index + 'static> Engine<I> {
             let counts = matches!(header.kind, FrameKind::Ops | FrameKind::Batch | FrameKind::Survivor);
             for (op_at, op) in Ops::new(frame, header) {
                 let op_offset = offset + u64::from(op_at);
-                if counts && op.verify(CheckSite::EntryOnScan, segment.seed, op_offset) {
+                if counts
+                    && op.verify(CheckSite::EntryOnScan, segment.seed, op_offset)
+                    && let Some(seq) = op.seq(header)
+                {
                     intact += 1;
-                    let seq = op.seq(header);
                     let addr = Addr::from_offset(op_offset);
                     self.collect_op(share, addr, &op, seq, header.base_seq, !extent.member.vouched);
                 }

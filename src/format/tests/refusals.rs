@@ -240,6 +240,19 @@ fn a_varint_has_one_form() {
     }
 }
 
+#[test]
+fn a_long_varint_has_63_bits() {
+    for value in [0, 127, 128, u64::from(u32::MAX) + 1, (1 << 56) - 1, 1 << 56, (1 << 63) - 1] {
+        let mut bytes = Vec::new();
+        push_varint(&mut bytes, value);
+        assert_eq!(long_varint_at::<9>(&bytes, 0), Some((value, bytes.len())));
+        (0..bytes.len()).for_each(|len| assert_eq!(long_varint_at::<9>(&bytes[..len], 0), None));
+    }
+    for bytes in [&[0x80, 0][..], &[0xFF, 0xFF, 0x80, 0], &[0xFF; 10], &[0x80; 12]] {
+        assert_eq!(long_varint_at::<9>(bytes, 0), None, "{bytes:x?}");
+    }
+}
+
 /// Runs every decoder over the bytes, and what callers do with what was decoded.
 fn decode_everything(bytes: &[u8]) {
     let at = |len: usize| bytes.get(..len).unwrap_or(bytes);
@@ -293,7 +306,7 @@ fn structures() -> Vec<Vec<u8>> {
     all
 }
 
-/// Kind, key, value and original stamp.
+/// Kind, key, value and age.
 type OwnedOp = (OpKind, Vec<u8>, Vec<u8>, Option<u64>);
 
 fn owned_ops() -> impl Strategy<Value = Vec<OwnedOp>> {
@@ -303,9 +316,7 @@ fn owned_ops() -> impl Strategy<Value = Vec<OwnedOp>> {
 }
 
 fn specs(ops: &[OwnedOp]) -> Vec<OpSpec<'_>> {
-    ops.iter()
-        .map(|(kind, key, value, moved)| OpSpec { kind: *kind, key, value, moved: moved.map(Seq) })
-        .collect()
+    ops.iter().map(|(kind, key, value, moved)| OpSpec { kind: *kind, key, value, moved: *moved }).collect()
 }
 
 proptest! {
@@ -382,8 +393,8 @@ proptest! {
             prop_assert!(op.verify(CheckSite::EntryOnScan, seed(), offset + u64::from(start)));
             let seq = op.seq(&header);
             match spec.moved {
-                Some(original) => prop_assert_eq!(seq, original),
-                None => prop_assert!(Seq(base) <= seq && seq <= last),
+                Some(age) => prop_assert_eq!(seq, Seq(base).back(age)),
+                None => prop_assert!(seq.is_some_and(|seq| Seq(base) <= seq && seq <= last)),
             }
         }
         if !kind.shares_seq() {
@@ -522,11 +533,18 @@ fn fields_that_no_store_can_have_written_are_refused() {
         let mut builder = FrameBuilder::new(FrameKind::Ops);
         let bytes = builder.finish(seed(), OFFSET, base, 0);
         assert_eq!(FrameHeader::decode(bytes, seed(), OFFSET), None, "{base:?}");
-        let moved = [OpSpec { moved: Some(base), ..put_op(b"key", b"value") }];
+        let moved = [OpSpec { moved: Some(base.0), ..put_op(b"key", b"value") }];
         let bytes = frame(FrameKind::Survivor, &moved);
         assert!(Op::decode(&bytes[FRAME_HEADER_BYTES..]).is_none(), "{base:?}");
         let forged = CommitRecord { batch: base, ..record() };
         assert_eq!(CommitRecord::decode(&forged.encode()), None, "{base:?}");
+    }
+    // A copy may be as old as the first stamp, and no older.
+    for (age, stamp) in [(BASE.0, Some(Seq::ZERO)), (BASE.0 + 1, None), (end.0 - 1, None)] {
+        let bytes = frame(FrameKind::Survivor, &[OpSpec { moved: Some(age), ..put_op(b"key", b"value") }]);
+        let header = FrameHeader::decode(&bytes, seed(), OFFSET).unwrap();
+        let op = Op::decode(&bytes[FRAME_HEADER_BYTES..]).unwrap();
+        assert_eq!(op.seq(&header), stamp, "age {age:#x}");
     }
     // Flags of frames are reserved, too.
     for flags in [1, 0x80] {
