@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{memory_dir, small, with_logs};
+use common::{memory_dir, small, stat, with_logs};
 use flatkv::{Error, MediaChoice, WriteBatch};
 
 /// The commit of a batch that is larger than a frame may be alone in its head. Recovery took such a head for an empty one
@@ -264,4 +264,22 @@ fn a_large_value_does_not_go_into_more_holes_than_an_entry_can_name() {
             assert_eq!(store.get(&i.to_ne_bytes()).unwrap().unwrap(), [i as u8; 3000]);
         }
     }
+}
+
+/// A batch was counted each time it was staged: one that had to wait for room counted twice or more.
+#[test]
+fn a_batch_that_waits_for_room_is_counted_once() {
+    let dir = memory_dir();
+    let options = small(MediaChoice::EmulatedPm, 16 << 10).max_bytes(600 << 10);
+    let store = with_logs(options, 1).open(dir.path().join("pool.fkv")).unwrap();
+    let mut accepted = 0_u64;
+    for round in 0..4000_u64 {
+        let mut batch = WriteBatch::new();
+        (0..10_u64)
+            .for_each(|i| batch.put(&(round * 7 + i).rem_euclid(500).to_ne_bytes(), &[1; 100]).unwrap());
+        store.write(&batch).unwrap_or_else(|error| panic!("{error}\n{}", store.stats_json()));
+        accepted += 10;
+    }
+    assert!(stat(&store, "cleaner.stalls") > 0, "no batch had to wait: {}", store.stats_json());
+    assert_eq!(stat(&store, "puts"), accepted);
 }

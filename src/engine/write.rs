@@ -144,7 +144,7 @@ impl<I: Index + 'static> Engine<I> {
             }
             None => self.write_large(&entries, &terms)?,
         }
-        entries.into_iter().filter_map(|entry| entry.blob).for_each(StagedBlob::keep);
+        self.settle_entries(entries);
         self.housekeeper.note_activity();
         Ok(())
     }
@@ -206,7 +206,7 @@ impl<I: Index + 'static> Engine<I> {
                 self.committer.tickets.issue_finished()
             }
         };
-        entries.into_iter().filter_map(|entry| entry.blob).for_each(StagedBlob::keep);
+        self.settle_entries(entries);
         Ok(ticket)
     }
 
@@ -243,10 +243,7 @@ impl<I: Index + 'static> Engine<I> {
             let value = batch.value(op);
             terms.above = terms.above.max(self.newest(key).0);
             let mut entry = BatchEntry { key, kind: OpKind::Delete, value, blob: None };
-            if op.is_delete {
-                self.counters.delete();
-            } else {
-                self.counters.put(bytes.len() + value.len());
+            if !op.is_delete {
                 terms.purpose = Purpose::Put;
                 entry.kind = OpKind::Put;
                 if value.len() > self.inline_value_bytes_max {
@@ -262,6 +259,19 @@ impl<I: Index + 'static> Engine<I> {
             self.drain_blobs(in_flight)?;
         }
         Ok((entries, terms))
+    }
+
+    /// The batch is in the log: its blobs are kept, and its operations counted, once however often it had to wait for room.
+    fn settle_entries(&self, entries: Vec<BatchEntry<'_>>) {
+        for entry in entries {
+            match entry.kind {
+                OpKind::Delete => self.counters.delete(),
+                OpKind::Put | OpKind::PutBlob => self.counters.put(entry.key.bytes.len() + entry.value.len()),
+            }
+            if let Some(blob) = entry.blob {
+                blob.keep();
+            }
+        }
     }
 
     /// The batch as one frame, if it fits one.
