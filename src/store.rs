@@ -283,6 +283,11 @@ impl Store {
     }
 
     #[cfg(feature = "sim")]
+    pub(crate) fn tidy_up(&self) -> bool {
+        self.handle.engine.tidy_up(|| false)
+    }
+
+    #[cfg(feature = "sim")]
     pub(crate) fn stop_cleaning(&self) {
         self.handle.engine.stop_cleaning();
     }

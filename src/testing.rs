@@ -79,6 +79,13 @@ pub fn clean_without_roll(store: &Store) -> Result<usize> {
     store.clean(crate::engine::Aim::Tidy)
 }
 
+/// What the cleaner does when nobody has written for a while: lets go of segments that hold next to nothing. True if nothing
+/// is left to do.
+#[cfg(feature = "sim")]
+pub fn tidy_up(store: &Store) -> bool {
+    store.tidy_up()
+}
+
 /// Ends cleaning in the background, so that a copy of the pool's file is an image that a kill could leave.
 #[cfg(feature = "sim")]
 pub fn stop_cleaning(store: &Store) {

@@ -199,6 +199,23 @@ impl OpLog {
         Ok(())
     }
 
+    /// Ends the head of a log that nobody writes to: it keeps what is wanted elsewhere. False if there is no slot for another.
+    ///
+    /// # Errors
+    /// As [`OpLog::place`].
+    pub fn roll_idle(&self, state: &mut LogState) -> Result<bool> {
+        self.check_poison()?;
+        if state.is_closed() {
+            return Ok(false);
+        }
+        match self.roll(state, Purpose::Roll) {
+            Ok(()) => state.back_before_use(),
+            Err(Error::NoSpace { .. } | Error::Unsupported(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
     /// Recovery: gives log `log` a new head and ends its old one at its cut. An old head without entries or commits is left out of
     /// the digest and freed, so that opening and dying over and over uses no space.
     ///

@@ -18,6 +18,7 @@ mod copy;
 mod release;
 mod room;
 mod thread;
+mod tidy;
 mod tombstones;
 mod victims;
 

@@ -7,7 +7,7 @@ use super::room::Gains;
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::space::Purpose;
-use crate::sync::{Arc, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, Condvar, Mutex};
 use std::sync::Weak;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -177,7 +177,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
         let Some(engine) = engine.upgrade() else { return };
         let appended = engine.oplog.appended_bytes();
         let is_idle = std::mem::replace(&mut last_look_at, appended) == appended;
-        if is_idle && tidy_at != appended && !shared.is_awaited() && engine.tidy_up(shared) {
+        if is_idle && tidy_at != appended && engine.tidy_up(|| shared.is_over() || shared.is_awaited()) {
             tidy_at = engine.oplog.appended_bytes();
         }
         let step = engine.space.geometry().segment_size_bytes / 2;
@@ -209,24 +209,6 @@ enum Round {
 }
 
 impl<I: Index + 'static> Engine<I> {
-    /// Nobody writes: lets go of segments in which nothing counts, though slots may be plenty. True if nothing is left to do
-    /// until somebody writes again.
-    fn tidy_up(&self, shared: &Shared) -> bool {
-        loop {
-            if shared.is_over() || shared.is_awaited() {
-                return false;
-            }
-            let freed = || self.cleaner.counters.segments_freed.load(Ordering::Relaxed);
-            let freed_before = freed();
-            let Ok(pass) = self.clean(Aim::Dead) else { return true };
-            let Ok(waits_for_readers) = self.settle_releases() else { return true };
-            // With a segment that was freed the last values may have gone that kept tombstones.
-            if pass.emptied == 0 && freed() == freed_before {
-                return !waits_for_readers;
-            }
-        }
-    }
-
     /// Cleans while writes wait for room or slots are scarce, as long as that gains anything.
     fn clean_while_scarce(&self, shared: &Shared) -> Round {
         let free_before = self.space.free_slots();

@@ -24,7 +24,7 @@ use crate::media::guarded::Scratch;
 use crate::oplog::scan::{Piece, SegmentBytes};
 use crate::space::table::SlotState;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::types::{SegmentId, SegmentSlot, Seq};
+use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
 use std::collections::HashMap;
 
 /// About the bytes of a tombstone in the log.
@@ -90,6 +90,11 @@ impl Tombstones {
     /// Tombstones that older values keep.
     pub(super) fn kept(&self) -> usize {
         self.kept.len()
+    }
+
+    /// True if a value in this segment keeps a tombstone.
+    pub(super) fn are_kept_by(&self, segment: SegmentId) -> bool {
+        self.by_segment.contains_key(&segment)
     }
 }
 
@@ -225,9 +230,17 @@ impl<I: Index + 'static> Engine<I> {
     /// Lets the index forget the tombstone of a key of which no older value is left, unless the key was written since.
     fn forget_tombstone(&self, hash: u64, newest: Seq) {
         let _guard = epoch::pin();
+        if let Some((addr, bytes)) = self.find_tombstone(hash, newest)
+            && self.index.remove(Key { bytes: &[], hash }, addr)
+        {
+            self.space.table().slot(self.space.geometry().slot_of_addr(addr)).add_dead(bytes);
+        }
+    }
+
+    /// Where the tombstone lies and its bytes, unless the key was written since. Under an epoch guard.
+    fn find_tombstone(&self, hash: u64, newest: Seq) -> Option<(Addr, u64)> {
         // The index compares nothing but hashes and addresses here.
-        let key = Key { bytes: &[], hash };
-        let found = self.index.get(key, |addr| {
+        self.index.get(Key { bytes: &[], hash }, |addr| {
             let scratch = Scratch::new();
             let op = self.reader.op(addr, &scratch)?;
             if op.kind() != OpKind::Delete || self.reader.hash(op.key()) != hash {
@@ -235,11 +248,29 @@ impl<I: Index + 'static> Engine<I> {
             }
             let (seq, _) = self.reader.order(addr, &op)?;
             (seq <= newest).then(|| (addr, op.footprint_bytes()))
-        });
-        if let Some((addr, bytes)) = found
-            && self.index.remove(key, addr)
-        {
-            self.space.table().slot(self.space.geometry().slot_of_addr(addr)).add_dead(bytes);
+        })
+    }
+
+    /// Bytes, by segment, of the tombstones that no value outside of these segments keeps.
+    pub(super) fn tombstones_kept_only_by(
+        &self,
+        tombstones: &Tombstones,
+        is_one: impl Fn(SegmentId) -> bool,
+    ) -> HashMap<SegmentSlot, u64> {
+        let mut values: HashMap<u64, u32> = HashMap::new();
+        for (_, hashes) in tombstones.by_segment.iter().filter(|(id, _)| is_one(**id)) {
+            hashes.iter().for_each(|hash| *values.entry(*hash).or_default() += 1);
         }
+        let mut bytes_of = HashMap::new();
+        let _guard = epoch::pin();
+        for (hash, count) in values {
+            let Some((all, newest)) = tombstones.kept.get(&hash) else { continue };
+            if *all == count
+                && let Some((addr, bytes)) = self.find_tombstone(hash, *newest)
+            {
+                *bytes_of.entry(self.space.geometry().slot_of_addr(addr)).or_default() += bytes;
+            }
+        }
+        bytes_of
     }
 }

@@ -17,7 +17,7 @@ use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
 /// What an entry of a log head grows by when it is moved, about: distance, age, and what alignment makes of them.
 const MOVED_GROWTH_BYTES: u64 = 8;
 /// Victims of a pass: their bytes are held while it runs.
-const VICTIMS_MAX: usize = 16;
+pub(super) const VICTIMS_MAX: usize = 16;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,18 +69,14 @@ pub(super) struct Victim {
 
 /// A segment is worth emptying if this share of a survivor segment is gained.
 const WORTH_SHARE: u64 = 64;
-/// Up to this share of a survivor segment is moved though nobody needs the space. Not nothing: a tombstone that lies beside
-/// the value that keeps it would stay for ever, and its segment with it.
-const NEXT_TO_NOTHING_SHARE: u64 = 8;
-
 /// Bytes that an empty survivor segment takes, about: what is left of it goes to frame headers and ends.
-fn survivor_capacity(segment_size: u64, align_bytes: u64) -> u64 {
+pub(super) fn survivor_capacity(segment_size: u64, align_bytes: u64) -> u64 {
     segment_size - SEGMENT_BODY_OFFSET - FOOTER_BYTES - 2 * align_bytes - segment_size / 256
 }
 
 /// Most bytes that what counts in a segment takes once it is moved: its share of the filter included, and that the last
 /// entry may not fit the survivor segment that the others went to.
-fn moved_bytes(info: &SlotInfo, align_bytes: u64) -> u64 {
+pub(super) fn moved_bytes(info: &SlotInfo, align_bytes: u64) -> u64 {
     let (all, live) = (info.op_bytes(), info.op_bytes().saturating_sub(info.dead_bytes()));
     if live == 0 {
         return 0;
@@ -91,7 +87,7 @@ fn moved_bytes(info: &SlotInfo, align_bytes: u64) -> u64 {
 }
 
 impl<I: Index + 'static> Engine<I> {
-    fn may_be_victim(&self, info: &SlotInfo) -> bool {
+    pub(super) fn may_be_victim(&self, info: &SlotInfo) -> bool {
         info.state() == SlotState::Sealed
             && matches!(info.class(), Some(SegmentClass::LogHead | SegmentClass::Survivor))
             && info.pins() == 0
@@ -102,13 +98,15 @@ impl<I: Index + 'static> Engine<I> {
     /// The segments with the least that counts, as many as the slots for survivors allow; none if emptying them gains
     /// nothing.
     pub(super) fn choose_victims(&self, work: &Work, aim: Aim) -> Vec<SegmentSlot> {
+        if aim == Aim::Dead {
+            return self.choose_idle_victims(work);
+        }
         let table = self.space.table();
         let align = self.media.granularity().append_align_bytes();
         let capacity = survivor_capacity(self.space.geometry().segment_size_bytes, align);
         let worth = match aim {
             Aim::Anything => u64::MAX,
-            Aim::Dead => capacity / NEXT_TO_NOTHING_SHARE + align,
-            Aim::Tidy | Aim::Space => capacity - capacity / WORTH_SHARE,
+            Aim::Tidy | Aim::Space | Aim::Dead => capacity - capacity / WORTH_SHARE,
         };
         let mut candidates: Vec<(u64, SegmentSlot)> = (0..self.space.slot_count())
             .map(SegmentSlot)

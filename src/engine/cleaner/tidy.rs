@@ -1,0 +1,161 @@
+//! What the cleaner does while nobody writes: it lets go of segments that hold next to nothing, though nobody needs the
+//! space, until nothing is left to let go of.
+//!
+//! What keeps a store from becoming empty is a ring: a tombstone is kept by an older value, and that value's segment by
+//! the tombstones in it. So segments whose tombstones go with the values of the same pass count as holding nothing, and
+//! segments that are still appended to but keep tombstones elsewhere are ended. Everything here makes dead bytes fewer and
+//! makes none, so it comes to an end.
+
+use super::super::Engine;
+use super::victims::{VICTIMS_MAX, moved_bytes, survivor_capacity};
+use super::{Aim, Work};
+use crate::error::Result;
+use crate::index::Index;
+use crate::space::Purpose;
+use crate::space::table::SlotInfo;
+use crate::sync::Ordering;
+use crate::types::{SegmentId, SegmentSlot};
+use std::collections::HashMap;
+
+/// Up to this share of a segment is moved though nobody needs the space. Not nothing: a tombstone that lies beside the
+/// value that keeps it would stay for ever, and its segment with it.
+const NEXT_TO_NOTHING_SHARE: u64 = 8;
+
+impl<I: Index + 'static> Engine<I> {
+    /// Lets go of segments in which nothing counts, until `is_over`. True if nothing is left to do until somebody writes
+    /// again.
+    pub fn tidy_up(&self, is_over: impl Fn() -> bool) -> bool {
+        let freed = || self.cleaner.counters.segments_freed.load(Ordering::Relaxed);
+        while !is_over() {
+            let freed_before = freed();
+            // Errors poison the store: writers are told by their own calls.
+            let Ok(pass) = self.clean(Aim::Dead) else { return true };
+            let Ok(waits_for_readers) = self.settle_releases() else { return true };
+            // With a segment that was freed the last values may have gone that kept tombstones.
+            if pass.emptied > 0 || freed() > freed_before {
+                continue;
+            }
+            if waits_for_readers {
+                return false;
+            }
+            match self.end_idle_segments() {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    /// Ends segments that are appended to, hold next to nothing and keep others. True if there were any.
+    fn end_idle_segments(&self) -> Result<bool> {
+        self.check_writable()?;
+        let mut work = self.cleaner.work.lock();
+        self.check_writable()?;
+        let survivor_ended = self.end_idle_survivor(&mut work)?;
+        Ok(self.end_idle_heads(&work)? || survivor_ended)
+    }
+
+    /// Also a survivor segment that keeps nobody, if its roll lets go of another one as well.
+    fn end_idle_survivor(&self, work: &mut Work) -> Result<bool> {
+        let Some(head) = &work.survivor else { return Ok(false) };
+        let is_keeper = work.tombstones.are_kept_by(head.id());
+        let is_wanted = is_keeper || self.has_idle_segment();
+        if !is_wanted || !self.is_idle_end(self.space.table().slot(head.slot())) {
+            return Ok(false);
+        }
+        let head = work.survivor.take().expect("just seen");
+        self.oplog.seal_survivor(&head)?;
+        Ok(true)
+    }
+
+    /// Not while slots are scarce: each takes one.
+    fn end_idle_heads(&self, work: &Work) -> Result<bool> {
+        let mut ended = false;
+        if self.is_scarce(false) {
+            return Ok(false);
+        }
+        for log in 0..self.oplog.log_count() {
+            let mut state = self.oplog.lock(log);
+            let Some((slot, _)) = state.head_range() else { continue };
+            let info = self.space.table().slot(slot);
+            if work.tombstones.are_kept_by(info.id()) && self.is_idle_end(info) {
+                ended |= self.oplog.roll_idle(&mut state)?;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Most of it is dead, and what is not is next to nothing.
+    fn is_idle_end(&self, info: &SlotInfo) -> bool {
+        2 * info.dead_bytes() > info.op_bytes() && self.is_next_to_nothing(info, 0)
+    }
+
+    fn has_idle_segment(&self) -> bool {
+        let table = self.space.table();
+        (0..self.space.slot_count())
+            .map(|slot| table.slot(SegmentSlot(slot)))
+            .any(|info| self.may_be_victim(info) && self.is_next_to_nothing(info, 0))
+    }
+
+    /// True if so little in the segment counts, `going` bytes left out, that it is worth moving though nobody needs the space.
+    fn is_next_to_nothing(&self, info: &SlotInfo, going: u64) -> bool {
+        let live = info.op_bytes().saturating_sub(info.dead_bytes());
+        live.saturating_sub(going) <= self.space.geometry().segment_size_bytes / NEXT_TO_NOTHING_SHARE
+    }
+
+    /// Segments that hold next to nothing, if more is gained than the roll takes that lets go of them.
+    pub(super) fn choose_idle_victims(&self, work: &Work) -> Vec<SegmentSlot> {
+        let (table, segment_size) = (self.space.table(), self.space.geometry().segment_size_bytes);
+        let align = self.media.granularity().append_align_bytes();
+        let going = self.tombstones_that_go(work);
+        let going = |slot: &SegmentSlot| going.get(slot).copied().unwrap_or(0);
+        let mut room = u64::from(self.space.available(Purpose::Survivor))
+            * survivor_capacity(segment_size, align)
+            + work.survivor.as_ref().map_or(0, |head| self.oplog.room_in_survivor(head));
+        let mut victims: Vec<SegmentSlot> = (0..self.space.slot_count())
+            .map(SegmentSlot)
+            .filter(|slot| self.may_be_victim(table.slot(*slot)))
+            .filter(|slot| self.is_next_to_nothing(table.slot(*slot), going(slot)))
+            .collect();
+        let lasting = |slot: &SegmentSlot| {
+            let info = table.slot(*slot);
+            info.op_bytes().saturating_sub(info.dead_bytes()).saturating_sub(going(slot))
+        };
+        victims.sort_by_key(lasting);
+        victims.truncate(VICTIMS_MAX);
+        victims.retain(|slot| {
+            let moved = moved_bytes(table.slot(*slot), align);
+            let fits = moved <= room;
+            room -= if fits { moved } else { 0 };
+            fits
+        });
+        let cost = self.oplog.cost_of_roll() + victims.iter().map(lasting).sum::<u64>() + 2 * align;
+        let gained = victims.len() as u64 * segment_size;
+        if gained >= cost + self.worthwhile_bytes() { victims } else { Vec::new() }
+    }
+
+    /// Bytes of tombstones, by segment, that go if the segments that keep them are emptied now: all of these are sealed and
+    /// hold next to nothing but tombstones.
+    pub(super) fn tombstones_that_go(&self, work: &Work) -> HashMap<SegmentSlot, u64> {
+        let table = self.space.table();
+        let keepers: HashMap<SegmentId, SegmentSlot> = (0..self.space.slot_count())
+            .map(SegmentSlot)
+            .filter(|slot| self.may_be_victim(table.slot(*slot)))
+            .map(|slot| (table.slot(slot).id(), slot))
+            .filter(|(id, _)| work.tombstones.are_kept_by(*id))
+            .collect();
+        if keepers.is_empty() {
+            return HashMap::new();
+        }
+        let all = self.tombstones_kept_only_by(&work.tombstones, |id| keepers.contains_key(&id));
+        let is_light = |slot: &SegmentSlot| {
+            self.is_next_to_nothing(table.slot(*slot), all.get(slot).copied().unwrap_or(0))
+        };
+        let light: Vec<SegmentId> =
+            keepers.iter().filter(|(_, slot)| is_light(slot)).map(|(id, _)| *id).collect();
+        // Of those only the ones that are kept by nobody else.
+        let mut going = self.tombstones_kept_only_by(&work.tombstones, |id| light.contains(&id));
+        going.retain(|slot, _| light.contains(&table.slot(*slot).id()));
+        going
+    }
+}
