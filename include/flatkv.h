@@ -489,6 +489,21 @@ flatkv_status_t flatkv_stats_json(flatkv_t *store,
                                   flatkv_buffer_t *out_json);
 
 /**
+ * Reads the whole pool: checks every checksum, that every entry of the index leads to its operation, and that the sizes which
+ * the store keeps account of are those of the pool. Gives a report as a JSON object with stable names: "ok", what was
+ * read, and "findings", each with "what", "segment", "offset", "expected" and "found".
+ *
+ * `store` and `out_report_json` must not be NULL. Returns FLATKV_OK if there are no findings and FLATKV_E_CORRUPTED if
+ * there are, the first of which flatkv_last_error tells; *out_report_json holds the report in both cases and the caller
+ * frees it with flatkv_buffer_free; it is UTF-8 and not NUL-terminated. On any other code it is {NULL, 0}: FLATKV_E_CLOSED,
+ * FLATKV_E_FORKED, FLATKV_E_INVALID_ARGUMENT (NULL, bad handle). Safe from any thread. Other calls go on meanwhile; cleaning
+ * waits for one segment at a time. Totals are compared only if nothing is written until it ends ("is_quiet"). Cost: the
+ * time to read the pool.
+ */
+flatkv_status_t flatkv_verify(flatkv_t *store,
+                              flatkv_buffer_t *out_report_json);
+
+/**
  * Tells whether the store takes writes: FLATKV_OK, or the code that writes are refused with; flatkv_last_error says
  * why.
  *

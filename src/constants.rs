@@ -55,6 +55,8 @@ pub const EXTENT_BLOCK_BYTES_MAX: u64 = 4 * 1024;
 
 /// Most bytes of asynchronous writes in flight unless `async_bytes_max` says otherwise.
 pub const ASYNC_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// Findings that a verification names; more are counted.
+pub const FINDINGS_MAX: usize = 1_000;
 /// Longest time a write waits for room unless `write_stall_ms_max` says otherwise.
 pub const WRITE_STALL_MS_MAX_DEFAULT: u64 = 1_000;
 /// Bytes of the holder record, the one sector outside all checksums that names who has the pool open.

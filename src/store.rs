@@ -15,7 +15,7 @@ use crate::sync::Arc;
 use crate::write_batch::WriteBatch;
 use std::path::Path;
 
-pub use crate::engine::ValueRef;
+pub use crate::engine::{Finding, ValueRef, Verification};
 
 /// An open store. `Send`, `Sync` and cheap to clone; all clones are the same store, and the pool stays locked until the last
 /// one, and the last [`ValueRef`], is dropped. Dropping without [`Store::close`] is safe: every acknowledged write is on
@@ -246,6 +246,17 @@ impl Store {
     /// value, and deleted keys whose tombstones have to be kept.
     pub fn stats_json(&self) -> String {
         self.handle.engine.stats().to_string()
+    }
+
+    /// Reads the whole pool: checks every checksum, that every entry of the index leads to its operation, and that the sizes
+    /// which the store keeps account of are those of the pool. Other calls go on meanwhile, cleaning waits for one segment at
+    /// a time; totals are compared if nothing is written until it ends (see [`Verification::is_quiet`]). Takes the time of
+    /// reading the pool.
+    ///
+    /// # Errors
+    /// `Closed`, `Forked`. What is wrong with the pool is no error but a [`Finding`].
+    pub fn verify(&self) -> Result<Verification> {
+        self.handle.engine.verify()
     }
 
     /// Ok, or the state that refuses writes and why. Reads go on in every such state.

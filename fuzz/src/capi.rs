@@ -61,6 +61,7 @@ unsafe extern "C" {
     fn flatkv_maintenance_pause(store: Handle) -> c_int;
     fn flatkv_maintenance_resume(store: Handle) -> c_int;
     fn flatkv_health(store: Handle) -> c_int;
+    fn flatkv_verify(store: Handle, out: *mut Buffer) -> c_int;
     fn flatkv_stats_json(store: Handle, out: *mut Buffer) -> c_int;
     fn flatkv_buffer_free(buffer: *mut Buffer);
     fn flatkv_batch_new() -> Handle;
@@ -401,6 +402,8 @@ impl World {
             assert_eq!(no_panic(flatkv_maintenance_resume(store)) == OK, is_store);
             assert_eq!(no_panic(flatkv_health(store)) == OK, is_store);
             assert_eq!(no_panic(flatkv_stats_json(store, &mut json)) == OK, is_store);
+            flatkv_buffer_free(&mut json);
+            assert_eq!(no_panic(flatkv_verify(store, &mut json)) == OK, is_store);
             flatkv_buffer_free(&mut json);
             flatkv_durable_ticket(store);
             assert!(!flatkv_status_str(input.number() as c_int).is_null());

@@ -6,6 +6,7 @@ use super::types::{flatkv_buffer_t, flatkv_status_t, flatkv_t, flatkv_write_opti
 use crate::constants::VALUE_BYTES_MAX;
 use crate::error::Error;
 use crate::options::WriteOptions;
+use crate::store::Finding;
 use std::ffi::c_void;
 
 /// Stores `value` under `key` and replaces any older value. With the default durability, "sync", the write survives a
@@ -176,6 +177,33 @@ pub extern "C" fn flatkv_stats_json(store: *mut flatkv_t, out_json: *mut flatkv_
     guard::with_store("flatkv_stats_json", store, |store| {
         out?.set(handle::new_buffer(store.stats_json().into_bytes()));
         Ok(())
+    })
+}
+
+/// Reads the whole pool: checks every checksum, that every entry of the index leads to its operation, and that the sizes which
+/// the store keeps account of are those of the pool. Gives a report as a JSON object with stable names: "ok", what was
+/// read, and "findings", each with "what", "segment", "offset", "expected" and "found".
+///
+/// `store` and `out_report_json` must not be NULL. Returns FLATKV_OK if there are no findings and FLATKV_E_CORRUPTED if
+/// there are, the first of which flatkv_last_error tells; *out_report_json holds the report in both cases and the caller
+/// frees it with flatkv_buffer_free; it is UTF-8 and not NUL-terminated. On any other code it is {NULL, 0}: FLATKV_E_CLOSED,
+/// FLATKV_E_FORKED, FLATKV_E_INVALID_ARGUMENT (NULL, bad handle). Safe from any thread. Other calls go on meanwhile; cleaning
+/// waits for one segment at a time. Totals are compared only if nothing is written until it ends ("is_quiet"). Cost: the
+/// time to read the pool.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_verify(
+    store: *mut flatkv_t,
+    out_report_json: *mut flatkv_buffer_t,
+) -> flatkv_status_t {
+    let out = handle::out(out_report_json, NO_BUFFER, "out_report_json");
+    guard::with_store("flatkv_verify", store, |store| {
+        let out = out?;
+        let report = store.verify()?;
+        out.set(handle::new_buffer(report.to_json().into_bytes()));
+        report.findings.first().map_or(Ok(()), |finding| {
+            let Finding { what, offset, expected, found, .. } = *finding;
+            Err(Error::Corrupted { what, offset, expected, found })
+        })
     })
 }
 

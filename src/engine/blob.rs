@@ -14,7 +14,7 @@ use crate::media::guarded::Scratch;
 use crate::oplog::OpLog;
 use crate::space::Space;
 use crate::space::extent::{Extents, NoRoom};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::types::{Addr, MediaRange};
 use std::collections::BTreeSet;
 
@@ -27,6 +27,8 @@ pub struct Limbo {
     waiting: Mutex<Vec<Waiting>>,
     /// Entries that name extents which recovery did not find free, so which are not theirs alone.
     disowned: Mutex<BTreeSet<Addr>>,
+    /// Bytes of extents that are dead and not free yet, those in their grace period included.
+    retired_bytes: AtomicU64,
 }
 
 struct Waiting {
@@ -60,6 +62,11 @@ impl Limbo {
         self.disowned.lock().retain(|addr| !(range.offset..range.end()).contains(&addr.offset()));
     }
 
+    /// Bytes that wait to be free.
+    pub fn retired_bytes(&self) -> u64 {
+        self.retired_bytes.load(Ordering::Relaxed)
+    }
+
     /// Frees what may be freed: superseding entry durable, no pin on the segment.
     pub fn settle(&self, oplog: &OpLog, extents: &Extents, space: &Space) {
         let mut waiting = self.waiting.lock();
@@ -68,6 +75,7 @@ impl Limbo {
             let is_pinned =
                 dead.ranges.iter().any(|r| space.table().slot(space.geometry().slot_of(r.offset)).pins() > 0);
             if is_durable && !is_pinned {
+                self.retired_bytes.fetch_sub(extents.bytes_taken(&dead.ranges), Ordering::Relaxed);
                 extents.release(&dead.ranges);
             }
             !is_durable || is_pinned
@@ -84,6 +92,11 @@ pub struct StagedBlob {
 }
 
 impl StagedBlob {
+    fn new(extents: &Arc<Extents>, ranges: Vec<MediaRange>) -> Self {
+        extents.staged.fetch_add(1, Ordering::Relaxed);
+        StagedBlob { extents: Arc::clone(extents), ranges, descriptor: Vec::new() }
+    }
+
     /// The entry that names the blob is in the log: its extents belong to that entry now.
     pub fn keep(mut self) {
         self.ranges.clear();
@@ -93,6 +106,7 @@ impl StagedBlob {
 impl Drop for StagedBlob {
     fn drop(&mut self) {
         self.extents.release(&self.ranges);
+        self.extents.staged.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -110,8 +124,7 @@ impl<I: Index + 'static> Engine<I> {
             NoRoom::Refused(error) => error,
             NoRoom::Unknown(error) => self.poisoned_by(error),
         })?;
-        let mut staged =
-            StagedBlob { extents: Arc::clone(&self.extents), ranges: ranges.clone(), descriptor: Vec::new() };
+        let mut staged = StagedBlob::new(&self.extents, ranges.clone());
         let mut descriptor =
             BlobDescriptor { len: value.len() as u64, chunks: Vec::with_capacity(ranges.len()) };
         let mut rest = value;
@@ -229,6 +242,7 @@ impl<I: Index + 'static> Engine<I> {
         let is_moved = winner.class() == Some(SegmentClass::Survivor);
         let position = if is_moved { 0 } else { self.oplog.appended_position(lane) };
         let limbo = Arc::clone(&self.limbo);
+        limbo.retired_bytes.fetch_add(self.extents.bytes_taken(&ranges), Ordering::Relaxed);
         if self.options.background {
             epoch::retire(guard, move || limbo.add(lane, position, ranges));
             // Extents are large and few: they must not wait in the thread's bag for 63 others.

@@ -20,6 +20,7 @@ mod stats;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod tickets;
+mod verify;
 mod write;
 
 #[cfg(feature = "sim")]
@@ -27,6 +28,7 @@ pub use cleaner::Aim;
 pub use pins::ValueRef;
 #[cfg(feature = "capi")]
 pub use read::FETCH_GROUP;
+pub use verify::{Finding, Verification};
 
 use crate::error::{Error, Result};
 use crate::format::closed_ends;

@@ -88,37 +88,52 @@ impl<I: Index + 'static> Engine<I> {
     /// Counters, sizes and facts as JSON.
     pub fn stats(&self) -> Value {
         let table = self.space.table();
-        let (mut op_bytes, mut dead_bytes, mut entries) = (0, 0, 0);
+        let (mut op_bytes, mut dead_bytes, mut tombstone_bytes, mut entries) = (0, 0, 0, 0);
         let mut by_state = [0_u64; 5];
-        let (mut used_bytes, mut extent_segments, mut survivor_segments) = (0, 0, 0);
+        let mut used_bytes = 0;
+        let mut by_class = [0_u64; 5];
         for slot in (0..self.space.slot_count()).map(SegmentSlot) {
             let info = table.slot(slot);
             by_state[info.state() as usize] += 1;
             if info.state() != SlotState::Free {
                 op_bytes += info.op_bytes();
                 dead_bytes += info.dead_bytes();
+                tombstone_bytes += info.tombstone_bytes();
                 entries += u64::from(info.entries());
                 used_bytes += u64::from(info.data_end());
-                extent_segments += u64::from(info.class() == Some(SegmentClass::Extent));
-                survivor_segments += u64::from(info.class() == Some(SegmentClass::Survivor));
+                if let Some(class) = info.class() {
+                    by_class[class as usize] += 1;
+                }
             }
         }
         let (extent_bytes, extent_segment_bytes) = self.extents.usage_bytes();
+        let retired_bytes = self.limbo.retired_bytes();
+        let live_bytes = op_bytes.saturating_sub(dead_bytes) + extent_bytes.saturating_sub(retired_bytes);
+        let segment_bytes = self.space.geometry().segment_size_bytes;
+        let free = by_state[SlotState::Free as usize];
+        let reserved = free.min(u64::from(self.space.reserved_slots()));
+        let slots_bytes = (u64::from(self.space.slot_count()) * segment_bytes).max(1);
         // Tombstones included: to tell them apart each would have to be read.
         let index_entries = self.index.len();
         let cleaner = &self.cleaner.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (appended, moved) = (self.oplog.appended_bytes(), count(&cleaner.bytes_written));
         json!({
             "media": self.media.kind().name(),
             "media_why": self.media.why(),
             "health": self.health().err().map_or("ok".to_string(), |error| error.to_string()),
             "pool_bytes": self.media.len_bytes(),
-            "segment_size_bytes": self.space.geometry().segment_size_bytes,
+            "segment_size_bytes": segment_bytes,
             "used_bytes": used_bytes + extent_segment_bytes,
             "log_bytes": op_bytes,
             "dead_bytes": dead_bytes,
-            "live_bytes": op_bytes.saturating_sub(dead_bytes) + extent_bytes,
+            "live_bytes": live_bytes,
+            "tombstone_bytes": tombstone_bytes,
+            "free_bytes": free * segment_bytes,
+            "reserved_bytes": reserved * segment_bytes,
+            "utilization": live_bytes as f64 / slots_bytes as f64,
             "extent_bytes": extent_bytes,
+            "extent_retired_bytes": retired_bytes,
             "extent_segment_bytes": extent_segment_bytes,
             "log_entries": entries,
             "keys": index_entries,
@@ -130,8 +145,9 @@ impl<I: Index + 'static> Engine<I> {
                 "active": by_state[SlotState::Active as usize],
                 "sealed": by_state[SlotState::Sealed as usize],
                 "releasable": by_state[SlotState::Releasable as usize],
-                "survivor": survivor_segments,
-                "extent": extent_segments,
+                "log": by_class[SegmentClass::LogHead as usize],
+                "survivor": by_class[SegmentClass::Survivor as usize],
+                "extent": by_class[SegmentClass::Extent as usize],
             },
             "cleaner": {
                 "passes": count(&cleaner.passes),
@@ -139,6 +155,7 @@ impl<I: Index + 'static> Engine<I> {
                 "bytes_read": count(&cleaner.bytes_read),
                 "bytes_written": count(&cleaner.bytes_written),
                 "entries_moved": count(&cleaner.entries_moved),
+                "write_amplification": (appended + moved) as f64 / appended.max(1) as f64,
                 "segments_freed": count(&cleaner.segments_freed),
                 "stalls": count(&cleaner.stalls),
                 "longest_stall_us": count(&cleaner.longest_stall_us),
@@ -147,7 +164,7 @@ impl<I: Index + 'static> Engine<I> {
             },
             "logs": self.oplog.log_count(),
             "rolls": self.oplog.rolls(),
-            "appended_bytes": self.oplog.appended_bytes(),
+            "appended_bytes": appended,
             "foreground_growths": self.space.foreground_growths(),
             "puts": self.counters.sum(|shard| &shard.puts),
             "put_bytes": self.counters.sum(|shard| &shard.put_bytes),

@@ -457,12 +457,21 @@ impl<I: Index + 'static> Engine<I> {
         }
     }
 
+    /// The entry of `bytes` at `addr` does not count any more.
+    #[inline]
+    pub(super) fn note_dead(&self, addr: Addr, kind: OpKind, bytes: u64) {
+        let info = self.space.table().slot(self.space.geometry().slot_of_addr(addr));
+        info.add_dead(bytes);
+        if kind == OpKind::Delete {
+            info.remove_tombstone(bytes);
+        }
+    }
+
     /// Accounts for an entry that no key points at any more, because of the entry at `by`.
     fn bury(&self, dead: Addr, by: Addr, guard: &epoch::Guard) {
         let scratch = Scratch::new();
         let Some(op) = self.reader.op(dead, &scratch) else { return };
-        let slot = self.space.geometry().slot_of_addr(dead);
-        self.space.table().slot(slot).add_dead(op.footprint_bytes());
+        self.note_dead(dead, op.kind(), op.footprint_bytes());
         // A descriptor that rotted since names anybody's extents: those of the real one stay in use until the next open.
         if op.kind() == OpKind::PutBlob && self.reader.verify(dead, &op, CheckSite::EntryOnGet) {
             self.retire_blob(dead, op.value(), by, guard);

@@ -4,7 +4,7 @@
 //! op count u16 | kind u8 | flags u8 | crc32c u32 of the header's bytes 8..28. The header's own crc makes its Seq and
 //! length trustworthy even where the rest of the frame is damaged, and makes looking for frames behind a hole cheap.
 
-use super::op::{self, OpSpec};
+use super::op::{self, OpKind, OpSpec};
 use super::{align_up, put, u16_at, u32_at, u64_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
 use crate::constants::{CACHE_LINE_BYTES, ENTRY_ALIGN_BYTES};
@@ -165,18 +165,20 @@ pub struct FrameBuilder {
     bytes: Vec<u8>,
     /// Start of each operation and of its crc.
     ops: Vec<(u32, u32)>,
+    /// Of `ops` those that delete.
+    tombstone_bytes: u64,
     kind: FrameKind,
 }
 
 impl FrameBuilder {
     /// An empty frame.
     pub fn new(kind: FrameKind) -> Self {
-        FrameBuilder { bytes: vec![0; FRAME_HEADER_BYTES], ops: Vec::new(), kind }
+        FrameBuilder { bytes: vec![0; FRAME_HEADER_BYTES], ops: Vec::new(), tombstone_bytes: 0, kind }
     }
 
     /// A builder that owns no memory yet; [`FrameBuilder::reset`] makes it usable.
     pub fn unallocated() -> Self {
-        FrameBuilder { bytes: Vec::new(), ops: Vec::new(), kind: FrameKind::Ops }
+        FrameBuilder { bytes: Vec::new(), ops: Vec::new(), tombstone_bytes: 0, kind: FrameKind::Ops }
     }
 
     /// Gives back memory beyond what small frames need.
@@ -199,6 +201,7 @@ impl FrameBuilder {
         self.bytes.clear();
         self.bytes.resize(FRAME_HEADER_BYTES, 0);
         self.ops.clear();
+        self.tombstone_bytes = 0;
         self.kind = kind;
     }
 
@@ -209,6 +212,9 @@ impl FrameBuilder {
         self.bytes.resize(start, 0);
         let crc_at = op::encode(&mut self.bytes, start, spec);
         self.ops.push((start as u32, crc_at as u32));
+        if spec.kind == OpKind::Delete {
+            self.tombstone_bytes += u64::from(self.next_op_at()) - start as u64;
+        }
         start as u32
     }
 
@@ -250,6 +256,12 @@ impl FrameBuilder {
             return 0;
         }
         align_up(self.bytes.len() as u64, ENTRY_ALIGN_BYTES) - FRAME_HEADER_BYTES as u64
+    }
+
+    /// Bytes of those operations that are tombstones.
+    #[inline]
+    pub fn tombstone_bytes(&self) -> u64 {
+        self.tombstone_bytes
     }
 
     /// Lengthens the frame by `bytes` of padding.

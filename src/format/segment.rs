@@ -1,6 +1,6 @@
 //! Segment header and state word.
 
-use super::{NUMBERS_END, SEGMENT_HEADER_BYTES, put, u16_at, u32_at, u64_at};
+use super::{NUMBERS_END, SEGMENT_HEADER_BYTES, STATE_WORD_OFFSET, put, u16_at, u32_at, u64_at};
 use crate::checksum::{self, CheckSite};
 use crate::constants::LOGS_MAX;
 use crate::types::{LogId, SegmentId, SegmentSlot, Seq};
@@ -173,6 +173,11 @@ impl StateWord {
             state: SegmentState::from_u16((word >> 48) as u16)?,
             id_bits: (word >> 8) & ((1 << ID_BITS) - 1),
         })
+    }
+
+    /// The word in the header sector of a segment.
+    pub fn in_segment(bytes: &[u8]) -> u64 {
+        u64_at(bytes, STATE_WORD_OFFSET as usize)
     }
 
     /// True for the word of a slot that was never used.

@@ -54,7 +54,6 @@ pub trait KeyHashes: Send + Sync {
 ///
 /// Thread-safe; `get` writes no shared memory. Callers hold an epoch guard during every call, so that no address they
 /// are shown is reused. Tombstones are entries like others: the index keeps them until [`Index::remove`].
-#[cfg_attr(not(test), expect(dead_code, reason = "for_each is verify's"))]
 pub trait Index: Send + Sync {
     /// Shows `probe` each entry that may be the key's until it answers `Some`, and returns that.
     fn get<R>(&self, key: Key<'_>, probe: impl FnMut(Addr) -> Option<R>) -> Option<R>;

@@ -397,6 +397,7 @@ impl OpLog {
             head.max_seq = head.max_seq.max(last_seq);
         }
         info.add_entries(ops as u32, op_bytes, head.tail);
+        info.add_tombstones(frame.tombstone_bytes());
         state.last_seq = state.last_seq.max(last_seq);
         state.position += placed.len;
         self.logs[state.id.0 as usize].appended_position.store(state.position, Ordering::Release);

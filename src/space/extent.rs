@@ -8,7 +8,7 @@ use super::{Purpose, Space};
 use crate::constants::{BLOB_CHUNK_BYTES_MAX, EXTENT_BLOCK_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::format::SegmentClass;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, AtomicU64, Mutex};
 use crate::types::{MediaRange, SegmentSlot};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -98,6 +98,8 @@ pub struct Extents {
     space: Arc<Space>,
     block_bytes: u64,
     segments: Mutex<Segments>,
+    /// Values on their way: their extents are taken and no entry names them yet.
+    pub staged: AtomicU64,
 }
 
 impl Extents {
@@ -105,7 +107,7 @@ impl Extents {
     pub fn new(space: Arc<Space>) -> Self {
         let block_bytes = Self::block_bytes_for(space.geometry().segment_size_bytes);
         let segments = Mutex::new(Segments { bitmaps: BTreeMap::new(), used_blocks: 0 });
-        Extents { space, block_bytes, segments }
+        Extents { space, block_bytes, segments, staged: AtomicU64::new(0) }
     }
 
     /// Bytes of a block for a segment size.
@@ -283,6 +285,19 @@ impl Extents {
         bitmap.set(start, count, true);
         segments.used_blocks += u64::from(count);
         true
+    }
+
+    /// Bytes that ranges take, in whole blocks.
+    pub fn bytes_taken(&self, ranges: &[MediaRange]) -> u64 {
+        ranges.iter().map(|range| range.len.next_multiple_of(self.block_bytes)).sum()
+    }
+
+    /// True if all of a range lies in blocks that are taken.
+    pub fn is_taken(&self, range: MediaRange) -> bool {
+        let Some((slot, start, count)) = self.blocks_named(range) else { return false };
+        let segments = self.segments.lock();
+        let Some(bitmap) = segments.bitmaps.get(&slot.0) else { return false };
+        (start..start + count).all(|block| bitmap.is_used(block))
     }
 
     /// Bytes in use by extents, and bytes of all extent segments.

@@ -237,6 +237,11 @@ impl Space {
         self.free.lock().len() as u32
     }
 
+    /// Slots that puts leave free.
+    pub fn reserved_slots(&self) -> u32 {
+        self.reserve
+    }
+
     /// Free slots that this purpose may take without growth.
     pub fn available(&self, purpose: Purpose) -> u32 {
         self.free_slots().saturating_sub(self.kept_from(purpose))

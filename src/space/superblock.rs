@@ -50,6 +50,15 @@ impl SuperblockStore {
         Superblock::decode(&bytes, offset)
     }
 
+    /// Reads both copies.
+    ///
+    /// # Errors
+    /// Why the first one that does not verify does not; `Io`.
+    pub fn verify_copies(&self, media: &dyn Media) -> Result<()> {
+        Self::read_copy(media, SUPERBLOCK_A_OFFSET)?;
+        Self::read_copy(media, SUPERBLOCK_B_OFFSET).map(drop)
+    }
+
     /// The newest superblock.
     pub fn current(&self) -> &Superblock {
         &self.current

@@ -1,7 +1,7 @@
 //! Segment table: what every slot holds, in DRAM. Rebuilt at open; what changes after sealing (dead bytes) lives only
 //! here. Invariants:
 //!   - the seed of a slot changes only while no reader can hold an address in it (grace period)
-//!   - dead_bytes <= op_bytes, both in whole entries
+//!   - dead_bytes <= op_bytes, both in whole entries; tombstone_bytes are those of tombstones that count
 //!   - slots are entered once per life: Free -> Open | Active -> Sealed -> Releasable -> Free, where an open segment may be
 //!     left as it is, and one that is releasable is in no later digest and holds nothing that counts
 
@@ -48,6 +48,7 @@ pub struct SlotInfo {
     entries: AtomicU32,
     data_end: AtomicU32,
     pins: AtomicU32,
+    tombstone_bytes: AtomicU32,
     state: AtomicU8,
     class: AtomicU8,
     log: AtomicU8,
@@ -67,6 +68,7 @@ impl SlotInfo {
             entries: AtomicU32::new(0),
             data_end: AtomicU32::new(0),
             pins: AtomicU32::new(0),
+            tombstone_bytes: AtomicU32::new(0),
             state: AtomicU8::new(SlotState::Free as u8),
             class: AtomicU8::new(0),
             log: AtomicU8::new(0),
@@ -90,6 +92,7 @@ impl SlotInfo {
         self.dead_bytes.store(0, Ordering::Relaxed);
         self.entries.store(0, Ordering::Relaxed);
         self.data_end.store(0, Ordering::Relaxed);
+        self.tombstone_bytes.store(0, Ordering::Relaxed);
         self.quarantined.store(false, Ordering::Relaxed);
         self.state.store(SlotState::Free as u8, Ordering::Release);
     }
@@ -158,6 +161,25 @@ impl SlotInfo {
     #[inline]
     pub fn add_dead(&self, bytes: u64) {
         self.dead_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many bytes of the entries added are tombstones; before anybody can see them.
+    #[inline]
+    pub fn add_tombstones(&self, bytes: u64) {
+        if bytes > 0 {
+            self.tombstone_bytes.fetch_add(bytes as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// A tombstone of `bytes` is dead.
+    pub fn remove_tombstone(&self, bytes: u64) {
+        // Recovery may find out that it is dead before it has counted its segment: then this wraps, and back again.
+        self.tombstone_bytes.fetch_sub(bytes as u32, Ordering::Relaxed);
+    }
+
+    /// Bytes of tombstones that count.
+    pub fn tombstone_bytes(&self) -> u64 {
+        u64::from(self.tombstone_bytes.load(Ordering::Relaxed))
     }
 
     /// Bytes of all entries.

@@ -47,6 +47,7 @@ static int sync_it(void *h) { return flatkv_sync(h); }
 static int pause_it(void *h) { return flatkv_maintenance_pause(h); }
 static int resume_it(void *h) { return flatkv_maintenance_resume(h); }
 static int stats(void *h) { return flatkv_stats_json(h, &out_buffer); }
+static int verify_it(void *h) { return flatkv_verify(h, &out_buffer); }
 static int health(void *h) { return flatkv_health(h); }
 static int batch_put(void *h) { return flatkv_batch_put(h, "k", 1, "v", 1); }
 static int batch_delete(void *h) { return flatkv_batch_delete(h, "k", 1); }
@@ -94,6 +95,7 @@ static const struct call {
     { "flatkv_maintenance_pause", STORE, 0, pause_it },
     { "flatkv_maintenance_resume", STORE, 0, resume_it },
     { "flatkv_stats_json", STORE, 0, stats },
+    { "flatkv_verify", STORE, 0, verify_it },
     { "flatkv_health", STORE, 0, health },
     { "flatkv_durable_ticket", STORE, 0, durable_ticket },
     { "flatkv_batch_put", BATCH, 0, batch_put },
@@ -366,6 +368,7 @@ static void missing_pointers_are_refused_before_anything_happens(void)
     INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, sizeof buf, &out_slice, NULL, &out_len));
     INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, sizeof buf, &out_slice, &out_status, NULL));
     INVALID(flatkv_stats_json(store, NULL));
+    INVALID(flatkv_verify(store, NULL));
     INVALID(flatkv_batch_put(batch, NULL, 1, "v", 1));
     INVALID(flatkv_batch_put(batch, "n", 1, NULL, 1));
     INVALID(flatkv_batch_delete(batch, NULL, 1));

@@ -36,6 +36,8 @@ static void use_the_parents_store(void)
     GIVES(FLATKV_E_FORKED, flatkv_maintenance_pause(store));
     GIVES(FLATKV_E_FORKED, flatkv_maintenance_resume(store));
     GIVES(FLATKV_E_FORKED, flatkv_health(store));
+    GIVES(FLATKV_E_FORKED, flatkv_verify(store, &value));
+    CHECK(value.data == NULL);
     GIVES(FLATKV_E_FORKED, flatkv_close(store));
     SAYS("flatkv_close: the handle belongs to the parent of this forked process");
     OK(flatkv_batch_put(batch, "x", 1, "y", 1));

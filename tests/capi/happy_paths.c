@@ -273,6 +273,9 @@ static void health_and_stats(void)
     OK(flatkv_stats_json(store, &json));
     CHECK(json.len >= 2 && json.data[0] == '{' && json.data[json.len - 1] == '}');
     flatkv_buffer_free(&json);
+    OK(flatkv_verify(store, &json));
+    CHECK(json.len >= 2 && json.data[0] == '{' && json.data[json.len - 1] == '}');
+    flatkv_buffer_free(&json);
     flatkv_buffer_free(&json);
     flatkv_buffer_free(NULL);
     OK(flatkv_close(store));

@@ -87,3 +87,40 @@ pub fn stop_cleaning(_store: &Store) {}
 pub fn with_logs(options: Options, _logs: usize) -> Options {
     options
 }
+
+/// The store is sound, and nobody but its own threads uses it: as soon as they have nothing to do, its accounts are exactly
+/// those of a full scan.
+pub fn assert_sound(store: &Store, when: &str) {
+    for _ in 0..2_000 {
+        let report = store.verify().unwrap_or_else(|error| panic!("{when}: {error}"));
+        assert!(report.is_ok(), "{when}: {:#?}\n{}", report.findings, store.stats_json());
+        if report.is_quiet {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    panic!("{when}: the store never rests: {}", store.stats_json());
+}
+
+/// The store is sound, nothing happens in it, and its accounts are exactly those of a full scan.
+pub fn assert_exact(store: &Store, when: &str) {
+    let report = store.verify().unwrap_or_else(|error| panic!("{when}: {error}"));
+    assert!(report.is_ok(), "{when}: {:#?}\n{}", report.findings, store.stats_json());
+    assert!(report.is_quiet, "{when}: something happened meanwhile\n{}", store.stats_json());
+    let counted =
+        ["log_entries", "keys", "log_bytes", "dead_bytes", "tombstone_bytes"].map(|name| stat(store, name));
+    let scanned =
+        [report.entries, report.live_entries, report.log_bytes, report.dead_bytes, report.tombstone_bytes];
+    // What is releasable was emptied, is accounted for until it is freed, and is not scanned.
+    if stat(store, "segments.releasable") == 0 {
+        assert_eq!(counted, scanned, "{when}: entries, keys, log, dead and tombstone bytes");
+    }
+    let live = report.log_bytes - report.dead_bytes + report.extent_bytes;
+    assert_eq!(stat(store, "live_bytes"), live, "{when}: live bytes");
+    let slots = stat(store, "free_bytes") / stat(store, "segment_size_bytes");
+    assert_eq!(stat(store, "segments.free"), slots, "{when}: free bytes");
+    let in_use = ["log", "survivor", "extent"].map(|class| stat(store, &format!("segments.{class}")));
+    let by_state =
+        ["open", "active", "sealed", "releasable"].map(|state| stat(store, &format!("segments.{state}")));
+    assert_eq!(in_use.iter().sum::<u64>(), by_state.iter().sum::<u64>(), "{when}: segments in use");
+}

@@ -74,7 +74,6 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Tells the index; what was overwritten meanwhile stays as it is.
     fn relocate(&self, victims: &[Victim], moves: &Durable<Vec<Move>>) -> Result<()> {
-        let table = self.space.table();
         let geometry = self.space.geometry();
         for group in (0..moves.get().len()).step_by(RELOCATE_GROUP) {
             let _guard = epoch::pin();
@@ -91,9 +90,9 @@ impl<I: Index + 'static> Engine<I> {
                     self.limbo.entry_moves(from, new);
                 }
                 if self.index.relocate(key, from, one.map(|_| new)) {
-                    table.slot(victim.slot).add_dead(op.footprint_bytes());
+                    self.note_dead(from, op.kind(), op.footprint_bytes());
                 } else {
-                    table.slot(geometry.slot_of_addr(new)).add_dead(*to_bytes);
+                    self.note_dead(new, op.kind(), *to_bytes);
                 }
             }
         }

@@ -89,6 +89,11 @@ pub(super) struct CleanerCounters {
 }
 
 impl Cleaner {
+    /// Nothing is cleaned or freed while this is held.
+    pub(super) fn hold(&self) -> impl Drop + '_ {
+        self.work.lock()
+    }
+
     /// Tombstones that were examined and that older values keep; as of the last pass if one is at work.
     pub(super) fn tombstones_kept(&self) -> u64 {
         let kept = &self.counters.tombstones_kept;
@@ -173,7 +178,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Entries of writers that appended and did not publish yet would be taken for dead.
-    fn wait_for_publications(&self) {
+    pub(super) fn wait_for_publications(&self) {
         // Asynchronous writes are published by whoever holds their log. And whoever held it before is seen below.
         for log in 0..self.oplog.log_count() {
             drop(self.oplog.lock(log));

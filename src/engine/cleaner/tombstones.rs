@@ -233,7 +233,7 @@ impl<I: Index + 'static> Engine<I> {
         if let Some((addr, bytes)) = self.find_tombstone(hash, newest)
             && self.index.remove(Key { bytes: &[], hash }, addr)
         {
-            self.space.table().slot(self.space.geometry().slot_of_addr(addr)).add_dead(bytes);
+            self.note_dead(addr, OpKind::Delete, bytes);
         }
     }
 

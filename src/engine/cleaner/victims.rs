@@ -155,7 +155,7 @@ impl<I: Index + 'static> Engine<I> {
     ///
     /// # Errors
     /// Of the medium, but `Io`.
-    pub(super) fn read_segment(&self, slot: SegmentSlot) -> Result<Option<Option<Vec<u8>>>> {
+    pub(in crate::engine) fn read_segment(&self, slot: SegmentSlot) -> Result<Option<Option<Vec<u8>>>> {
         if self.media.granularity() != FlushGranularity::File && !self.reader.is_guarded() {
             return Ok(Some(None));
         }
@@ -169,7 +169,11 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// All bytes of a segment: those that were read, or memory itself.
-    pub(super) fn slot_bytes<'a>(&'a self, slot: SegmentSlot, read: &'a Option<Vec<u8>>) -> &'a [u8] {
+    pub(in crate::engine) fn slot_bytes<'a>(
+        &'a self,
+        slot: SegmentSlot,
+        read: &'a Option<Vec<u8>>,
+    ) -> &'a [u8] {
         let range = self.space.geometry().range_of(slot);
         match read {
             Some(bytes) => bytes,
@@ -178,7 +182,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Where the frames of a sealed segment lie, if its footer verifies.
-    pub(super) fn sealed_range(&self, slot: SegmentSlot, bytes: &[u8]) -> Option<(u32, u32)> {
+    pub(in crate::engine) fn sealed_range(&self, slot: SegmentSlot, bytes: &[u8]) -> Option<(u32, u32)> {
         let info = self.space.table().slot(slot);
         let at = bytes.len() - FOOTER_BYTES as usize;
         let footer =

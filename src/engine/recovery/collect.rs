@@ -11,7 +11,7 @@ use crate::epoch;
 use crate::error::Result;
 use crate::format::{
     BlobDescriptor, CommitRecord, Digest, FOOTER_BYTES, FRAME_HEADER_BYTES, Filter, Footer, FrameHeader,
-    FrameKind, OpKind, Ops, SEGMENT_BODY_OFFSET, SegmentClass, SegmentHeader, SegmentState, align_up,
+    FrameKind, Op, OpKind, Ops, SEGMENT_BODY_OFFSET, SegmentClass, SegmentHeader, SegmentState, align_up,
 };
 use crate::index::{Index, Key, Upsert};
 use crate::media::FlushGranularity;
@@ -123,6 +123,7 @@ struct Share {
     /// Entries, bytes and order of the segment at work.
     entries: u32,
     op_bytes: u64,
+    tombstone_bytes: u64,
     hashes: Vec<u32>,
     min_seq: Option<Seq>,
     segment_max_seq: Seq,
@@ -392,7 +393,7 @@ impl<I: Index + 'static> Engine<I> {
                 };
                 share.found.parts.entry(header.base_seq).or_default().push(part);
                 for (_, op) in Ops::new(frame, header) {
-                    share.note_op(op.footprint_bytes(), header.base_seq, self.reader.hash(op.key()));
+                    share.note_op(&op, header.base_seq, self.reader.hash(op.key()));
                 }
             }
             FrameKind::BatchCommit => {
@@ -410,14 +411,14 @@ impl<I: Index + 'static> Engine<I> {
         &self,
         share: &mut Share,
         addr: Addr,
-        op: &crate::format::Op<'_>,
+        op: &Op<'_>,
         seq: Seq,
         frame_seq: Seq,
         unvouched: bool,
     ) {
         let hash = self.reader.hash(op.key());
         let bytes = op.footprint_bytes();
-        share.note_op(bytes, seq, hash);
+        share.note_op(op, seq, hash);
         if op.kind() == OpKind::Delete {
             self.noted.add(hash, seq);
         }
@@ -456,17 +457,14 @@ impl<I: Index + 'static> Engine<I> {
         let key = Key { bytes: op.key(), hash: pending.hash };
         let new: Publishable<Addr> = Durable::recovered(pending.addr).into();
         let order = (pending.seq, pending.frame_seq, pending.addr);
-        let table = self.space.table();
-        let geometry = self.space.geometry();
         match self.index.upsert_if_newer(key, new, |known| self.judge(key, known, order)) {
             Upsert::Inserted => {}
             Upsert::Replaced(dead) => {
-                let bytes = self.reader.op(dead, &Scratch::new()).map_or(0, |op| op.footprint_bytes());
-                table.slot(geometry.slot_of_addr(dead)).add_dead(bytes);
+                if let Some(op) = self.reader.op(dead, &Scratch::new()) {
+                    self.note_dead(dead, op.kind(), op.footprint_bytes());
+                }
             }
-            Upsert::Lost(_) => {
-                table.slot(geometry.slot_of_addr(pending.addr)).add_dead(u64::from(pending.bytes))
-            }
+            Upsert::Lost(_) => self.note_dead(pending.addr, op.kind(), u64::from(pending.bytes)),
         }
     }
 
@@ -524,7 +522,9 @@ impl<I: Index + 'static> Engine<I> {
     ) {
         let member = extent.member;
         let slot = member.header.slot;
-        self.space.table().slot(slot).add_entries(share.entries, share.op_bytes, extent.end);
+        let info = self.space.table().slot(slot);
+        info.add_entries(share.entries, share.op_bytes, extent.end);
+        info.add_tombstones(share.tombstone_bytes);
         share.found.entries += u64::from(share.entries);
         if !member.vouched {
             let end = if member.state == SegmentState::Sealed { range.len } else { u64::from(extent.end) };
@@ -614,10 +614,9 @@ impl<I: Index + 'static> Engine<I> {
         let range = MediaRange::new(part.offset, u64::from(part.header.len));
         let scratch = Scratch::new();
         let Some(frame) = self.reader.bytes(range, &scratch) else { return };
-        let bytes = Ops::new(frame, &part.header).map(|(_, op)| op.footprint_bytes()).sum();
         let batch = part.header.base_seq;
         if damage.iter().any(|lost| lost.bound.is_none_or(|bound| bound >= batch)) {
-            let short_hash = |op: crate::format::Op<'_>| Filter::short_hash(self.reader.hash(op.key()));
+            let short_hash = |op: Op<'_>| Filter::short_hash(self.reader.hash(op.key()));
             let hashes: Vec<u32> = Ops::new(frame, &part.header).map(|(_, op)| short_hash(op)).collect();
             damage.push(Lost {
                 segment: part.segment,
@@ -626,7 +625,10 @@ impl<I: Index + 'static> Engine<I> {
                 filter: Some(Filter::build(&hashes)),
             });
         }
-        self.space.table().slot(self.space.geometry().slot_of(part.offset)).add_dead(bytes);
+        for (op_at, op) in Ops::new(frame, &part.header) {
+            let addr = Addr::from_offset(part.offset + u64::from(op_at));
+            self.note_dead(addr, op.kind(), op.footprint_bytes());
+        }
     }
 
     /// Whether an extent can be made durable again, for which files read it.
@@ -707,6 +709,7 @@ impl Share {
     fn begin_segment(&mut self, keep_hashes: bool) {
         self.entries = 0;
         self.op_bytes = 0;
+        self.tombstone_bytes = 0;
         self.hashes.clear();
         self.min_seq = None;
         self.segment_max_seq = Seq::ZERO;
@@ -762,9 +765,12 @@ impl Share {
     }
 
     #[inline]
-    fn note_op(&mut self, bytes: u64, seq: Seq, hash: u64) {
+    fn note_op(&mut self, op: &Op<'_>, seq: Seq, hash: u64) {
         self.entries += 1;
-        self.op_bytes += bytes;
+        self.op_bytes += op.footprint_bytes();
+        if op.kind() == OpKind::Delete {
+            self.tombstone_bytes += op.footprint_bytes();
+        }
         self.min_seq = Some(self.min_seq.map_or(seq, |min| min.min(seq)));
         self.segment_max_seq = self.segment_max_seq.max(seq);
         self.found.max_seq = self.found.max_seq.max(seq);
