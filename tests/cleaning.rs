@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Rng, stat};
+use common::{Rng, assert_exact, stat};
 use flatkv::testing;
 use flatkv::testing::sim::{SimKind, SimMedia};
 use flatkv::{Durability, Error, Store, WriteBatch, WriteOptions};
@@ -21,6 +21,7 @@ fn check(store: &Store, map: &Map, keys: u64, when: &str) {
         let found = store.get(&key).unwrap_or_else(|error| panic!("{when}: key {number}: {error}"));
         assert_eq!(found.as_ref(), map.get(&key[..]), "{when}: key {number}");
     }
+    assert_exact(store, when);
 }
 
 fn bytes_up_to(rng: &mut Rng, max: usize) -> Vec<u8> {

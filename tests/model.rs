@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Rng, memory_dir, report, small, stat, with_logs};
+use common::{Rng, assert_sound, memory_dir, report, small, stat, with_logs};
 use flatkv::{Durability, Error, MediaChoice, Options, Result, Store, Ticket, WriteBatch, WriteOptions};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -281,6 +281,7 @@ impl Case {
         self.operations += keys.len();
         assert_eq!(stat(&self.store(), "pinned_values"), 0);
         assert_eq!(stat(&self.store(), "damaged_ranges"), 0);
+        assert_sound(&self.store(), "when all keys were read");
     }
 
     fn step(&mut self) {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{MEDIA, memory_dir, report, small, stat, with_logs};
+use common::{MEDIA, assert_sound, memory_dir, report, small, stat, with_logs};
 use flatkv::{Durability, Error, MediaChoice, Store, WriteBatch, WriteOptions};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,6 +38,7 @@ fn check(store: &Store, expected: &BTreeMap<Vec<u8>, Vec<u8>>) {
     }
     // Tombstones count as keys until the space they lie in is cleaned.
     assert!(stat(store, "keys") >= expected.len() as u64);
+    assert_sound(store, "when all keys were read");
 }
 
 #[test]

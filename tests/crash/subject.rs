@@ -19,6 +19,10 @@ pub trait Subject: Send + Sync + Sized + 'static {
     /// Empties segments, as many as the store does at once.
     fn clean(&self) -> Result<()>;
     fn close(&self) -> Result<()>;
+    /// Compares what the store believes with all that lies on the medium, if the store can.
+    fn verify(&self) -> std::result::Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Options of a pool with the smallest segments that hold several frames: on files a frame takes whole sectors, and
@@ -73,5 +77,14 @@ impl Subject for Store {
 
     fn close(&self) -> Result<()> {
         Store::close(self)
+    }
+
+    fn verify(&self) -> std::result::Result<(), String> {
+        let report = Store::verify(self).map_err(|error| error.to_string())?;
+        match report.findings.first() {
+            None if report.is_quiet => Ok(()),
+            None => Err("something happened in a store that nobody uses".into()),
+            Some(finding) => Err(format!("verification: {finding:?}")),
+        }
     }
 }

@@ -318,6 +318,9 @@ impl<S: Subject> Sweep<S> {
         let session = guarded(|| {
             let mut driver = Driver::<S>::open(world, media, allowed)?;
             work(&mut driver).map_err(|what| format!("at work after the recovery: {what}"))?;
+            if again == Again::Everywhere {
+                driver.verify().map_err(|what| format!("after the work: {what}"))?;
+            }
             Ok(driver.finish())
         })?;
         let (observed, last) = (session.observed, session.recording.last_point());
