@@ -157,8 +157,8 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
     let mut rest = LOOK_EVERY;
     // Bytes that had been appended at the last look, and when nothing was left to tidy up.
     let (mut last_look_at, mut tidy_at) = (u64::MAX, u64::MAX);
-    // Bytes that had been appended when there was nothing to gain: until much more is, there is nothing still.
-    let mut in_vain_at = None;
+    // There was nothing to gain: until so many bytes are appended, there is nothing still.
+    let mut in_vain_until = 0;
     loop {
         {
             let mut wanted = shared.wanted.lock();
@@ -180,12 +180,12 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
         if is_idle && tidy_at != appended && engine.tidy_up(|| shared.is_over() || shared.is_awaited()) {
             tidy_at = engine.oplog.appended_bytes();
         }
-        let step = engine.space.geometry().segment_size_bytes / 2;
-        if !shared.is_awaited() && in_vain_at.is_some_and(|at| appended < at + step) {
+        if !shared.is_awaited() && appended < in_vain_until {
             continue;
         }
         let round = engine.clean_while_scarce(shared);
-        in_vain_at = (round == Round::InVain).then_some(appended);
+        let step = engine.space.geometry().segment_size_bytes / 2;
+        in_vain_until = if round == Round::InVain { appended + step } else { 0 };
         let mut wanted = shared.wanted.lock();
         if wanted.waiting > 0 {
             wanted.rounds_in_vain += u64::from(round == Round::InVain);
