@@ -48,6 +48,6 @@ fn a_write_that_meets_the_thread_on_its_way_to_sleep_is_marked_in_time() {
         engine.publish(key, written);
         wait_until(|| !engine.oplog.lock(0).needs_mark()) < SLEEP_MAX / 5
     });
-    engine.housekeeper.stop();
+    engine.let_go();
     assert!(was_in_time);
 }
