@@ -267,6 +267,7 @@ flatkv_options_t *flatkv_options_new(void);
  * | create                 | true, false                                            | make the pool if there is none    |
  * | read_only              | false, true                                            | share with readers, refuse writes |
  * | max_bytes              | none, or bytes                                         | quota of the pool                 |
+ * | target_utilization     | share from 0.1 to 0.95, 0.80                           | above it the pool grows           |
  * | segment_size_bytes     | power of two from 4 KiB to 256 MiB                     | unit of space, at creation        |
  * | head_size_bytes        | multiple of 4 KiB                                      | bytes before it, at creation      |
  * | inline_value_bytes_max | bytes                                                  | longer values leave the log       |

@@ -21,6 +21,8 @@
 //!
 //! `docs/ARCHITECTURE.md` walks through the code, `docs/FORMAT.md` draws every byte on the medium.
 
+// The statistics are one large `json!`.
+#![recursion_limit = "256"]
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 

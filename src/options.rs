@@ -58,6 +58,7 @@ pub struct Options {
     pub(crate) create: bool,
     pub(crate) read_only: bool,
     pub(crate) max_bytes: Option<u64>,
+    pub(crate) target_utilization: f64,
     pub(crate) segment_size_bytes: Option<u64>,
     pub(crate) head_size_bytes: Option<u64>,
     pub(crate) inline_value_bytes_max: Option<usize>,
@@ -86,6 +87,7 @@ impl Default for Options {
             create: true,
             read_only: false,
             max_bytes: None,
+            target_utilization: 0.80,
             segment_size_bytes: None,
             head_size_bytes: None,
             inline_value_bytes_max: None,
@@ -104,6 +106,9 @@ impl Default for Options {
     }
 }
 
+/// Shares that `target_utilization` may be.
+const UTILIZATION_RANGE: std::ops::RangeInclusive<f64> = 0.1..=0.95;
+
 /// The option names that [`Options::set`] accepts.
 pub const OPTION_NAMES: &[&str] = &[
     "media",
@@ -112,6 +117,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "create",
     "read_only",
     "max_bytes",
+    "target_utilization",
     "segment_size_bytes",
     "head_size_bytes",
     "inline_value_bytes_max",
@@ -164,6 +170,13 @@ impl Options {
     /// Quota: the pool never grows beyond this many bytes. Default: none, it grows to what the device has.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = Some(max_bytes);
+        self
+    }
+
+    /// Share of the pool, beyond what is kept free to work in, that may be live before it grows; until then it is cleaned.
+    /// From 0.1 to 0.95. Smaller: more space is taken and less is copied; larger: the reverse. Default: 0.80.
+    pub fn target_utilization(mut self, share: f64) -> Self {
+        self.target_utilization = share;
         self
     }
 
@@ -279,6 +292,13 @@ impl Options {
             "max_bytes" => {
                 self.max_bytes = if value == "none" { None } else { Some(parse_bytes(name, value)?) };
             }
+            "target_utilization" => {
+                self.target_utilization = value
+                    .parse()
+                    .ok()
+                    .filter(|share| UTILIZATION_RANGE.contains(share))
+                    .ok_or_else(|| bad_value(name, value, "a share from 0.1 to 0.95"))?;
+            }
             "segment_size_bytes" => self.segment_size_bytes = Some(parse_bytes(name, value)?),
             "head_size_bytes" => self.head_size_bytes = Some(parse_bytes(name, value)?),
             "inline_value_bytes_max" => {
@@ -337,6 +357,12 @@ impl Options {
         {
             return Err(Error::InvalidArgument(format!(
                 "head_size_bytes = {size}: expected a multiple of {PAGE_BYTES} from {HEAD_SIZE_BYTES_MIN} to 1 GiB"
+            )));
+        }
+        if !UTILIZATION_RANGE.contains(&self.target_utilization) {
+            let share = self.target_utilization;
+            return Err(Error::InvalidArgument(format!(
+                "target_utilization = {share}: expected a share from 0.1 to 0.95"
             )));
         }
         if self.async_bytes_max == 0 {

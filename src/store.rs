@@ -294,6 +294,11 @@ impl Store {
     }
 
     #[cfg(feature = "sim")]
+    pub(crate) fn give_back(&self) -> Result<bool> {
+        self.handle.engine.give_back_all()
+    }
+
+    #[cfg(feature = "sim")]
     pub(crate) fn tidy_up(&self) -> bool {
         self.handle.engine.tidy_up(|| false)
     }

@@ -86,6 +86,15 @@ pub fn tidy_up(store: &Store) -> bool {
     store.tidy_up()
 }
 
+/// All free slots go back to the file system, the reserve too, though the pool will need some again. True if there were any.
+///
+/// # Errors
+/// `Closed`, `Poisoned`, `ReadOnly`.
+#[cfg(feature = "sim")]
+pub fn give_back(store: &Store) -> Result<bool> {
+    store.give_back()
+}
+
 /// Ends cleaning in the background, so that a copy of the pool's file is an image that a kill could leave.
 #[cfg(feature = "sim")]
 pub fn stop_cleaning(store: &Store) {

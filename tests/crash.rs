@@ -78,6 +78,13 @@ const PICKED: &[&str] = &[
     "roll,delete,roll,delete,roll,clean,kill,clean,kill,clean",
     "roll,clean,clean@2,put,clean",
     "roll,delete,put,clean,roll,clean,delete,roll,clean,kill",
+    "giveback,put,roll,kill,put",
+    "roll,clean,giveback,put,kill,roll",
+    "roll,roll,clean,clean,giveback,roll,clean,kill,giveback,roll",
+    "blob,delete,clean,clean,giveback,blob,kill,larger",
+    "roll,giveback,kill,put,roll,giveback,reopen,roll,roll",
+    "roll,os,clean,giveback,faildrain,kill,put,roll",
+    "bigbatch,clean,giveback,bigbatch,clean,giveback,kill,clean,roll",
 ];
 
 fn variable(name: &str) -> Option<String> {

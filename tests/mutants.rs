@@ -102,6 +102,10 @@ impl Subject for Mutated {
         testing::clean(&self.0).map(drop)
     }
 
+    fn give_back(&self) -> Result<()> {
+        testing::give_back(&self.0).map(drop)
+    }
+
     fn close(&self) -> Result<()> {
         self.0.close()
     }

@@ -254,6 +254,58 @@ fn a_full_device_refuses_and_goes_on() {
     }
 }
 
+/// What was given back may be somebody else's by the time it is needed again: an error, not a signal, also after an open.
+#[test]
+fn space_that_somebody_took_meanwhile_is_refused_and_used_once_it_is_there_again() {
+    let Some(device) = SmallDevice::mount() else {
+        report("not run: space_that_somebody_took_meanwhile because a tmpfs cannot be mounted here");
+        return;
+    };
+    for media in MEDIA {
+        let path = device.dir.path().join("pool.fkv");
+        let open = || small(media, 32 << 10).open(&path).unwrap_or_else(|error| panic!("{media:?}: {error}"));
+        let mut store = open();
+        let value = |key: u32| vec![key as u8; 400];
+        (0..4000_u32).for_each(|key| store.put(&key.to_le_bytes(), &value(key)).unwrap());
+        let is_kept = |key: u32| key.is_multiple_of(100);
+        (0..4000)
+            .filter(|key| !is_kept(*key))
+            .for_each(|key| assert!(store.delete(&key.to_le_bytes()).unwrap()));
+        let end = Instant::now() + Duration::from_secs(30);
+        while stat(&store, "segments_given_back") < 20 {
+            assert!(Instant::now() < end, "{media:?}: {}", store.stats_json());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let other = device.dir.path().join("other");
+        let (mut file, piece) = (std::fs::File::create(&other).unwrap(), vec![1; 4096]);
+        while std::io::Write::write_all(&mut file, &piece).is_ok() {}
+        drop(file);
+        for round in 0..3 {
+            let (taken, refusal) = fill(&store, 400);
+            assert!(matches!(refusal, Error::NoSpace { .. }), "{media:?}: {refusal}");
+            (0..4000_u32).for_each(|key| {
+                let found = store.get(&key.to_le_bytes()).unwrap();
+                assert_eq!(found, is_kept(key).then(|| value(key)), "{media:?}: key {key}");
+            });
+            taken
+                .keys()
+                .for_each(|key| assert!(store.delete(key).unwrap(), "{media:?}: a full device deletes"));
+            if round == 1 {
+                store.close().unwrap();
+            }
+            drop(store);
+            store = open();
+        }
+        std::fs::remove_file(&other).unwrap();
+        (5000..7000_u32).for_each(|key| {
+            let put = store.put(&key.to_le_bytes(), &value(key));
+            put.unwrap_or_else(|error| panic!("{media:?}: {error} {}", store.stats_json()));
+        });
+        drop(store);
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
 struct SmallDevice {
     dir: tempfile::TempDir,
 }

@@ -15,7 +15,8 @@ const SEGMENT: u64 = 8192;
 fn on_both_kinds(test: impl Fn(&str, &Store)) {
     for kind in [SimKind::Pm, SimKind::File] {
         let media = Arc::new(SimMedia::new(kind, 4 << 20));
-        let options = testing::options().segment_size_bytes(SEGMENT);
+        // So that it is not cleaned before it is tidied.
+        let options = testing::options().segment_size_bytes(SEGMENT).target_utilization(0.1);
         let store = testing::open_on(media.clone(), options).expect("a fresh pool");
         test(&format!("{kind:?}"), &store);
         testing::kill(&store);

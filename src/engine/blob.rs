@@ -14,7 +14,7 @@ use crate::media::guarded::Scratch;
 use crate::oplog::OpLog;
 use crate::space::Space;
 use crate::space::extent::{Extents, NoRoom};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, Mutex, Ordering};
 use crate::types::{Addr, MediaRange};
 use std::collections::BTreeSet;
 
@@ -27,8 +27,6 @@ pub struct Limbo {
     waiting: Mutex<Vec<Waiting>>,
     /// Entries that name extents which recovery did not find free, so which are not theirs alone.
     disowned: Mutex<BTreeSet<Addr>>,
-    /// Bytes of extents that are dead and not free yet, those in their grace period included.
-    retired_bytes: AtomicU64,
 }
 
 struct Waiting {
@@ -62,11 +60,6 @@ impl Limbo {
         self.disowned.lock().retain(|addr| !(range.offset..range.end()).contains(&addr.offset()));
     }
 
-    /// Bytes that wait to be free.
-    pub fn retired_bytes(&self) -> u64 {
-        self.retired_bytes.load(Ordering::Relaxed)
-    }
-
     /// Frees what may be freed: superseding entry durable, no pin on the segment.
     pub fn settle(&self, oplog: &OpLog, extents: &Extents, space: &Space) {
         let mut waiting = self.waiting.lock();
@@ -75,8 +68,7 @@ impl Limbo {
             let is_pinned =
                 dead.ranges.iter().any(|r| space.table().slot(space.geometry().slot_of(r.offset)).pins() > 0);
             if is_durable && !is_pinned {
-                self.retired_bytes.fetch_sub(extents.bytes_taken(&dead.ranges), Ordering::Relaxed);
-                extents.release(&dead.ranges);
+                extents.release_retired(&dead.ranges);
             }
             !is_durable || is_pinned
         });
@@ -235,6 +227,7 @@ impl<I: Index + 'static> Engine<I> {
             .iter()
             .map(|chunk| MediaRange::new(chunk.offset, u64::from(chunk.len)))
             .collect();
+        self.extents.note_retired(&ranges);
         // The log of the entry that made it dead, whoever publishes: if that entry is lost in a power cut, this one counts.
         let winner = self.space.table().slot(self.space.geometry().slot_of_addr(by));
         let lane = usize::from(winner.log().0);
@@ -242,7 +235,6 @@ impl<I: Index + 'static> Engine<I> {
         let is_moved = winner.class() == Some(SegmentClass::Survivor);
         let position = if is_moved { 0 } else { self.oplog.appended_position(lane) };
         let limbo = Arc::clone(&self.limbo);
-        limbo.retired_bytes.fetch_add(self.extents.bytes_taken(&ranges), Ordering::Relaxed);
         if self.options.background {
             epoch::retire(guard, move || limbo.add(lane, position, ranges));
             // Extents are large and few: they must not wait in the thread's bag for 63 others.

@@ -243,8 +243,16 @@ impl<I: Index + 'static> Engine<I> {
         options: &Options,
     ) -> Parts {
         let uuid = superblock.current().uuid;
-        let space =
-            Arc::new(Space::new(Arc::clone(&media), uuid, geometry, options.max_bytes, identities, logs));
+        let space = Space::new(
+            Arc::clone(&media),
+            uuid,
+            geometry,
+            options.max_bytes,
+            options.target_utilization,
+            identities,
+            logs,
+        );
+        let space = Arc::new(space);
         let oplog = Arc::new(OpLog::new(Arc::clone(&media), Arc::clone(&space), logs));
         let extents = Arc::new(Extents::new(Arc::clone(&space)));
         Parts { media, space, oplog, extents, superblock, facts: OpenFacts::default(), lanes }
@@ -331,6 +339,9 @@ impl<I: Index + 'static> Engine<I> {
         let shutdowns = parts.superblock.current().unsafe_shutdowns + u64::from(!was_clean);
         parts.facts.unsafe_shutdowns = shutdowns.min(NUMBERS_END - 1);
         survey.enter_into(&parts.space, &parts.extents);
+        if !options.read_only {
+            parts.space.find_hollow_slots();
+        }
         // By the segments that are there: the pool's length may be anything, its tail a hole.
         let segment_bytes = survey.members.len() as u64 * geometry.segment_size_bytes;
         let expected_keys = survey.live_entries.min(segment_bytes / CACHE_LINE_BYTES);
@@ -413,6 +424,8 @@ impl<I: Index + 'static> Engine<I> {
         }
         InFlight::nothing(()).drain(&*self.media, Site::UnlistedDrain)?.into_inner();
         survey.to_free.iter().for_each(|(slot, _)| self.space.return_slot(*slot));
+        // What a crash left of a slot that was being given back.
+        self.space.find_hollow_slots();
         Ok(())
     }
 

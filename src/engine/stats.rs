@@ -107,7 +107,7 @@ impl<I: Index + 'static> Engine<I> {
             }
         }
         let (extent_bytes, extent_segment_bytes) = self.extents.usage_bytes();
-        let retired_bytes = self.limbo.retired_bytes();
+        let retired_bytes = self.extents.retired_bytes();
         let live_bytes = op_bytes.saturating_sub(dead_bytes) + extent_bytes.saturating_sub(retired_bytes);
         let segment_bytes = self.space.geometry().segment_size_bytes;
         let free = by_state[SlotState::Free as usize];
@@ -118,6 +118,7 @@ impl<I: Index + 'static> Engine<I> {
         let cleaner = &self.cleaner.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (appended, moved) = (self.oplog.appended_bytes(), count(&cleaner.bytes_written));
+        let given_back = self.space.given_back();
         json!({
             "media": self.media.kind().name(),
             "media_why": self.media.why(),
@@ -140,7 +141,8 @@ impl<I: Index + 'static> Engine<I> {
             "index": "hash",
             "index_bytes": self.index.memory_bytes(),
             "segments": {
-                "free": by_state[SlotState::Free as usize],
+                "free": by_state[SlotState::Free as usize].saturating_sub(u64::from(given_back.hollow_slots)),
+                "hollow": given_back.hollow_slots,
                 "open": by_state[SlotState::Open as usize],
                 "active": by_state[SlotState::Active as usize],
                 "sealed": by_state[SlotState::Sealed as usize],
@@ -166,6 +168,8 @@ impl<I: Index + 'static> Engine<I> {
             "rolls": self.oplog.rolls(),
             "appended_bytes": appended,
             "foreground_growths": self.space.foreground_growths(),
+            "segments_given_back": given_back.slots,
+            "give_back_failures": given_back.failures,
             "puts": self.counters.sum(|shard| &shard.puts),
             "put_bytes": self.counters.sum(|shard| &shard.put_bytes),
             "deletes": self.counters.sum(|shard| &shard.deletes),

@@ -179,8 +179,73 @@ fn growth_keeps_base_and_content_and_adds_zeros() {
         let after = media.region().bytes(MediaRange::new(PAGE_BYTES, bytes.len() as u64)).unwrap();
         assert_eq!((after.as_ptr(), after), (before.as_ptr(), &*bytes), "{name}: same place, same content");
         media.grow(PAGE_BYTES).unwrap();
-        assert_eq!(media.len_bytes(), (4 << 20) + 3 * PAGE_BYTES, "{name}: a pool never shrinks");
+        assert_eq!(media.len_bytes(), (4 << 20) + 3 * PAGE_BYTES, "{name}: growth never shrinks");
         assert!(media.grow((4 << 20) + 3 * PAGE_BYTES + 1).is_err(), "{name}: whole pages");
+    });
+}
+
+fn is_zero(media: &dyn Media, range: MediaRange) -> bool {
+    let mapped = media.region().bytes(range).unwrap();
+    mapped.iter().chain(&read(media, range.offset, range.len as usize)).all(|&byte| byte == 0)
+}
+
+#[test]
+fn what_was_given_back_is_zero_and_its_neighbours_are_not() {
+    on_every_medium(|name, fixture| {
+        let media = &*fixture.media;
+        let bytes = pattern(POOL_BYTES as usize);
+        media.write(0, &bytes).unwrap();
+        media.flush(Site::BlobFlush, MediaRange::new(0, POOL_BYTES));
+        media.drain(Site::FrameDrain).unwrap();
+        let holes =
+            [MediaRange::new(2 * PAGE_BYTES, PAGE_BYTES), MediaRange::new(5 * PAGE_BYTES, 3 * PAGE_BYTES)];
+        media.publish().unwrap();
+        let blocks = || std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&fixture.path).unwrap());
+        let before = blocks();
+        media.punch(&holes).unwrap();
+        assert!(blocks() < before, "{name}: the file system has the bytes back");
+        assert_eq!(media.len_bytes(), POOL_BYTES, "{name}");
+        // Before they are looked at through the mapping, which takes pages on tmpfs.
+        let found = media.holes().unwrap();
+        for hole in holes {
+            let is_in = |found: &MediaRange| found.offset <= hole.offset && hole.end() <= found.end();
+            assert!(found.iter().any(is_in), "{name}: {hole:?} in {found:?}");
+        }
+        for page in [0, 1, 3, 4, 8, 15] {
+            let at = (page * PAGE_BYTES) as usize;
+            let expected = &bytes[at..][..PAGE_BYTES as usize];
+            assert_eq!(read(media, at as u64, PAGE_BYTES as usize), expected, "{name}: page {page}");
+        }
+        media.allocate(&holes).unwrap();
+        assert!(holes.iter().all(|hole| is_zero(media, *hole)), "{name}");
+        media.write(holes[1].offset, &bytes[..100]).unwrap();
+        media.flush(Site::BlobFlush, MediaRange::new(holes[1].offset, 100));
+        media.drain(Site::FrameDrain).unwrap();
+        assert_eq!(read(media, holes[1].offset, 100), &bytes[..100], "{name}");
+        assert!(media.punch(&[MediaRange::new(POOL_BYTES, PAGE_BYTES)]).is_err(), "{name}: outside");
+    });
+}
+
+#[test]
+fn a_medium_that_was_cut_grows_again_with_zeros() {
+    on_every_medium(|name, fixture| {
+        let media = &*fixture.media;
+        let bytes = pattern(POOL_BYTES as usize);
+        let base = media.region().bytes(MediaRange::new(0, PAGE_BYTES)).unwrap().as_ptr();
+        media.publish().unwrap();
+        for cut in [9 * PAGE_BYTES, 3 * PAGE_BYTES, PAGE_BYTES] {
+            media.write(0, &bytes).unwrap();
+            media.shrink(cut).unwrap();
+            assert_eq!((media.len_bytes(), media.region().len()), (cut, cut), "{name}");
+            assert_eq!(std::fs::metadata(&fixture.path).unwrap().len(), cut, "{name}");
+            assert!(media.region().bytes(MediaRange::new(cut, 1)).is_none(), "{name}: out of reach");
+            assert!(media.write(cut, &[1; 64]).is_err(), "{name}");
+            assert_eq!(read(media, 0, cut as usize), &bytes[..cut as usize], "{name}");
+            media.grow(POOL_BYTES).unwrap();
+            assert!(is_zero(media, MediaRange::new(cut, POOL_BYTES - cut)), "{name}: new bytes are zero");
+            let again = media.region().bytes(MediaRange::new(0, cut)).unwrap();
+            assert_eq!((again.as_ptr(), again), (base, &bytes[..cut as usize]), "{name}");
+        }
     });
 }
 

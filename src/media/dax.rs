@@ -57,12 +57,14 @@ impl DaxMedium {
         self.pool.check_range("write", at, len, self.region.len())
     }
 
-    fn allocate(&self, from: u64, to: u64) -> Result<()> {
-        let fd = self.pool.fd()?;
+    fn lengthen(&self, from: u64, to: u64) -> Result<()> {
         self.pool.allocate(from, to)?;
-        persist::sync_all(CallSite::GrowSync, fd)
-            .map_err(|errno| self.pool.error(format_args!("fsync after growth to {to} bytes"), errno))?;
+        self.sync(CallSite::GrowSync, format_args!("fsync after growth to {to} bytes"))?;
         self.map(to)
+    }
+
+    fn sync(&self, site: CallSite, what: std::fmt::Arguments<'_>) -> Result<()> {
+        persist::sync_all(site, self.pool.fd()?).map_err(|errno| self.pool.error(what, errno))
     }
 }
 
@@ -151,7 +153,33 @@ impl Media for DaxMedium {
             return Ok(());
         }
         self.pool.check_growth(from, len_bytes)?;
-        self.allocate(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))
+        self.lengthen(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))
+    }
+
+    fn punch(&self, ranges: &[MediaRange]) -> Result<()> {
+        let _one_at_a_time = self.growth.lock();
+        self.pool.punch(ranges, self.region.len())?;
+        self.sync(CallSite::GiveBackSync, format_args!("fsync after punching holes"))
+    }
+
+    fn allocate(&self, ranges: &[MediaRange]) -> Result<()> {
+        let _one_at_a_time = self.growth.lock();
+        for range in ranges {
+            self.pool.check_range("allocation", range.offset, range.len as usize, self.region.len())?;
+            self.pool.allocate(range.offset, range.end())?;
+        }
+        self.sync(CallSite::GrowSync, format_args!("fsync after filling holes"))
+    }
+
+    fn shrink(&self, len_bytes: u64) -> Result<()> {
+        let _one_at_a_time = self.growth.lock();
+        self.pool.shrink(len_bytes, self.region.len())?;
+        self.region.shrink(len_bytes);
+        self.sync(CallSite::GiveBackSync, format_args!("fsync after a cut to {len_bytes} bytes"))
+    }
+
+    fn holes(&self) -> Result<Vec<MediaRange>> {
+        self.pool.holes(self.region.len())
     }
 
     fn prefault(&self, range: MediaRange) {

@@ -44,14 +44,17 @@ impl FileMedium {
             .map_err(|errno| self.pool.error(format_args!("pwrite of {} bytes at {at}", bytes.len()), errno))
     }
 
-    fn allocate(&self, from: u64, to: u64) -> Result<()> {
-        let fd = self.pool.fd()?;
+    fn lengthen(&self, from: u64, to: u64) -> Result<()> {
         self.pool.allocate(from, to)?;
         self.pool.write_zeros(from, to)?;
-        self.syncs
-            .sync_alone(|| persist::sync_all(CallSite::GrowSync, fd))
-            .map_err(|errno| self.pool.error(format_args!("fsync after growth to {to} bytes"), errno))?;
-        self.region.map_file(fd, to, libc::MAP_SHARED)
+        self.sync(CallSite::GrowSync, format_args!("fsync after growth to {to} bytes"))?;
+        self.region.map_file(self.pool.fd()?, to, libc::MAP_SHARED)
+    }
+
+    fn sync(&self, site: CallSite, what: std::fmt::Arguments<'_>) -> Result<()> {
+        let fd = self.pool.fd()?;
+        let synced = self.syncs.sync_alone(|| persist::sync_all(site, fd));
+        synced.map_err(|errno| self.pool.error(what, errno))
     }
 }
 
@@ -117,7 +120,34 @@ impl Media for FileMedium {
             return Ok(());
         }
         self.pool.check_growth(from, len_bytes)?;
-        self.allocate(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))
+        self.lengthen(from, len_bytes).inspect_err(|_| self.pool.undo_growth(from))
+    }
+
+    fn punch(&self, ranges: &[MediaRange]) -> Result<()> {
+        let _one_at_a_time = self.growth.lock();
+        self.pool.punch(ranges, self.region.len())?;
+        self.sync(CallSite::GiveBackSync, format_args!("fsync after punching holes"))
+    }
+
+    fn allocate(&self, ranges: &[MediaRange]) -> Result<()> {
+        let _one_at_a_time = self.growth.lock();
+        for range in ranges {
+            self.pool.check_range("allocation", range.offset, range.len as usize, self.region.len())?;
+            self.pool.allocate(range.offset, range.end())?;
+            self.pool.write_zeros(range.offset, range.end())?;
+        }
+        self.sync(CallSite::GrowSync, format_args!("fsync after filling holes"))
+    }
+
+    fn shrink(&self, len_bytes: u64) -> Result<()> {
+        let _one_at_a_time = self.growth.lock();
+        self.pool.shrink(len_bytes, self.region.len())?;
+        self.region.shrink(len_bytes);
+        self.sync(CallSite::GiveBackSync, format_args!("fsync after a cut to {len_bytes} bytes"))
+    }
+
+    fn holes(&self) -> Result<Vec<MediaRange>> {
+        self.pool.holes(self.region.len())
     }
 
     fn failed_sync(&self) -> Option<Error> {

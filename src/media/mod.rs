@@ -155,6 +155,30 @@ pub trait Media: Send + Sync {
     /// # Errors
     /// `NoSpace` when the device is full, `Io`; the length is then unchanged. Ask [`Media::failed_sync`] what else is.
     fn grow(&self, len_bytes: u64) -> Result<()>;
+    /// Gives the bytes of these ranges (whole pages that nobody reads or writes) back to the file system: they are zero from
+    /// now on, and must be allocated before they are stored to. Durable when it returns; a crash before leaves any part.
+    ///
+    /// # Errors
+    /// `Unsupported`: nothing was changed. `Io`: any part of them may be given back. See [`Media::failed_sync`].
+    fn punch(&self, ranges: &[MediaRange]) -> Result<()>;
+    /// Allocates ranges that were given back, or may have been: as [`Media::grow`] does.
+    ///
+    /// # Errors
+    /// As [`Media::grow`]: the ranges must still not be stored to.
+    fn allocate(&self, ranges: &[MediaRange]) -> Result<()>;
+    /// Cuts the medium off at `len_bytes` (a multiple of the page size); nobody reads or writes behind it. Durable when it
+    /// returns; a crash before leaves either length.
+    ///
+    /// # Errors
+    /// `Unsupported`, or `Io` from the cut: nothing was changed. After a sync that failed it is shorter nevertheless.
+    fn shrink(&self, len_bytes: u64) -> Result<()>;
+    /// Ranges that may have no bytes on the device; what was allocated and never written may look so, too.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn holes(&self) -> Result<Vec<MediaRange>> {
+        Ok(Vec::new())
+    }
     /// The failure that every later drain will answer, once a sync has failed, also one of a growth: on files that may have
     /// left any page clean and not on the disk.
     fn failed_sync(&self) -> Option<Error> {

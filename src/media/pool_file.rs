@@ -14,6 +14,7 @@ use super::{dax::DaxMedium, file::FileMedium};
 use crate::constants::{HEAD_SIZE_BYTES_MIN, PAGE_BYTES, POOL_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::types::MediaRange;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::{OwnedFd, RawFd};
@@ -413,8 +414,70 @@ impl PoolFile {
     /// sees as free bytes.
     pub(super) fn undo_growth(&self, from: u64) {
         if let Ok(fd) = self.fd() {
-            let _ = sys::truncate(fd, from);
+            let _ = sys::truncate(CallSite::GrowUndo, fd, from);
         }
+    }
+
+    /// Whether bytes of a pool of `len_bytes` can be given back at all.
+    fn check_give_back(&self) -> Result<()> {
+        if self.read_only || !self.writable {
+            return Err(Error::ReadOnly);
+        }
+        if self.device_bytes.is_some() {
+            return Err(Error::Unsupported("a device keeps all of its bytes".into()));
+        }
+        Ok(())
+    }
+
+    /// Makes holes of these ranges.
+    pub(super) fn punch(&self, ranges: &[MediaRange], len_bytes: u64) -> Result<()> {
+        self.check_give_back()?;
+        for range in ranges {
+            self.check_range("hole", range.offset, range.len as usize, len_bytes)?;
+            match sys::punch(self.fd()?, range.offset, range.len) {
+                Ok(()) => {}
+                Err(libc::EOPNOTSUPP | libc::ENOSYS) => {
+                    let message = format!("the file system of {} makes no holes", self.path.display());
+                    return Err(Error::Unsupported(message));
+                }
+                Err(errno) => {
+                    return Err(
+                        self.error(format_args!("hole of {} bytes at {}", range.len, range.offset), errno)
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the file off at `to`.
+    pub(super) fn shrink(&self, to: u64, len_bytes: u64) -> Result<()> {
+        self.check_give_back()?;
+        assert!(to <= len_bytes && to.is_multiple_of(PAGE_BYTES), "a cut of {len_bytes} bytes to {to}");
+        sys::truncate(CallSite::Shrink, self.fd()?, to)
+            .map_err(|errno| self.error(format_args!("ftruncate to {to} bytes"), errno))
+    }
+
+    /// Where the file has no data, as far as the file system says; nowhere if it does not.
+    pub(super) fn holes(&self, len_bytes: u64) -> Result<Vec<MediaRange>> {
+        let (mut holes, mut at) = (Vec::new(), 0);
+        if self.device_bytes.is_some() {
+            return Ok(holes);
+        }
+        let failed = |errno| self.error(format_args!("lseek to a hole"), errno);
+        while at < len_bytes {
+            let hole = match sys::next_hole(self.fd()?, at) {
+                Ok(Some(hole)) => hole.min(len_bytes),
+                Ok(None) | Err(libc::EINVAL | libc::EOPNOTSUPP) => break,
+                Err(errno) => return Err(failed(errno)),
+            };
+            let data = sys::next_data(self.fd()?, hole).map_err(failed)?.unwrap_or(len_bytes).min(len_bytes);
+            if data > hole {
+                holes.push(MediaRange::new(hole, data - hole));
+            }
+            at = data;
+        }
+        Ok(holes)
     }
 
     /// See [`super::Media::publish`]; `sync` makes the content durable.

@@ -3,8 +3,9 @@
 //! **Why handing out slices is sound: published bytes are write-once.** Invariants:
 //!   - a range of address space is reserved at the start and kept to the end, so growth never moves the base and a
 //!     slice stays where it is
-//!   - `len` is raised only after the bytes below it were mapped, and never falls; `[base, base + len)` is readable
-//!     from then on, until the region is dropped, which borrows of it forbid
+//!   - `len` is raised only after the bytes below it were mapped; `[base, base + len)` is readable from then on, until the
+//!     region is dropped, which borrows of it forbid, or cut: [`Region::shrink`] is called for bytes that nobody can hold a
+//!     slice of any more, because no segment is in them since before the last grace period
 //!   - the writers here store only into bytes that nobody reads: bytes behind the published end of a segment, or
 //!     segments that were freed, after the grace period of everyone who could still hold a slice. Once published, a
 //!     byte does not change until its segment is freed. The floors above keep this (append behind the tail, epoch)
@@ -203,6 +204,14 @@ impl Region {
         }
         self.len.store(to_bytes, Ordering::Release);
         Ok(())
+    }
+
+    /// Lowers the length. Nobody reads or writes behind it: slots that are free since a grace period, and that nobody can
+    /// take meanwhile. What was mapped there stays mapped, out of everybody's reach, until a growth replaces it.
+    pub(super) fn shrink(&self, to_bytes: u64) {
+        let _one_at_a_time = self.growth.lock();
+        assert!(to_bytes.is_multiple_of(PAGE_BYTES), "a region is cut at pages, not at {to_bytes} bytes");
+        self.len.fetch_min(to_bytes, Ordering::AcqRel);
     }
 
     /// Readable bytes, from offset 0.

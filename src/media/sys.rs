@@ -68,6 +68,10 @@ call_sites! {
     PublishSyncDirectory = 29,
     OpenLock = 30,
     Unlock = 31,
+    Punch = 32,
+    Shrink = 33,
+    GiveBackSync = 34,
+    FindHole = 35,
 }
 
 #[cfg(feature = "sim")]
@@ -361,10 +365,40 @@ pub fn allocate(fd: RawFd, from: u64, to: u64) -> Sys<()> {
 }
 
 /// `ftruncate`.
-pub fn truncate(fd: RawFd, len: u64) -> Sys<()> {
+pub fn truncate(site: CallSite, fd: RawFd, len: u64) -> Sys<()> {
     let len = i64::try_from(len).map_err(|_| libc::EFBIG)?;
     // SAFETY: no memory is passed.
-    retried(CallSite::GrowUndo, || i64::from(unsafe { libc::ftruncate(fd, len) })).map(drop)
+    retried(site, || i64::from(unsafe { libc::ftruncate(fd, len) })).map(drop)
+}
+
+/// `fallocate` that gives `[at, at + len)` back; the file stays as long as it is.
+pub fn punch(fd: RawFd, at: u64, len: u64) -> Sys<()> {
+    let offset = i64::try_from(at).map_err(|_| libc::EFBIG)?;
+    let len = i64::try_from(len).map_err(|_| libc::EFBIG)?;
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no memory is passed.
+    retried(CallSite::Punch, || i64::from(unsafe { libc::fallocate(fd, mode, offset, len) })).map(drop)
+}
+
+/// Where the first hole at or behind `from` begins; the end of the file counts as one.
+pub fn next_hole(fd: RawFd, from: u64) -> Sys<Option<u64>> {
+    seek(fd, from, libc::SEEK_HOLE)
+}
+
+/// Where the first data at or behind `from` begins.
+pub fn next_data(fd: RawFd, from: u64) -> Sys<Option<u64>> {
+    seek(fd, from, libc::SEEK_DATA)
+}
+
+/// `lseek`; none if there is nothing of the kind up to the end. Nobody uses the position it leaves.
+fn seek(fd: RawFd, from: u64, whence: i32) -> Sys<Option<u64>> {
+    let from = i64::try_from(from).map_err(|_| libc::EFBIG)?;
+    // SAFETY: no memory is passed.
+    match retried(CallSite::FindHole, || unsafe { libc::lseek(fd, from, whence) }) {
+        Ok(found) => Ok(Some(found as u64)),
+        Err(libc::ENXIO) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Names the unnamed file `fd` below `directory`; never replaces a file.

@@ -8,7 +8,7 @@ use super::{Purpose, Space};
 use crate::constants::{BLOB_CHUNK_BYTES_MAX, EXTENT_BLOCK_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::format::SegmentClass;
-use crate::sync::{Arc, AtomicU64, Mutex};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::types::{MediaRange, SegmentSlot};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -100,6 +100,8 @@ pub struct Extents {
     segments: Mutex<Segments>,
     /// Values on their way: their extents are taken and no entry names them yet.
     pub staged: AtomicU64,
+    /// Bytes of extents that are dead and not free yet, those in their grace period included.
+    retired_bytes: AtomicU64,
 }
 
 impl Extents {
@@ -107,7 +109,7 @@ impl Extents {
     pub fn new(space: Arc<Space>) -> Self {
         let block_bytes = Self::block_bytes_for(space.geometry().segment_size_bytes);
         let segments = Mutex::new(Segments { bitmaps: BTreeMap::new(), used_blocks: 0 });
-        Extents { space, block_bytes, segments, staged: AtomicU64::new(0) }
+        Extents { space, block_bytes, segments, staged: AtomicU64::new(0), retired_bytes: AtomicU64::new(0) }
     }
 
     /// Bytes of a block for a segment size.
@@ -215,6 +217,7 @@ impl Extents {
             missing -= bytes;
         }
         assert_eq!(missing, 0, "blocks were counted before");
+        self.note_usage(segments);
         ranges
     }
 
@@ -235,6 +238,7 @@ impl Extents {
             return Vec::new();
         }
         segments.bitmaps.retain(|_, bitmap| bitmap.free_blocks != free);
+        self.note_usage(&segments);
         empty.into_iter().map(SegmentSlot).collect()
     }
 
@@ -259,6 +263,30 @@ impl Extents {
                 .set(start, count, false);
             segments.used_blocks -= u64::from(count);
         }
+        self.note_usage(segments);
+    }
+
+    /// These extents are dead, and wait until nobody can see them: the pool need not grow for their sake.
+    pub fn note_retired(&self, ranges: &[MediaRange]) {
+        self.retired_bytes.fetch_add(self.bytes_taken(ranges), Ordering::Relaxed);
+    }
+
+    /// Frees ranges that were noted as retired.
+    pub fn release_retired(&self, ranges: &[MediaRange]) {
+        self.retired_bytes.fetch_sub(self.bytes_taken(ranges), Ordering::Relaxed);
+        self.release(ranges);
+    }
+
+    /// Bytes that wait to be free.
+    pub fn retired_bytes(&self) -> u64 {
+        self.retired_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Has the space know how much of extent segments is in use: it grows or is cleaned by that.
+    fn note_usage(&self, segments: &Segments) {
+        let all = segments.bitmaps.len() as u64 * self.space.geometry().segment_size_bytes;
+        let used = segments.used_blocks * self.block_bytes;
+        self.space.note_extent_bytes(all, used.saturating_sub(self.retired_bytes()));
     }
 
     fn blocks_of(&self, range: MediaRange) -> (SegmentSlot, u32, u32) {

@@ -1,6 +1,8 @@
 //! Who owns which bytes: the superblock, the table of segments, free slots and growth, extents of blobs.
 
 pub mod extent;
+mod growth;
+mod slots;
 pub mod superblock;
 pub mod table;
 
@@ -15,7 +17,7 @@ use crate::media::durable::{Dirty, Durable, InFlight};
 use crate::media::{Media, Site};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
-use std::collections::BTreeSet;
+use slots::Slots;
 use table::{SegmentTable, SlotState};
 
 /// Free slots that recovery needs beyond one for each log, whose head it replaces: it also replaces heads that turn out
@@ -145,17 +147,18 @@ impl Identities {
 /// Who is told of a failure.
 type FailureListener = Box<dyn Fn(&Error) + Send + Sync>;
 
-/// Segments, free slots and growth.
+/// Segments, free slots and growth. `growth.rs` says how large the pool should be.
 pub struct Space {
     media: Arc<dyn Media>,
     uuid: [u8; 16],
     geometry: Geometry,
     table: SegmentTable,
     identities: Mutex<Identities>,
-    free: Mutex<BTreeSet<u32>>,
-    /// Slots in the pool; raised by growth only.
+    free: Mutex<Slots>,
+    /// Slots in the pool, hollow ones included; changed under `growth` alone.
     slots: AtomicU32,
     growth: Mutex<()>,
+    target: growth::Target,
     slots_max: u32,
     quota: Option<u64>,
     /// Free slots kept for deletes, rolls and recovery.
@@ -172,6 +175,7 @@ impl Space {
         uuid: [u8; 16],
         geometry: Geometry,
         quota: Option<u64>,
+        target_utilization: f64,
         identities: Identities,
         logs: usize,
     ) -> Self {
@@ -184,9 +188,10 @@ impl Space {
             geometry,
             table: SegmentTable::new(reachable),
             identities: Mutex::new(identities),
-            free: Mutex::new((0..slots).collect()),
+            free: Mutex::new(Slots::all_ready(slots)),
             slots: AtomicU32::new(slots),
             growth: Mutex::new(()),
+            target: growth::Target::new(target_utilization),
             slots_max,
             quota,
             reserve: logs as u32 + RESERVE_SLOTS,
@@ -227,14 +232,14 @@ impl Space {
         self.geometry.pool_len(self.slots_max).min(self.media.len_bytes_max().max(self.media.len_bytes()))
     }
 
-    /// Slots in the pool.
+    /// Slots in the pool, those included that were given back within it.
     pub fn slot_count(&self) -> u32 {
         self.slots.load(Ordering::Acquire)
     }
 
     /// Slots that are free and allocated.
     pub fn free_slots(&self) -> u32 {
-        self.free.lock().len() as u32
+        self.free.lock().ready.len() as u32
     }
 
     /// Slots that puts leave free.
@@ -245,11 +250,6 @@ impl Space {
     /// Free slots that this purpose may take without growth.
     pub fn available(&self, purpose: Purpose) -> u32 {
         self.free_slots().saturating_sub(self.kept_from(purpose))
-    }
-
-    /// Slots by which the pool may still grow, as far as the quota is concerned.
-    pub fn growable_slots(&self) -> u32 {
-        self.slots_max.saturating_sub(self.slot_count())
     }
 
     /// Times a writer had to grow the pool itself.
@@ -267,9 +267,8 @@ impl Space {
             if let Some(slot) = self.take_ready(keep) {
                 return Ok(slot);
             }
-            let before = self.slot_count();
             self.grown_in_foreground.fetch_add(1, Ordering::Relaxed);
-            self.grow_from(before, 1)?;
+            self.grow_for(purpose)?;
         }
     }
 
@@ -315,106 +314,30 @@ impl Space {
     /// `NoSpace`: nothing was changed. `Io` from growth.
     pub fn back_recovered_head(&self, purpose: Purpose) -> Result<()> {
         while self.free_slots() < self.kept_from(purpose) {
-            self.grow_from(self.slot_count(), 1)?;
+            self.grow_for(purpose)?;
         }
         Ok(())
     }
 
     fn take_ready(&self, keep: u32) -> Option<SegmentSlot> {
         let mut free = self.free.lock();
-        if free.len() as u32 <= keep {
+        if free.ready.len() as u32 <= keep {
             return None;
         }
-        free.pop_first().map(SegmentSlot)
+        free.ready.pop_first().map(SegmentSlot)
     }
 
     /// Gives a slot back that was taken and not used, or that is free on the medium.
     pub fn return_slot(&self, slot: SegmentSlot) {
         self.table.slot(slot).clear();
-        let inserted = self.free.lock().insert(slot.0);
+        let inserted = self.free.lock().ready.insert(slot.0);
         assert!(inserted, "slot {} was free already", slot.0);
     }
 
     /// Recovery: the slot is in use.
     pub fn claim_slot(&self, slot: SegmentSlot) {
-        let removed = self.free.lock().remove(&slot.0);
+        let removed = self.free.lock().ready.remove(&slot.0);
         assert!(removed, "slot {} is listed twice", slot.0);
-    }
-
-    /// Keeps `ahead` slots beyond the reserve allocated, so that writers need not wait for growth. Called by the
-    /// housekeeper; failure to grow ahead is none, the writer that needs the slot will report it.
-    pub fn prepare(&self, ahead: u32) {
-        let have = self.free_slots();
-        let want = self.reserve + ahead;
-        if have < want {
-            let step = growth_step(self.slot_count(), want - have, self.grow_step_max());
-            let _ = self.grow_from(self.slot_count(), step);
-        }
-        let next: Vec<u32> = self.free.lock().iter().take(ahead as usize).copied().collect();
-        for slot in next.into_iter().map(SegmentSlot) {
-            if self.table.slot(slot).mark_prefaulted() {
-                self.media.prefault(self.geometry.range_of(slot));
-            }
-        }
-    }
-
-    fn grow_step_max(&self) -> u32 {
-        ((64 << 20) / self.geometry.segment_size_bytes).max(1) as u32
-    }
-
-    /// Grows by `step` slots, or by what the quota leaves, unless somebody else grew since there were `before`.
-    fn grow_from(&self, before: u32, step: u32) -> Result<()> {
-        let _growing = self.growth.lock();
-        let slots = self.slot_count();
-        if slots > before {
-            return Ok(());
-        }
-        let target = slots.saturating_add(step).min(self.slots_max);
-        if target <= slots {
-            return Err(self.no_space(self.growth_limit()));
-        }
-        let mut grown = self.media.grow(self.geometry.pool_len(target));
-        if matches!(grown, Err(Error::NoSpace { .. })) && target > slots + 1 {
-            grown = self.media.grow(self.geometry.pool_len(slots + 1));
-        }
-        if let Err(error) = grown {
-            // The growth is undone, but its sync covered everybody's pages: the store must say so now.
-            if let (Some(failure), Some(tell)) = (self.media.failed_sync(), self.on_failed_sync.get()) {
-                tell(&failure);
-            }
-            return Err(self.device_full(error));
-        }
-        let now = self.geometry.usable_slots_in(self.media.len_bytes());
-        self.free.lock().extend(slots..now);
-        self.slots.store(now, Ordering::Release);
-        Ok(())
-    }
-
-    fn growth_limit(&self) -> &'static str {
-        if self.slots_max == listed_slots_max(&self.geometry) {
-            return "the number of segments that a log head can list (larger segments allow more)";
-        }
-        "the quota max_bytes"
-    }
-
-    fn device_full(&self, error: Error) -> Error {
-        match error {
-            Error::NoSpace { .. } => self.no_space("the device"),
-            other => other,
-        }
-    }
-
-    fn no_space(&self, by: &str) -> Error {
-        let free = self.free_slots();
-        let limit = match self.quota {
-            Some(bytes) if by.starts_with("the quota") => format!("{by} = {bytes}"),
-            _ => by.to_string(),
-        };
-        Error::NoSpace {
-            needed_bytes: self.geometry.segment_size_bytes,
-            free_bytes: u64::from(free) * self.geometry.segment_size_bytes,
-            limit: format!("{limit}; {free} free segments are kept for deletes and recovery"),
-        }
     }
 
     /// Writes header and body (digest) of a segment that is about to be opened in `slot`. Its state word still says
@@ -536,22 +459,4 @@ fn listed_slots_max(geometry: &Geometry) -> u32 {
     let room = Digest::bytes_max(geometry.segment_size_bytes) - Digest::encoded_len(0);
     let entry = (Digest::encoded_len(64) - Digest::encoded_len(0)) / 64;
     (room / entry).min(u64::from(u32::MAX)) as u32
-}
-
-/// Slots to grow by ahead of need: an eighth of the pool, at most `most`, but always what is `missing`.
-fn growth_step(slots: u32, missing: u32, most: u32) -> u32 {
-    (slots / 8).min(most).max(missing)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn growth_ahead_of_several_heads_may_exceed_the_usual_step() {
-        // `clamp` panicked here and ended the background thread: no asynchronous write became durable by itself any more.
-        assert_eq!(growth_step(3, 6, 4), 6);
-        assert_eq!(growth_step(80, 2, 4), 4);
-        assert_eq!(growth_step(16, 1, 4), 2);
-    }
 }

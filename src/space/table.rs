@@ -101,6 +101,10 @@ impl SlotInfo {
         !self.prefaulted.swap(true, Ordering::Relaxed)
     }
 
+    pub(super) fn forget_prefault(&self) {
+        self.prefaulted.store(false, Ordering::Relaxed);
+    }
+
     /// Seed of the checksums in the segment.
     #[inline]
     pub fn seed(&self) -> SegmentSeed {

@@ -32,6 +32,8 @@ pub enum Op {
     Idle,
     /// A pass of the cleaner.
     Clean,
+    /// Gives every free slot back to the file system, those of the reserve too.
+    GiveBack,
     /// Closes the store and opens it again.
     Reopen,
     /// Kills the process and opens the store again.
@@ -60,7 +62,7 @@ impl Op {
         Op::Kill,
     ];
 
-    const WORDS: [(Op, &'static str); 16] = [
+    const WORDS: [(Op, &'static str); 17] = [
         (Op::PutNew, "put"),
         (Op::OverwriteSame, "same"),
         (Op::OverwriteLarger, "larger"),
@@ -73,6 +75,7 @@ impl Op {
         (Op::Sync, "sync"),
         (Op::Idle, "idle"),
         (Op::Clean, "clean"),
+        (Op::GiveBack, "giveback"),
         (Op::Reopen, "reopen"),
         (Op::Kill, "kill"),
         (Op::FailDrain, "faildrain"),
@@ -134,7 +137,8 @@ impl History {
                 48..49 => Op::Roll,
                 49..57 => Op::OsPut,
                 57..59 => Op::Sync,
-                59..61 => Op::Clean,
+                59..60 => Op::Clean,
+                60..61 => Op::GiveBack,
                 61..62 => Op::Reopen,
                 62..63 => Op::Kill,
                 _ => Op::FailDrain,

@@ -199,6 +199,12 @@ impl<'w, S: Subject> Driver<'w, S> {
                 self.steps.truncate(steps);
                 Ok(())
             }
+            Op::GiveBack => {
+                let steps = self.steps.len();
+                self.step(writer, Vec::new(), S::give_back)?;
+                self.steps.truncate(steps);
+                Ok(())
+            }
             Op::Reopen => self.reopen(),
             Op::FailDrain => {
                 self.media.inject(Fault::Drain { nth: 1, times: 1 });

@@ -18,6 +18,8 @@ pub trait Subject: Send + Sync + Sized + 'static {
     fn idle(&self) -> Result<()>;
     /// Empties segments, as many as the store does at once.
     fn clean(&self) -> Result<()>;
+    /// Gives all free slots back to the file system.
+    fn give_back(&self) -> Result<()>;
     fn close(&self) -> Result<()>;
     /// Compares what the store believes with all that lies on the medium, if the store can.
     fn verify(&self) -> std::result::Result<(), String> {
@@ -73,6 +75,10 @@ impl Subject for Store {
 
     fn clean(&self) -> Result<()> {
         flatkv::testing::clean(self).map(drop)
+    }
+
+    fn give_back(&self) -> Result<()> {
+        flatkv::testing::give_back(self).map(drop)
     }
 
     fn close(&self) -> Result<()> {

@@ -273,6 +273,10 @@ impl<const BUG: u8> Subject for Toy<BUG> {
         Ok(())
     }
 
+    fn give_back(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn close(&self) -> Result<()> {
         self.sync()
     }

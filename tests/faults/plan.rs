@@ -97,8 +97,17 @@ impl Fault {
     /// True if the medium hides it: interrupts (of all calls but syncs and mappings) and short transfers.
     pub fn is_hidden(&self) -> bool {
         use CallSite::*;
-        let not_tried_again =
-            [Drain, GrowSync, PublishSync, PublishSyncDirectory, Reserve, MapPart, SyncProbe, HugePageHint];
+        let not_tried_again = [
+            Drain,
+            GrowSync,
+            GiveBackSync,
+            PublishSync,
+            PublishSyncDirectory,
+            Reserve,
+            MapPart,
+            SyncProbe,
+            HugePageHint,
+        ];
         match self.failure.fault {
             CallFault::Short => true,
             CallFault::Errno(errno) => errno == libc::EINTR && !not_tried_again.contains(&self.site),
@@ -108,8 +117,20 @@ impl Fault {
     /// True if the call only helps: its failure changes nothing that a caller sees.
     pub fn is_of_a_hint(&self) -> bool {
         use CallSite::*;
-        [HugePageHint, Prefault, Unlock, GrowUndo, FileSystemStat, LockOwner, ReadHolder, SyncProbe]
-            .contains(&self.site)
+        [
+            HugePageHint,
+            Prefault,
+            Unlock,
+            GrowUndo,
+            Punch,
+            Shrink,
+            FindHole,
+            FileSystemStat,
+            LockOwner,
+            ReadHolder,
+            SyncProbe,
+        ]
+        .contains(&self.site)
     }
 
     /// True if the call belongs to a growth alone, and is no sync: nothing that counts depends on it.

@@ -175,6 +175,7 @@ impl<'a> Work<'a> {
             self.put(store, 20 + round % 4, ROLL_BYTES)?;
         }
         self.clean(store)?;
+        self.give_back(store)?;
         self.delete(store, 11)?;
         self.put(store, 19, BLOB_BYTES)?;
         self.clean(store)?;
@@ -193,6 +194,7 @@ impl<'a> Work<'a> {
             self.put(store, 20 + round % 4, ROLL_BYTES)?;
         }
         self.clean(store)?;
+        self.give_back(store)?;
         self.batch(store, &[1, 16, 17], SMALL_BYTES)?;
         self.check(store, false, "before the end of a session")
     }
@@ -309,6 +311,11 @@ impl<'a> Work<'a> {
     /// Everything that is sealed is moved, and its segments are freed.
     fn clean(&mut self, store: &Store) -> Checked<()> {
         self.covering(store, "clean", |store| flatkv::testing::clean(store).map(drop))
+    }
+
+    /// All free slots are holes, or cut off.
+    fn give_back(&mut self, store: &Store) -> Checked<()> {
+        self.covering(store, "give back", |store| flatkv::testing::give_back(store).map(drop))
     }
 
     fn acknowledge(&mut self, changes: &[Change]) {

@@ -52,9 +52,15 @@ impl<I: Index + 'static> Engine<I> {
         let mut tried_with = self.space.free_slots();
         let result = loop {
             let refusal = self.wait_for_room(&mut gains, since, tried_with, full).err();
+            if let Some(Error::NoSpace { needed_bytes, .. }) = &refusal {
+                self.space.allow_growth(*needed_bytes);
+            } else if refusal.is_some() {
+                self.space.allow_growth(0);
+            }
             tried_with = tried_with.max(self.space.free_slots());
             // Also after a refusal: others may have made room meanwhile.
             match (write(), refusal) {
+                (Err(last @ Error::NoSpace { .. }), Some(Error::NoSpace { .. })) => break Err(last),
                 (Err(Error::NoSpace { .. }), Some(refusal)) => break Err(refusal),
                 (Err(still_full @ Error::NoSpace { .. }), None) => full = still_full,
                 (result, _) => break result,
@@ -83,7 +89,8 @@ impl<I: Index + 'static> Engine<I> {
     /// `NoSpace`: slots are scarce, and without cleaning writes would soon stop.
     pub fn pause_maintenance(&self) -> Result<()> {
         self.check_writable()?;
-        if self.is_scarce(false) {
+        let free = self.space.available(Purpose::Put) + self.space.growable_slots_max();
+        if free < self.space.low_mark() {
             return Err(Error::NoSpace {
                 needed_bytes: self.space.geometry().segment_size_bytes,
                 free_bytes: u64::from(self.space.free_slots()) * self.space.geometry().segment_size_bytes,
@@ -97,6 +104,7 @@ impl<I: Index + 'static> Engine<I> {
     /// The cleaner rests, also if writes have no room.
     pub fn stop_cleaning(&self) {
         self.cleaner_thread.pause(true);
+        self.space.suspend_target(true);
         // A pass that is at work is finished.
         drop(self.cleaner.work.lock());
     }
@@ -104,8 +112,25 @@ impl<I: Index + 'static> Engine<I> {
     /// Cleans again when it is needed.
     pub fn resume_maintenance(&self) -> Result<()> {
         self.check_writable()?;
+        self.space.suspend_target(false);
         self.cleaner_thread.pause(false);
         Ok(())
+    }
+
+    /// The pool gives back what it has had too much of for as long as `patience`. True if there was any.
+    pub fn give_back(&self, patience: Duration) -> bool {
+        // A store that was poisoned stays as it is.
+        self.check_writable().is_ok() && self.space.give_back(patience)
+    }
+
+    /// Every free slot goes back to the file system.
+    ///
+    /// # Errors
+    /// `Closed`, `Poisoned`, `ReadOnly`.
+    #[cfg(feature = "sim")]
+    pub fn give_back_all(&self) -> Result<bool> {
+        self.check_writable()?;
+        Ok(self.space.give_back_all())
     }
 
     /// What a pass has to gain: else there is nothing to gain any more.
@@ -115,8 +140,9 @@ impl<I: Index + 'static> Engine<I> {
 
     /// True if slots for new data are getting scarce; `plenty` asks whether the cleaner may rest.
     pub(in crate::engine) fn is_scarce(&self, plenty: bool) -> bool {
-        let low = (self.space.slot_count() / 128).max(3) + self.oplog.log_count() as u32;
-        let free = self.space.available(Purpose::Put) + self.space.growable_slots();
-        free < if plenty { 2 * low } else { low }
+        let enough = if plenty { 2 * self.space.low_mark() } else { self.space.low_mark() };
+        let free = self.space.available(Purpose::Put);
+        // How far the pool may grow is only worked out when it matters.
+        free < enough && free + self.space.growable_slots() < enough
     }
 }

@@ -17,6 +17,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often it looks while a write waits and readers keep what would be free.
 const POLL: Duration = Duration::from_micros(200);
 
+/// How long the pool must have been too large before it gives back.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 struct Shared {
     wanted: Mutex<Wanted>,
@@ -180,6 +183,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
         if is_idle && tidy_at != appended && engine.tidy_up(|| shared.is_over() || shared.is_awaited()) {
             tidy_at = engine.oplog.appended_bytes();
         }
+        engine.give_back(GIVE_BACK_AFTER);
         if !shared.is_awaited() && appended < in_vain_until {
             continue;
         }

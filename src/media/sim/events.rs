@@ -53,9 +53,11 @@ pub(super) enum Event {
     Flush { range: MediaRange, thread: u16, site: Site },
     /// The thread waited. `failed`: nothing was made durable, on a file the pages are clean nevertheless.
     Drain { thread: u16, site: Site, failed: bool },
+    /// The zeros that were stored to `range` before are what is there, durably: its bytes were given back.
+    Given { range: MediaRange },
     /// The medium began to become `to` bytes long.
     GrowBegin { to: u64 },
-    /// It is now `len` bytes long, durably.
+    /// It is now `len` bytes long, durably; new bytes are zero.
     GrowEnd { len: u64 },
     /// A pool that was created under no name has its name now, durably.
     Publish,

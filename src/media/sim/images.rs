@@ -102,6 +102,7 @@ impl Choices {
         if let Some(to) = replay.growing_to {
             let old = replay.durable.bytes.len() as u64;
             let lens = match replay.kind() {
+                _ if to < old => 2,
                 SimKind::Pm => 1 + u64::from(to > old),
                 SimKind::File => 1 + to.saturating_sub(old).div_ceil(PAGE_BYTES),
             };
@@ -175,7 +176,15 @@ impl Replay<'_> {
                     continue;
                 }
                 Digit::Len => {
+                    image.close(&mut open);
+                    open.0 = u32::MAX;
                     image.len = match (self.kind(), self.growing_to) {
+                        (_, Some(to)) if to < old_len => {
+                            if state == 1 {
+                                image.cut_off(to);
+                            }
+                            [old_len, to][state as usize]
+                        }
                         (SimKind::File, Some(to)) => to.min(old_len + state * PAGE_BYTES),
                         (SimKind::Pm, Some(to)) if state == 1 => to,
                         _ => old_len,
@@ -354,6 +363,23 @@ impl CrashImage<'_> {
     pub(super) fn atoms(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let size = self.replay.kind().atom_bytes() as u64;
         self.patches.iter().map(move |(number, value)| (u64::from(*number) * size, self.replay.value(*value)))
+    }
+
+    /// Forgets what lies behind `len`.
+    fn cut_off(&mut self, len: u64) {
+        let size = self.replay.kind().atom_bytes();
+        let first = (len as usize / size) as u32;
+        let (replay, hash) = (self.replay, &mut self.hash);
+        self.patches.retain(|(atom, value)| {
+            if *atom >= first {
+                let (old, new) = (replay.durable_hash(*atom), replay.hashes[*value as usize]);
+                *hash = hash.wrapping_sub(new).wrapping_add(old);
+            }
+            *atom < first
+        });
+        for atom in first..(replay.durable.bytes.len() / size) as u32 {
+            *hash = hash.wrapping_sub(replay.durable_hash(atom));
+        }
     }
 
     fn close(&mut self, open: &mut (u32, [u32; ATOMS_PER_BLOCK])) {

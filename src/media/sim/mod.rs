@@ -63,6 +63,13 @@ pub enum Fault {
         /// Which call of read.
         nth: u64,
     },
+    /// Giving back, as a hole or by a cut, fails with `EIO`, nothing done.
+    GiveBack {
+        /// Which hole or cut.
+        nth: u64,
+        /// How many fail.
+        times: u64,
+    },
     /// Growing fails with `NoSpace`.
     Grow {
         /// Which call.
@@ -114,8 +121,12 @@ pub struct SimCounters {
     pub flushes: u64,
     /// Calls of drain.
     pub drains: u64,
-    /// Calls of grow.
+    /// Calls of grow and allocate.
     pub grows: u64,
+    /// Ranges given back.
+    pub punches: u64,
+    /// Calls of shrink.
+    pub shrinks: u64,
     flushes_by_site: [u64; SITES_MAX],
     drains_by_site: [u64; SITES_MAX],
 }
@@ -130,6 +141,8 @@ impl Default for SimCounters {
             flushes: 0,
             drains: 0,
             grows: 0,
+            punches: 0,
+            shrinks: 0,
             flushes_by_site: [0; SITES_MAX],
             drains_by_site: [0; SITES_MAX],
         }
@@ -155,11 +168,22 @@ struct Faults {
     write_errno: i32,
     write_kept_bytes: usize,
     grow: Countdown,
+    give_back: Countdown,
     panic_in_drain: Countdown,
     panic_in_read: Countdown,
     unreadable: Vec<MediaRange>,
     skipped: Option<Site>,
     write_through_is_write: bool,
+}
+
+impl Faults {
+    fn give_back(&mut self) -> Result<()> {
+        if self.give_back.strikes() {
+            Err(Error::from_errno("simulated give-back", libc::EIO))
+        } else {
+            Ok(())
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -240,6 +264,7 @@ impl SimMedia {
         );
         {
             let mut state = media.state.lock();
+            media.forget_behind(&mut state, image.len);
             if image.len != media.base.bytes.len() as u64 {
                 state.log.events.push(Event::GrowEnd { len: image.len });
             }
@@ -315,6 +340,13 @@ impl SimMedia {
         }
     }
 
+    /// The region is zero from `len` on, as whatever is added there is.
+    fn forget_behind(&self, state: &mut State, len: u64) {
+        let end = self.len_bytes().max(self.base.bytes.len() as u64);
+        spare::touch(&mut state.touched, len, end.saturating_sub(len));
+        spare::zero(self.region(), len, end.saturating_sub(len));
+    }
+
     /// Makes the region what the events so far say.
     fn play_prelude(&self, state: &mut State) {
         let State { log, touched, .. } = state;
@@ -386,6 +418,7 @@ impl SimMedia {
             Fault::Drain { nth, times } => faults.drain = Countdown { calls: nth, times },
             Fault::PanicInDrain { nth } => faults.panic_in_drain = Countdown { calls: nth, times: 1 },
             Fault::PanicInRead { nth } => faults.panic_in_read = Countdown { calls: nth, times: 1 },
+            Fault::GiveBack { nth, times } => faults.give_back = Countdown { calls: nth, times },
             Fault::Grow { nth, times } => faults.grow = Countdown { calls: nth, times },
             Fault::Write { nth, times, errno, kept_bytes } => {
                 faults.write = Countdown { calls: nth, times };
@@ -614,6 +647,50 @@ impl Media for SimMedia {
             });
         }
         self.len.store(len_bytes, Ordering::Release);
+        Ok(())
+    }
+
+    fn punch(&self, ranges: &[MediaRange]) -> Result<()> {
+        self.pause();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.check_power("hole")?;
+        for range in ranges {
+            assert!(range.end() <= self.len_bytes(), "a hole at {range:?} is past the medium");
+            state.counters.punches += 1;
+            state.faults.give_back()?;
+            let bytes = state.log.keep(&vec![0; range.len as usize]);
+            let thread = state.thread();
+            state.log.events.push(Event::Store { at: range.offset, bytes, thread, through: false });
+            spare::touch(&mut state.touched, range.offset, range.len);
+            spare::zero(self.region(), range.offset, range.len);
+            state.log.events.push(Event::Given { range: *range });
+        }
+        Ok(())
+    }
+
+    /// Nothing changes: the bytes are zero already, durably. But the device may be full.
+    fn allocate(&self, _: &[MediaRange]) -> Result<()> {
+        let mut state = self.state.lock();
+        state.counters.grows += 1;
+        state.check_power("growth")?;
+        if !state.faults.grow.strikes() {
+            return Ok(());
+        }
+        Err(Error::NoSpace { needed_bytes: PAGE_BYTES, free_bytes: 0, limit: "the simulated device".into() })
+    }
+
+    fn shrink(&self, len_bytes: u64) -> Result<()> {
+        assert!(len_bytes.is_multiple_of(PAGE_BYTES), "a medium has whole pages, not {len_bytes} bytes");
+        let mut state = self.state.lock();
+        state.check_power("cut")?;
+        assert!(len_bytes <= self.len_bytes(), "a cut to {len_bytes} bytes lengthens");
+        state.counters.shrinks += 1;
+        state.faults.give_back()?;
+        state.log.events.push(Event::GrowBegin { to: len_bytes });
+        self.forget_behind(&mut state, len_bytes);
+        self.len.store(len_bytes, Ordering::Release);
+        state.log.events.push(Event::GrowEnd { len: len_bytes });
         Ok(())
     }
 

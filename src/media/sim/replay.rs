@@ -257,14 +257,42 @@ impl<'r> Replay<'r> {
             Event::GrowEnd { len } => {
                 self.growing_to = None;
                 if len != self.durable.bytes.len() as u64 {
-                    let base = change(&mut self.durable);
-                    let old = base.bytes.len() as u64;
-                    base.bytes.resize(len as usize, 0);
-                    base.hash = base.hash.wrapping_sub(len_hash(old)).wrapping_add(len_hash(len));
+                    self.set_len(len);
                 }
             }
+            Event::Given { range } => self.persist_all(range),
             Event::Publish => self.published = true,
             Event::Kill => self.flushed.iter_mut().for_each(Vec::clear),
+        }
+    }
+
+    fn set_len(&mut self, len: u64) {
+        let (size, kind) = (self.kind().block_bytes() as u64, self.kind());
+        self.blocks.retain(|number, _| u64::from(*number) * size < len);
+        let base = change(&mut self.durable);
+        let old = base.bytes.len() as u64;
+        if len < old {
+            let gone = &base.bytes[len as usize..];
+            let atoms = gone.chunks(kind.atom_bytes()).enumerate();
+            let hash = atoms.map(|(i, atom)| atom_hash(len as usize + i * kind.atom_bytes(), atom));
+            base.hash = base.hash.wrapping_sub(hash.fold(0, u64::wrapping_add));
+        }
+        base.bytes.resize(len as usize, 0);
+        base.hash = base.hash.wrapping_sub(len_hash(old)).wrapping_add(len_hash(len));
+    }
+
+    /// Everything that is pending in whole blocks becomes durable, whoever flushed it.
+    fn persist_all(&mut self, range: MediaRange) {
+        let size = self.kind().block_bytes() as u64;
+        let atom_bytes = self.kind().atom_bytes();
+        let numbers = (range.offset / size) as u32..(range.end() / size) as u32;
+        for number in numbers {
+            let Some(block) = self.blocks.remove(&number) else { continue };
+            for atom in (0..ATOMS_PER_BLOCK).filter(|atom| block.newest(*atom) != NONE) {
+                let at = (number as usize * ATOMS_PER_BLOCK + atom) * atom_bytes;
+                let value = block.newest(atom) as usize * atom_bytes;
+                write_atom(change(&mut self.durable), at, &self.values[value..][..atom_bytes]);
+            }
         }
     }
 

@@ -100,7 +100,7 @@ impl Spare {
     }
 }
 
-fn zero(region: &Region, at: u64, len: u64) {
+pub(super) fn zero(region: &Region, at: u64, len: u64) {
     const ZEROES: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
     let mut done = 0;
     while done < len {
