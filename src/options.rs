@@ -74,6 +74,10 @@ pub struct Options {
     pub(crate) background: bool,
     /// Log count instead of the medium's own choice (tests).
     pub(crate) logs: Option<usize>,
+    /// Survivor streams instead of what the pool's size asks for (tests).
+    pub(crate) survivor_streams: Option<usize>,
+    /// Victims by what emptying them gains at once, and one stream (benchmarks).
+    pub(crate) greedy_cleaner: bool,
     /// A new pool's uuid and hash seed follow from this (simulations); `None`: they are random.
     pub(crate) pool_seed: Option<u64>,
 }
@@ -101,6 +105,8 @@ impl Default for Options {
             lock_wait_ms: 0,
             background: true,
             logs: None,
+            survivor_streams: None,
+            greedy_cleaner: false,
             pool_seed: None,
         }
     }
@@ -256,6 +262,12 @@ impl Options {
     pub fn lock_wait_ms(mut self, ms: u64) -> Self {
         self.lock_wait_ms = ms;
         self
+    }
+
+    /// For comparison in benchmarks, no option: the cleaner takes what gains most at once, and does not sort what it moves.
+    #[doc(hidden)]
+    pub fn with_greedy_cleaner(self) -> Self {
+        Options { greedy_cleaner: true, survivor_streams: Some(1), ..self }
     }
 
     /// Opens the store at `path`; see [`Store::open`].

@@ -83,8 +83,10 @@ fn a_store_that_is_cleaned_all_the_time_shows_what_a_map_shows() {
             let keys = 10 + rng.below(60) as u64;
             let mut media = Arc::new(SimMedia::new(kind, CAPACITY_BYTES));
             let mut map = Map::new();
-            let options =
-                || testing::options().segment_size_bytes(if kind == SimKind::Pm { 4096 } else { 8192 });
+            let options = || {
+                testing::with_survivor_streams(testing::options(), 1 + seed as usize % 3)
+                    .segment_size_bytes(if kind == SimKind::Pm { 4096 } else { 8192 })
+            };
             let mut store = testing::open_on(media.clone(), options()).expect("a fresh pool");
             for round in 0..12 {
                 for _ in 0..200 {
@@ -152,4 +154,33 @@ fn when_everything_is_deleted_and_cleaned_tombstones_and_space_are_gone() {
             );
         }
     }
+}
+
+/// Bytes appended, by the cleaner too, of those appended for 90 % of overwrites of 10 % of the keys, at 75 % live.
+fn write_amplification_of_hot_and_cold(options: flatkv::Options) -> f64 {
+    let (segment, slots) = (16_384, 240);
+    let media = Arc::new(SimMedia::new(SimKind::Pm, slots * segment + 8192));
+    let store = testing::open_on(media, options.segment_size_bytes(segment)).expect("a fresh pool");
+    let keys = slots * segment * 3 / 4 / 88;
+    let mut rng = Rng(9);
+    let mut put = |key: u64| store.put(&key.to_le_bytes(), &[key as u8; 64]).expect("room");
+    (0..keys).for_each(&mut put);
+    let written = || (stat(&store, "appended_bytes"), stat(&store, "cleaner.bytes_written"));
+    let mut began = written();
+    for number in 0..12 * keys {
+        if number == 6 * keys {
+            began = written();
+        }
+        let key = rng.below(keys as usize) as u64;
+        put(if rng.below(10) == 0 { key } else { key % (keys / 10) });
+    }
+    let (user, moved) = written();
+    1.0 + (moved - began.1) as f64 / (user - began.0) as f64
+}
+
+#[test]
+fn hot_and_cold_entries_are_cleaned_for_a_quarter_less_than_by_greed() {
+    let greedy = write_amplification_of_hot_and_cold(testing::options().with_greedy_cleaner());
+    let sorted = write_amplification_of_hot_and_cold(testing::with_survivor_streams(testing::options(), 3));
+    assert!(sorted <= 0.75 * greedy, "write amplification {sorted:.2}, by greed {greedy:.2}");
 }

@@ -31,7 +31,7 @@ pub trait Subject: Send + Sync + Sized + 'static {
 /// segments of 4 KiB hardly ever roll.
 pub fn options(media: &SimMedia) -> Options {
     match media.sim_kind() {
-        SimKind::Pm => flatkv::testing::options(),
+        SimKind::Pm => flatkv::testing::with_survivor_streams(flatkv::testing::options(), 2),
         SimKind::File => flatkv::testing::options().segment_size_bytes(8192),
     }
 }

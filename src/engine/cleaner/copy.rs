@@ -1,6 +1,7 @@
 //! Moving what counts: victim -> survivor segment -> index.
 
 use super::super::Engine;
+use super::policy::STREAMS_MAX;
 use super::{CleanerCounters, Victim, Work};
 use crate::checksum::CheckSite;
 use crate::constants::FRAME_OPS_MAX;
@@ -41,7 +42,10 @@ struct Copier<'e, I: Index> {
     moves: Vec<Move>,
     /// Moves whose frame is placed.
     placed: usize,
-    has_undrained: bool,
+    /// Where frames go, as long as there is room.
+    stream: usize,
+    /// Streams with frames that no mark covers.
+    unmarked: [bool; STREAMS_MAX],
 }
 
 impl<I: Index + 'static> Engine<I> {
@@ -60,7 +64,8 @@ impl<I: Index + 'static> Engine<I> {
             movers: Movers::default(),
             moves: Vec::new(),
             placed: 0,
-            has_undrained: false,
+            stream: 0,
+            unmarked: [false; STREAMS_MAX],
         };
         let mut emptied = Vec::with_capacity(victims.len());
         for (number, victim) in victims.iter().enumerate() {
@@ -124,6 +129,11 @@ impl<I: Index + 'static> Copier<'_, I> {
         let bytes = engine.bytes_of(victim);
         let base = engine.space.geometry().offset_of(victim.slot);
         let info = engine.space.table().slot(victim.slot);
+        let stream = self.stream_for(victim.stream);
+        if stream != self.stream {
+            self.write_frame()?;
+            self.stream = stream;
+        }
         if !self.copy_commits(victim)? {
             return Ok(false);
         }
@@ -184,26 +194,56 @@ impl<I: Index + 'static> Copier<'_, I> {
             let total = filled + bytes;
             let count = self.frame.op_count() + entries;
             let is_frame = self.frame.op_count() == 0 || (total <= FRAME_BYTES_MAX && count <= FRAME_OPS_MAX);
-            let head = self.work.survivor.as_ref();
-            if is_frame && head.is_some_and(|head| self.engine.oplog.fits_survivor(head, total, count)) {
+            if is_frame && self.fits(self.stream, total, count) {
                 return Ok(true);
             }
             if self.frame.op_count() > 0 {
                 self.write_frame()?;
                 continue;
             }
-            if let Some(full) = self.work.survivor.take() {
-                self.engine.oplog.seal_survivor(&full)?;
-            }
             let slot = match self.engine.space.take_slot(Purpose::Survivor) {
                 Ok(slot) => slot,
                 // Also if the pool could not grow: nothing was changed, and a sync that failed has poisoned the store.
-                Err(_) => return Ok(false),
+                Err(_) => match (0..STREAMS_MAX).find(|stream| self.fits(*stream, total, count)) {
+                    Some(stream) => {
+                        self.stream = stream;
+                        return Ok(true);
+                    }
+                    None => return Ok(false),
+                },
             };
-            let opened = self.engine.oplog.open_survivor(slot);
-            self.work.survivor = Some(opened.map_err(|error| self.engine.poisoned_cleaning(error))?);
-            self.work.opened += 1;
+            self.open_survivor(slot)?;
         }
+    }
+
+    fn fits(&self, stream: usize, bytes: u64, entries: usize) -> bool {
+        let head = self.work.survivors[stream].as_ref();
+        head.is_some_and(|head| self.engine.oplog.fits_survivor(head, bytes, entries))
+    }
+
+    /// The stream itself, or another one that is open if it would have to be opened from the reserve: that is for deletes and
+    /// for filling what is open already.
+    fn stream_for(&self, stream: usize) -> usize {
+        let is_open = |stream: &usize| self.work.survivors[*stream].is_some();
+        let space = &self.engine.space;
+        if is_open(&stream) || space.available(Purpose::Put) + space.growable_slots() > 0 {
+            return stream;
+        }
+        (0..STREAMS_MAX).find(is_open).unwrap_or(stream)
+    }
+
+    /// Seals the stream's segment and opens another one in `slot`.
+    fn open_survivor(&mut self, slot: SegmentSlot) -> Result<()> {
+        if let Some(full) = self.work.survivors[self.stream].take() {
+            self.engine.oplog.seal_survivor(&full)?;
+            self.unmarked[self.stream] = false;
+        }
+        let opened = self.engine.oplog.open_survivor(slot);
+        let head = opened.map_err(|error| self.engine.poisoned_cleaning(error))?;
+        self.work.decay.note_stream(slot, head.id(), self.stream);
+        self.work.survivors[self.stream] = Some(head);
+        self.work.opened += 1;
+        Ok(())
     }
 
     /// Places the frame that is being filled, if there is anything in it.
@@ -223,10 +263,10 @@ impl<I: Index + 'static> Copier<'_, I> {
         assert_eq!(self.frame.op_count(), 0, "ages count from the base of the frame that is being filled");
         let counters = &self.engine.cleaner.counters;
         CleanerCounters::add(&counters.entries_moved, movers.hashes.len() as u64);
-        let head = self.work.survivor.as_mut().expect("room was made");
+        let head = self.work.survivors[self.stream].as_mut().expect("room was made");
         let written = self.engine.oplog.append_survivor(head, &mut frame, &movers, self.work.stamp)?;
         self.work.stamp = self.work.stamp.step(1);
-        self.has_undrained = true;
+        self.unmarked[self.stream] = true;
         let placed = written.left_undrained();
         CleanerCounters::add(&counters.bytes_written, placed.len);
         Ok(placed.offset)
@@ -238,10 +278,10 @@ impl<I: Index + 'static> Copier<'_, I> {
         let moves = InFlight::nothing(std::mem::take(&mut self.moves));
         let drained = moves.drain(&*self.engine.media, Site::SurvivorDrain);
         let moves = drained.map_err(|error| self.engine.poisoned_cleaning(error))?;
-        if self.has_undrained
-            && let Some(head) = self.work.survivor.as_mut()
-        {
-            self.engine.oplog.mark_survivor(head, self.work.stamp)?;
+        let stamp = self.work.stamp;
+        for (head, _) in self.work.survivors.iter_mut().zip(self.unmarked).filter(|(_, unmarked)| *unmarked) {
+            let head = head.as_mut().expect("frames went there");
+            self.engine.oplog.mark_survivor(head, stamp)?;
         }
         Ok(moves)
     }

@@ -1,9 +1,9 @@
 //! The cleaner: empties segments that hold little that counts, so that their slots can be used again. One pass:
 //!
-//! 1. victims are chosen, and the writes that were between log and index are waited for (`victims.rs`)
+//! 1. victims are chosen (`policy.rs`), and the writes that were between log and index are waited for (`victims.rs`)
 //! 2. victims are read and verified; an entry is live if the index points at it (`copy.rs`)
 //! 3. every log is drained: what made the other entries dead, and the commits of what is live, is durable (rule 12)
-//! 4. live entries are appended to a survivor segment with their own stamps, and drained, before the index is told
+//! 4. live entries are appended to survivor segments with their own stamps, and drained, before the index is told
 //! 5. the victims are releasable: later digests leave them out; once one of those rules and no reader or pin is left,
 //!    their state words are made FREE, and their slots are reused (`release.rs`)
 //!
@@ -15,6 +15,7 @@
 //!   - no lock of a reader or a writer is held across a drain, but a log's while that log is drained or rolled
 
 mod copy;
+mod policy;
 mod release;
 mod room;
 mod thread;
@@ -29,6 +30,7 @@ use crate::media::Site;
 use crate::oplog::append::Head;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::types::Seq;
+use policy::{Decay, STREAMS_MAX};
 use release::Released;
 pub use thread::CleanerThread;
 pub use tombstones::Noted;
@@ -39,8 +41,8 @@ use victims::Victim;
 /// What the one pass at a time works with.
 #[derive(Default)]
 struct Work {
-    /// The survivor segment that is being filled.
-    survivor: Option<Head>,
+    /// The survivor segments that are being filled, by stream.
+    survivors: [Option<Head>; STREAMS_MAX],
     /// Stamp of the newest survivor frame.
     stamp: Seq,
     /// Survivor segments opened since the store was.
@@ -48,6 +50,7 @@ struct Work {
     /// Victims on their way to be free.
     releasing: Vec<Released>,
     tombstones: Tombstones,
+    decay: Decay,
 }
 
 /// What a pass came to.
@@ -143,8 +146,13 @@ impl<I: Index + 'static> Engine<I> {
 
     /// What survivors have taken of the pool since it was opened.
     fn taken_bytes(&self, work: &Work) -> i64 {
-        let room = work.survivor.as_ref().map_or(0, |head| self.oplog.room_in_survivor(head));
+        let room = self.room_in_survivors(work);
         (work.opened * self.space.geometry().segment_size_bytes) as i64 - room as i64
+    }
+
+    /// Bytes that open survivor segments still take, about.
+    fn room_in_survivors(&self, work: &Work) -> u64 {
+        work.survivors.iter().flatten().map(|head| self.oplog.room_in_survivor(head)).sum()
     }
 
     /// Frees what readers and digests let go of meanwhile. True if something still waits for a reader or a pin.
@@ -165,8 +173,9 @@ impl<I: Index + 'static> Engine<I> {
         self.wait_for_publications();
         let mut victims = Vec::with_capacity(chosen.len());
         for slot in chosen {
-            victims.extend(self.read_victim(slot)?);
+            victims.extend(self.read_victim(&work.decay, slot)?);
         }
+        victims.sort_by_key(|victim| victim.stream);
         self.drain_logs()?;
         let emptied = self.move_live_entries(work, &victims)?;
         let counters = &self.cleaner.counters;

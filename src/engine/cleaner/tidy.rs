@@ -7,10 +7,11 @@
 //! makes none, so it comes to an end.
 
 use super::super::Engine;
-use super::victims::{VICTIMS_MAX, moved_bytes, survivor_capacity};
+use super::victims::{VICTIMS_MIN, moved_bytes};
 use super::{Aim, Work};
 use crate::error::Result;
 use crate::index::Index;
+use crate::oplog::append::Head;
 use crate::space::Purpose;
 use crate::space::table::SlotInfo;
 use crate::sync::Ordering;
@@ -51,21 +52,25 @@ impl<I: Index + 'static> Engine<I> {
         self.check_writable()?;
         let mut work = self.cleaner.work.lock();
         self.check_writable()?;
-        let survivor_ended = self.end_idle_survivor(&mut work)?;
+        let survivor_ended = self.end_idle_survivors(&mut work)?;
         Ok(self.end_idle_heads(&work)? || survivor_ended)
     }
 
-    /// Also a survivor segment that keeps nobody, if its roll lets go of another one as well.
-    fn end_idle_survivor(&self, work: &mut Work) -> Result<bool> {
-        let Some(head) = &work.survivor else { return Ok(false) };
-        let is_keeper = work.tombstones.are_kept_by(head.id());
-        let is_wanted = is_keeper || self.has_idle_segment();
-        if !is_wanted || !self.is_idle_end(self.space.table().slot(head.slot())) {
-            return Ok(false);
+    /// Also survivor segments that keep nobody, if their roll lets go of another one as well.
+    fn end_idle_survivors(&self, work: &mut Work) -> Result<bool> {
+        let others_are_idle = self.has_idle_segment();
+        let mut ended = false;
+        for open in &mut work.survivors {
+            let is_over = |head: &mut Head| {
+                let is_wanted = others_are_idle || work.tombstones.are_kept_by(head.id());
+                is_wanted && self.is_idle_end(self.space.table().slot(head.slot()))
+            };
+            if let Some(head) = open.take_if(is_over) {
+                self.oplog.seal_survivor(&head)?;
+                ended = true;
+            }
         }
-        let head = work.survivor.take().expect("just seen");
-        self.oplog.seal_survivor(&head)?;
-        Ok(true)
+        Ok(ended)
     }
 
     /// Not while slots are scarce: each takes one.
@@ -109,9 +114,8 @@ impl<I: Index + 'static> Engine<I> {
         let align = self.media.granularity().append_align_bytes();
         let going = self.tombstones_that_go(work);
         let going = |slot: &SegmentSlot| going.get(slot).copied().unwrap_or(0);
-        let mut room = u64::from(self.space.available(Purpose::Survivor))
-            * survivor_capacity(segment_size, align)
-            + work.survivor.as_ref().map_or(0, |head| self.oplog.room_in_survivor(head));
+        let mut room = u64::from(self.space.available(Purpose::Survivor)) * self.survivor_capacity()
+            + self.room_in_survivors(work);
         let mut victims: Vec<SegmentSlot> = (0..self.space.slot_count())
             .map(SegmentSlot)
             .filter(|slot| self.may_be_victim(table.slot(*slot)))
@@ -122,7 +126,7 @@ impl<I: Index + 'static> Engine<I> {
             info.op_bytes().saturating_sub(info.dead_bytes()).saturating_sub(going(slot))
         };
         victims.sort_by_key(lasting);
-        victims.truncate(VICTIMS_MAX);
+        victims.truncate(VICTIMS_MIN as usize);
         victims.retain(|slot| {
             let moved = moved_bytes(table.slot(*slot), align);
             let fits = moved <= room;

@@ -154,9 +154,8 @@ impl<I: Index + 'static> Engine<I> {
         for log in 0..self.oplog.log_count() {
             open.extend(self.oplog.lock(log).head_range());
         }
-        open.extend(
-            work.survivor.as_ref().map(|head| (head.slot(), (SEGMENT_BODY_OFFSET as u32, head.tail()))),
-        );
+        let filled = work.survivors.iter().flatten();
+        open.extend(filled.map(|head| (head.slot(), (SEGMENT_BODY_OFFSET as u32, head.tail()))));
         let part = |slot| {
             let info = table.slot(slot);
             let range = open.get(&slot).copied();

@@ -1,6 +1,7 @@
 //! Which segments are emptied, and what in them counts.
 
 use super::super::Engine;
+use super::policy::{self, Decay};
 use super::{CleanerCounters, Work};
 use crate::error::{Error, Result};
 use crate::format::{
@@ -16,8 +17,17 @@ use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
 
 /// What an entry of a log head grows by when it is moved, about: distance, age, and what alignment makes of them.
 const MOVED_GROWTH_BYTES: u64 = 8;
-/// Victims of a pass: their bytes are held while it runs.
-pub(super) const VICTIMS_MAX: usize = 16;
+/// Victims of a pass in a small pool; in a large one a share of its slots.
+pub(super) const VICTIMS_MIN: u32 = 16;
+/// See [`VICTIMS_MIN`].
+const VICTIMS_SHARE: u32 = 64;
+/// Bytes of all victims of a pass, which are held while it runs.
+const VICTIM_BYTES_MAX: u64 = 64 << 20;
+/// What a pass is to gain is this share of the pool, and [`GAIN_SEGMENTS_MIN`] at least: the fewer, the more time other
+/// segments have to decay.
+const GAIN_SHARE: u32 = 256;
+/// See [`GAIN_SHARE`].
+const GAIN_SEGMENTS_MIN: u32 = 2;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,18 +71,25 @@ pub(super) struct Live {
 pub(super) struct Victim {
     pub(super) slot: SegmentSlot,
     pub(super) id: SegmentId,
+    /// Where what counts in it goes.
+    pub(super) stream: usize,
     /// Its bytes where they do not lie in memory.
     read: Option<Vec<u8>>,
     pub(super) live: Vec<Live>,
     pub(super) commits: Vec<CommitRecord>,
 }
 
+/// A segment that may be emptied.
+struct Candidate {
+    slot: SegmentSlot,
+    /// What its entries take once they are moved.
+    moved: u64,
+    /// How soon it is its turn; `None` if it is seen for the first time.
+    score: Option<f64>,
+}
+
 /// A segment is worth emptying if this share of a survivor segment is gained.
 const WORTH_SHARE: u64 = 64;
-/// Bytes that an empty survivor segment takes, about: what is left of it goes to frame headers and ends.
-pub(super) fn survivor_capacity(segment_size: u64, align_bytes: u64) -> u64 {
-    segment_size - SEGMENT_BODY_OFFSET - FOOTER_BYTES - 2 * align_bytes - segment_size / 256
-}
 
 /// Most bytes that what counts in a segment takes once it is moved: its share of the filter included, and that the last
 /// entry may not fit the survivor segment that the others went to.
@@ -95,54 +112,115 @@ impl<I: Index + 'static> Engine<I> {
             && !self.damage.concerns_segment(info.id())
     }
 
-    /// The segments with the least that counts, as many as the slots for survivors allow; none if emptying them gains
-    /// nothing.
-    pub(super) fn choose_victims(&self, work: &Work, aim: Aim) -> Vec<SegmentSlot> {
+    /// The segments whose emptying gains most for what it costs, as many as the slots for survivors allow; none if emptying
+    /// them gains nothing.
+    pub(super) fn choose_victims(&self, work: &mut Work, aim: Aim) -> Vec<SegmentSlot> {
         if aim == Aim::Dead {
             return self.choose_idle_victims(work);
         }
+        let mut candidates = self.candidates(&mut work.decay, aim);
+        let by_gain =
+            |one: &Candidate, other: &Candidate| (one.moved, one.slot).cmp(&(other.moved, other.slot));
+        if matches!(aim, Aim::Tidy | Aim::Space) && !self.options.greedy_cleaner {
+            // Those without a score, which nobody saw before, come last.
+            let score = |candidate: &Candidate| candidate.score.unwrap_or(-1.0);
+            candidates.sort_by(|one, other| score(other).total_cmp(&score(one)).then(by_gain(one, other)));
+            let chosen = self.choose_among(&candidates, work, aim);
+            if !chosen.is_empty() {
+                return chosen;
+            }
+        }
+        candidates.sort_by(by_gain);
+        self.choose_among(&candidates, work, aim)
+    }
+
+    /// Bytes that an empty survivor segment takes, about: what is left of it goes to frame headers and ends.
+    pub(super) fn survivor_capacity(&self) -> u64 {
+        let segment_size = self.space.geometry().segment_size_bytes;
+        let align = self.media.granularity().append_align_bytes();
+        segment_size - SEGMENT_BODY_OFFSET - FOOTER_BYTES - 2 * align - segment_size / 256
+    }
+
+    /// Segments that may be worth it.
+    fn candidates(&self, decay: &mut Decay, aim: Aim) -> Vec<Candidate> {
         let table = self.space.table();
         let align = self.media.granularity().append_align_bytes();
-        let capacity = survivor_capacity(self.space.geometry().segment_size_bytes, align);
+        let capacity = self.survivor_capacity();
         let worth = match aim {
             Aim::Anything => u64::MAX,
             Aim::Tidy | Aim::Space | Aim::Dead => capacity - capacity / WORTH_SHARE,
         };
-        let mut candidates: Vec<(u64, SegmentSlot)> = (0..self.space.slot_count())
+        let slots = self.space.slot_count();
+        decay.begin_look(self.oplog.appended_bytes(), u64::from(slots) * capacity);
+        (0..slots)
             .map(SegmentSlot)
             .filter(|slot| self.may_be_victim(table.slot(*slot)))
-            .map(|slot| (moved_bytes(table.slot(slot), align), slot))
-            .filter(|(moved, _)| *moved <= worth)
-            .collect();
-        candidates.sort();
-        let slots = u64::from(self.space.available(Purpose::Survivor)).min(VICTIMS_MAX as u64);
-        let mut room = slots * capacity;
-        room += work.survivor.as_ref().map_or(0, |head| self.oplog.room_in_survivor(head));
-        let fits = |(moved, _): &(u64, SegmentSlot)| {
-            let fits = *moved <= room;
-            room = room.saturating_sub(*moved);
-            fits
+            .map(|slot| {
+                let info = table.slot(slot);
+                let moved = moved_bytes(info, align);
+                let score = decay.score(slot, info, 1.0 - moved as f64 / capacity as f64);
+                Candidate { slot, moved, score }
+            })
+            .filter(|candidate| candidate.moved <= worth)
+            .collect()
+    }
+
+    /// The first candidates, until the pass gains enough or its survivors would not fit.
+    fn choose_among(&self, candidates: &[Candidate], work: &Work, aim: Aim) -> Vec<SegmentSlot> {
+        let capacity = self.survivor_capacity();
+        let slots = self.space.slot_count();
+        let most = u64::from((slots / VICTIMS_SHARE).max(VICTIMS_MIN))
+            .min(VICTIM_BYTES_MAX / self.space.geometry().segment_size_bytes)
+            .max(u64::from(VICTIMS_MIN));
+        let enough = match aim {
+            Aim::Tidy => capacity * u64::from((slots / GAIN_SHARE).max(GAIN_SEGMENTS_MIN)),
+            Aim::Space | Aim::Dead | Aim::Anything => u64::MAX,
         };
-        let chosen: Vec<_> = candidates.into_iter().take_while(fits).take(VICTIMS_MAX).collect();
-        let moved: u64 = chosen.iter().map(|(moved, _)| *moved).sum();
-        // A mark, and the head of the roll that lets go of them.
-        let cost = 2 * align + if aim == Aim::Tidy { 0 } else { self.oplog.cost_of_roll() };
+        let survivors = u64::from(self.space.available(Purpose::Survivor)).min(most);
+        let mut room = survivors * capacity + self.room_in_survivors(work);
+        let (mut chosen, mut moved) = (Vec::new(), 0);
+        for candidate in candidates.iter().take(most as usize) {
+            let gained = (chosen.len() as u64 * capacity).saturating_sub(moved);
+            if candidate.moved > room || gained >= enough {
+                break;
+            }
+            room -= candidate.moved;
+            moved += candidate.moved;
+            chosen.push(candidate.slot);
+        }
+        // Marks; and if nobody needs the space, the head of the roll that lets go of them. Who needs it fills that head.
+        let marks = (1 + self.streams() as u64) * self.media.granularity().append_align_bytes();
+        let cost = marks + if aim == Aim::Dead { self.oplog.cost_of_roll() } else { 0 };
         let is_worth_it = chosen.len() as u64 * capacity >= moved + cost + self.worthwhile_bytes();
         if aim != Aim::Anything && !is_worth_it {
             return Vec::new();
         }
-        chosen.into_iter().map(|(_, slot)| slot).collect()
+        chosen
+    }
+
+    fn streams(&self) -> usize {
+        self.options.survivor_streams.unwrap_or_else(|| policy::streams(self.space.slot_count()))
+    }
+
+    /// The stream that what counts in a segment goes to.
+    fn stream_of(&self, decay: &Decay, slot: SegmentSlot) -> usize {
+        let info = self.space.table().slot(slot);
+        match info.class() {
+            Some(SegmentClass::Survivor) => decay.next_stream(slot, info.id()).min(self.streams() - 1),
+            _ => 0,
+        }
     }
 
     /// Reads a segment and finds what in it counts. `None` if its bytes are not what was written: it is kept.
     ///
     /// # Errors
     /// Of the medium, but `Io`: what cannot be read is kept, too.
-    pub(super) fn read_victim(&self, slot: SegmentSlot) -> Result<Option<Victim>> {
+    pub(super) fn read_victim(&self, decay: &Decay, slot: SegmentSlot) -> Result<Option<Victim>> {
         let info = self.space.table().slot(slot);
+        let (id, stream) = (info.id(), self.stream_of(decay, slot));
         let read = self.read_segment(slot)?;
         let mut victim =
-            read.map(|read| Victim { slot, id: info.id(), read, live: Vec::new(), commits: Vec::new() });
+            read.map(|read| Victim { slot, id, stream, read, live: Vec::new(), commits: Vec::new() });
         CleanerCounters::add(&self.cleaner.counters.bytes_read, self.space.geometry().segment_size_bytes);
         if !victim.as_mut().is_some_and(|victim| self.sort_out(victim)) {
             info.quarantine();
