@@ -110,13 +110,15 @@ impl<I: Index + 'static> Engine<I> {
     pub(super) fn write_blob(&self, key: &[u8], value: &[u8]) -> Result<InFlight<StagedBlob>> {
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
         let pieces_max = self.blob_pieces_max(key);
+        // Known before its extents are taken, so that nobody takes them for lost.
+        let mut staged = StagedBlob::new(&self.extents, Vec::new());
         let allocate = || self.extents.allocate(value.len() as u64, pieces_max);
         let ranges = allocate().or_else(|error| self.retry_with_retired_extents(error, allocate));
         let ranges = ranges.map_err(|error| match error {
             NoRoom::Refused(error) => error,
             NoRoom::Unknown(error) => self.poisoned_by(error),
         })?;
-        let mut staged = StagedBlob::new(&self.extents, ranges.clone());
+        staged.ranges.clone_from(&ranges);
         let mut descriptor =
             BlobDescriptor { len: value.len() as u64, chunks: Vec::with_capacity(ranges.len()) };
         let mut rest = value;

@@ -106,9 +106,8 @@ impl<I: Index + 'static> Engine<I> {
                 }
             }
         }
-        let (extent_bytes, extent_segment_bytes) = self.extents.usage_bytes();
-        let retired_bytes = self.extents.retired_bytes();
-        let live_bytes = op_bytes.saturating_sub(dead_bytes) + extent_bytes.saturating_sub(retired_bytes);
+        let extents = self.extents.usage();
+        let live_bytes = op_bytes.saturating_sub(dead_bytes) + extents.live_bytes();
         let segment_bytes = self.space.geometry().segment_size_bytes;
         let free = by_state[SlotState::Free as usize];
         let reserved = free.min(u64::from(self.space.reserved_slots()));
@@ -125,7 +124,7 @@ impl<I: Index + 'static> Engine<I> {
             "health": self.health().err().map_or("ok".to_string(), |error| error.to_string()),
             "pool_bytes": self.media.len_bytes(),
             "segment_size_bytes": segment_bytes,
-            "used_bytes": used_bytes + extent_segment_bytes,
+            "used_bytes": used_bytes + extents.segment_bytes,
             "log_bytes": op_bytes,
             "dead_bytes": dead_bytes,
             "live_bytes": live_bytes,
@@ -133,9 +132,9 @@ impl<I: Index + 'static> Engine<I> {
             "free_bytes": free * segment_bytes,
             "reserved_bytes": reserved * segment_bytes,
             "utilization": live_bytes as f64 / slots_bytes as f64,
-            "extent_bytes": extent_bytes,
-            "extent_retired_bytes": retired_bytes,
-            "extent_segment_bytes": extent_segment_bytes,
+            "extent_bytes": extents.extent_bytes,
+            "extent_retired_bytes": extents.retired_bytes,
+            "extent_segment_bytes": extents.segment_bytes,
             "log_entries": entries,
             "keys": index_entries,
             "index": "hash",

@@ -70,9 +70,12 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
     assert_eq!(engine.get(b"key").expect("intact"), Some(vec![9]), "the os write is the newer one");
 
     engine.limbo.settle(&engine.oplog, &engine.extents, &engine.space);
-    assert!(engine.extents.usage_bytes().0 > 0, "the winner is not durable: the extents may count again");
+    assert!(
+        engine.extents.usage().extent_bytes > 0,
+        "the winner is not durable: the extents may count again"
+    );
     engine.sync().expect("the medium works");
-    assert_eq!(engine.extents.usage_bytes().0, 0, "the winner is durable");
+    assert_eq!(engine.extents.usage().extent_bytes, 0, "the winner is durable");
 }
 
 /// A ticket that is drawn and not staged yet is invisible to whoever writes out what is staged.

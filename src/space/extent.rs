@@ -8,7 +8,7 @@ use super::{Purpose, Space};
 use crate::constants::{BLOB_CHUNK_BYTES_MAX, EXTENT_BLOCK_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::format::SegmentClass;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex};
 use crate::types::{MediaRange, SegmentSlot};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -82,6 +82,26 @@ struct Piece {
 struct Segments {
     bitmaps: BTreeMap<u32, Bitmap>,
     used_blocks: u64,
+    /// Bytes of extents that are dead and not free yet, those in their grace period included.
+    retired_bytes: u64,
+}
+
+/// How much of extent segments is in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Bytes of all extents, in whole blocks.
+    pub extent_bytes: u64,
+    /// Those of extents that are dead and wait to be free.
+    pub retired_bytes: u64,
+    /// Bytes of the segments.
+    pub segment_bytes: u64,
+}
+
+impl Usage {
+    /// Bytes of extents that are not dead.
+    pub fn live_bytes(&self) -> u64 {
+        self.extent_bytes.saturating_sub(self.retired_bytes)
+    }
 }
 
 /// Why no room was found. Nothing stays allocated.
@@ -100,16 +120,14 @@ pub struct Extents {
     segments: Mutex<Segments>,
     /// Values on their way: their extents are taken and no entry names them yet.
     pub staged: AtomicU64,
-    /// Bytes of extents that are dead and not free yet, those in their grace period included.
-    retired_bytes: AtomicU64,
 }
 
 impl Extents {
     /// An allocator without segments; recovery adopts those it finds.
     pub fn new(space: Arc<Space>) -> Self {
         let block_bytes = Self::block_bytes_for(space.geometry().segment_size_bytes);
-        let segments = Mutex::new(Segments { bitmaps: BTreeMap::new(), used_blocks: 0 });
-        Extents { space, block_bytes, segments, staged: AtomicU64::new(0), retired_bytes: AtomicU64::new(0) }
+        let segments = Mutex::new(Segments { bitmaps: BTreeMap::new(), used_blocks: 0, retired_bytes: 0 });
+        Extents { space, block_bytes, segments, staged: AtomicU64::new(0) }
     }
 
     /// Bytes of a block for a segment size.
@@ -268,25 +286,28 @@ impl Extents {
 
     /// These extents are dead, and wait until nobody can see them: the pool need not grow for their sake.
     pub fn note_retired(&self, ranges: &[MediaRange]) {
-        self.retired_bytes.fetch_add(self.bytes_taken(ranges), Ordering::Relaxed);
+        self.segments.lock().retired_bytes += self.bytes_taken(ranges);
     }
 
     /// Frees ranges that were noted as retired.
     pub fn release_retired(&self, ranges: &[MediaRange]) {
-        self.retired_bytes.fetch_sub(self.bytes_taken(ranges), Ordering::Relaxed);
-        self.release(ranges);
-    }
-
-    /// Bytes that wait to be free.
-    pub fn retired_bytes(&self) -> u64 {
-        self.retired_bytes.load(Ordering::Relaxed)
+        let mut segments = self.segments.lock();
+        segments.retired_bytes -= self.bytes_taken(ranges);
+        self.give_back(&mut segments, ranges);
     }
 
     /// Has the space know how much of extent segments is in use: it grows or is cleaned by that.
     fn note_usage(&self, segments: &Segments) {
-        let all = segments.bitmaps.len() as u64 * self.space.geometry().segment_size_bytes;
-        let used = segments.used_blocks * self.block_bytes;
-        self.space.note_extent_bytes(all, used.saturating_sub(self.retired_bytes()));
+        let usage = self.usage_of(segments);
+        self.space.note_extent_bytes(usage.segment_bytes, usage.live_bytes());
+    }
+
+    fn usage_of(&self, segments: &Segments) -> Usage {
+        Usage {
+            extent_bytes: segments.used_blocks * self.block_bytes,
+            retired_bytes: segments.retired_bytes,
+            segment_bytes: segments.bitmaps.len() as u64 * self.space.geometry().segment_size_bytes,
+        }
     }
 
     fn blocks_of(&self, range: MediaRange) -> (SegmentSlot, u32, u32) {
@@ -328,10 +349,8 @@ impl Extents {
         (start..start + count).all(|block| bitmap.is_used(block))
     }
 
-    /// Bytes in use by extents, and bytes of all extent segments.
-    pub fn usage_bytes(&self) -> (u64, u64) {
-        let segments = self.segments.lock();
-        let total = segments.bitmaps.len() as u64 * self.space.geometry().segment_size_bytes;
-        (segments.used_blocks * self.block_bytes, total)
+    /// How much is in use, all of it at one moment.
+    pub fn usage(&self) -> Usage {
+        self.usage_of(&self.segments.lock())
     }
 }

@@ -36,6 +36,8 @@ struct Wanted {
     is_gone: bool,
     kicked: bool,
     paused: bool,
+    /// The thread is between two rests.
+    at_work: bool,
     /// Writes that wait for room.
     waiting: u32,
     /// Rounds that ended because nothing more was gained.
@@ -89,10 +91,14 @@ impl CleanerThread {
         self.shared.wake.notify_all();
     }
 
-    /// Stops or resumes cleaning. A pass that is at work is finished.
+    /// Stops or resumes cleaning. A pass that is at work is finished and waited for.
     pub fn pause(&self, paused: bool) {
-        self.shared.wanted.lock().paused = paused;
+        let mut wanted = self.shared.wanted.lock();
+        wanted.paused = paused;
         self.shared.wake.notify_all();
+        while wanted.paused && wanted.at_work && !wanted.is_gone && !wanted.stop {
+            self.shared.changed.wait(&mut wanted);
+        }
     }
 
     /// Waits until there may be room for a write that met `full`.
@@ -165,6 +171,8 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
     loop {
         {
             let mut wanted = shared.wanted.lock();
+            wanted.at_work = false;
+            shared.changed.notify_all();
             if !wanted.stop && !wanted.kicked {
                 shared.wake.wait_for(&mut wanted, rest);
             }
@@ -176,6 +184,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
             if wanted.paused {
                 continue;
             }
+            wanted.at_work = true;
         }
         let Some(engine) = engine.upgrade() else { return };
         let appended = engine.oplog.appended_bytes();

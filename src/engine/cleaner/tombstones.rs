@@ -106,7 +106,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         if work.tombstones.running.is_none() {
             let noted = self.noted.count();
-            let (_, extent_bytes) = self.extents.usage_bytes();
+            let extent_bytes = self.extents.usage().segment_bytes;
             let used_slots = u64::from(self.space.slot_count().saturating_sub(self.space.free_slots()));
             let used = (used_slots * self.space.geometry().segment_size_bytes).saturating_sub(extent_bytes);
             if noted == 0 || (!must && noted * TOMBSTONE_BYTES < used / EXAMINE_SHARE) {

@@ -95,7 +95,7 @@ impl<I: Index + 'static> Engine<I> {
         Moment {
             entries: slots().map(|info| u64::from(info.entries())).sum(),
             dead_bytes: slots().map(|info| info.dead_bytes()).sum(),
-            extent_bytes: self.extents.usage_bytes().0.saturating_sub(self.extents.retired_bytes()),
+            extent_bytes: self.extents.usage().live_bytes(),
             moved: count(&cleaner.entries_moved),
             freed: count(&cleaner.segments_freed),
             on_their_way: count(&self.extents.staged) + self.committer.tickets.bytes_in_flight(),
@@ -159,8 +159,8 @@ impl<I: Index + 'static> Engine<I> {
         }
         report.compare("entries of the index outside of segments in use", 0, 0, in_index.values().sum());
         report.compare("keys", 0, report.live_entries, self.index.len());
-        let used = self.extents.usage_bytes().0;
-        report.compare("extent bytes", 0, report.extent_bytes + self.extents.retired_bytes(), used);
+        let usage = self.extents.usage();
+        report.compare("extent bytes", 0, report.extent_bytes + usage.retired_bytes, usage.extent_bytes);
         check_apart(tallies, report);
     }
 }
