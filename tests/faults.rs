@@ -306,6 +306,42 @@ fn a_growth_whose_fsync_fails_poisons_a_file_at_once() {
     }
 }
 
+/// A store whose free slots cannot be given back, or were and nobody knows how durably, goes on. When only the sync behind
+/// a cut failed, the store took the file to be as long as before, and every growth failed from then on.
+#[test]
+fn what_fails_while_space_is_given_back_leaves_the_store_usable() {
+    let turn = Turn::take();
+    for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
+        for site in [CallSite::Punch, CallSite::Shrink, CallSite::GiveBackSync] {
+            let directory = memory_dir();
+            turn.arm(Terrain::Plain, None);
+            let store = work::options(media, Terrain::Plain).open(directory.path().join("pool.fkv")).unwrap();
+            let put = |number: u32| store.put(&number.to_le_bytes(), &[7; 2000]);
+            (0..40).for_each(|number| put(number).unwrap());
+            // A segment in the middle becomes free.
+            (0..20_u32).for_each(|number| assert!(store.delete(&number.to_le_bytes()).unwrap()));
+            (0..6).for_each(|_| assert!(flatkv::testing::clean(&store).is_ok()));
+            let failure = FAILURES[0];
+            turn.arm(Terrain::Plain, Some(Fault { site, failure, for_ever: true, nth: 1 }));
+            flatkv::testing::give_back(&store).unwrap();
+            assert!(turn.seen().1 > 0, "{media:?}: {site:?} was not called");
+            assert!(common::stat(&store, "give_back_failures") > 0, "{media:?}, {site:?}");
+            if media == MediaChoice::File && site == CallSite::GiveBackSync {
+                assert!(
+                    matches!(store.health(), Err(flatkv::Error::Poisoned(_))),
+                    "as after any failed sync"
+                );
+            } else {
+                let surely =
+                    |number| put(number).unwrap_or_else(|error| panic!("{media:?}, {site:?}: {error}"));
+                (40..80).for_each(surely);
+                (20..80_u32).for_each(|number| assert!(store.exists(&number.to_le_bytes()).unwrap()));
+            }
+            turn.lift();
+        }
+    }
+}
+
 #[test]
 fn every_drain_fails_once_and_a_power_cut_after_the_next_open_loses_nothing() {
     for (kind, cache) in [

@@ -345,12 +345,18 @@ impl Space {
         let _growing = self.growth.lock();
         let taken = self.free.lock().take_last_ready(count as usize);
         taken.iter().for_each(|slot| self.table.slot(SegmentSlot(*slot)).forget_prefault());
-        let mut inner = taken.clone();
         let end = self.free.lock().start_of_tail(self.slot_count(), &taken);
-        if end < self.slot_count() && self.has_given(self.media.shrink(self.geometry.pool_len(end)), 0) {
-            self.slots.store(end, Ordering::Release);
-            self.target.given_back.fetch_add(inner.split_off(&end).len() as u64, Ordering::Relaxed);
-            self.free.lock().hollow.split_off(&end);
+        let mut inner = taken;
+        if end < self.slot_count() {
+            let cut = self.media.shrink(self.geometry.pool_len(end));
+            // Also if only its sync failed.
+            if self.media.len_bytes() <= self.geometry.pool_len(end) {
+                self.slots.store(end, Ordering::Release);
+                self.free.lock().hollow.split_off(&end);
+                self.has_given(cut, inner.split_off(&end).len());
+            } else {
+                self.has_given(cut, 0);
+            }
         }
         let given = inner.is_empty() || self.has_given(self.media.punch(&self.ranges(&inner)), inner.len());
         let mut free = self.free.lock();

@@ -63,13 +63,6 @@ pub enum Fault {
         /// Which call of read.
         nth: u64,
     },
-    /// Giving back, as a hole or by a cut, fails with `EIO`, nothing done.
-    GiveBack {
-        /// Which hole or cut.
-        nth: u64,
-        /// How many fail.
-        times: u64,
-    },
     /// Growing fails with `NoSpace`.
     Grow {
         /// Which call.
@@ -168,22 +161,11 @@ struct Faults {
     write_errno: i32,
     write_kept_bytes: usize,
     grow: Countdown,
-    give_back: Countdown,
     panic_in_drain: Countdown,
     panic_in_read: Countdown,
     unreadable: Vec<MediaRange>,
     skipped: Option<Site>,
     write_through_is_write: bool,
-}
-
-impl Faults {
-    fn give_back(&mut self) -> Result<()> {
-        if self.give_back.strikes() {
-            Err(Error::from_errno("simulated give-back", libc::EIO))
-        } else {
-            Ok(())
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -418,7 +400,6 @@ impl SimMedia {
             Fault::Drain { nth, times } => faults.drain = Countdown { calls: nth, times },
             Fault::PanicInDrain { nth } => faults.panic_in_drain = Countdown { calls: nth, times: 1 },
             Fault::PanicInRead { nth } => faults.panic_in_read = Countdown { calls: nth, times: 1 },
-            Fault::GiveBack { nth, times } => faults.give_back = Countdown { calls: nth, times },
             Fault::Grow { nth, times } => faults.grow = Countdown { calls: nth, times },
             Fault::Write { nth, times, errno, kept_bytes } => {
                 faults.write = Countdown { calls: nth, times };
@@ -658,7 +639,6 @@ impl Media for SimMedia {
         for range in ranges {
             assert!(range.end() <= self.len_bytes(), "a hole at {range:?} is past the medium");
             state.counters.punches += 1;
-            state.faults.give_back()?;
             let bytes = state.log.keep(&vec![0; range.len as usize]);
             let thread = state.thread();
             state.log.events.push(Event::Store { at: range.offset, bytes, thread, through: false });
@@ -686,7 +666,6 @@ impl Media for SimMedia {
         state.check_power("cut")?;
         assert!(len_bytes <= self.len_bytes(), "a cut to {len_bytes} bytes lengthens");
         state.counters.shrinks += 1;
-        state.faults.give_back()?;
         state.log.events.push(Event::GrowBegin { to: len_bytes });
         self.forget_behind(&mut state, len_bytes);
         self.len.store(len_bytes, Ordering::Release);
