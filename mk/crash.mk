@@ -6,7 +6,7 @@ OUTSIDE_WRITER := $(OUTSIDE_DIR)/writer
 # What `make kill-loop` takes: KILLS=600 SEED=number. What `make crash-campaign` takes: HOURS=1 SEED=number
 export KILLS HOURS
 
-.PHONY: kill-loop faults-outside crash-campaign
+.PHONY: kill-loop kill-loop-full faults-outside crash-campaign
 
 $(OUTSIDE_WRITER): tests/outside/writer.c include/flatkv.h mk/crash.mk | lib
 	@mkdir -p $(@D)
@@ -16,6 +16,9 @@ $(OUTSIDE_WRITER): tests/outside/writer.c include/flatkv.h mk/crash.mk | lib
 kill-loop: $(OUTSIDE_WRITER) ## Kill a writer over and over and check every acknowledged write (KILLS= SEED=)
 	@python3 tests/outside/oracle.py
 	@python3 tests/outside/kill_loop.py $(OUTSIDE_WRITER) --kills $(or $(KILLS),600) $(if $(SEED),--seed $(SEED))
+
+kill-loop-full: $(OUTSIDE_WRITER) ## The same on pools that are full (KILLS= SEED=)
+	@python3 tests/outside/kill_loop.py $(OUTSIDE_WRITER) --full --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))
 
 faults-outside: $(OUTSIDE_WRITER) ## Fail and kill the shipped library's system calls one by one, with strace
 	@python3 tests/outside/faults.py $(OUTSIDE_WRITER)

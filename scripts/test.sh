@@ -113,6 +113,7 @@ tests() {
         not_run "instructions of the library's calls" "$reason"
     fi
     step "kill -9 over and over, on the shipped library" make --no-print-directory kill-loop
+    step "kill -9 over and over, on full pools" make --no-print-directory kill-loop-full KILLS=200
     if strace -qq -o /dev/null -e inject=getppid:error=EIO true 2>/dev/null; then
         step "faults from outside, on the shipped library" make --no-print-directory faults-outside
     else

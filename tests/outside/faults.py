@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from oracle import Oracle, Reader, Violation
 
 CALLS = ("pwrite64", "pread64", "fdatasync", "fsync", "fallocate", "ftruncate", "mmap", "madvise", "openat", "fcntl",
-         "fstat,newfstatat", "fchmod", "linkat")
+         "fstat,newfstatat", "fchmod", "linkat", "lseek")
 # Only a growth that fails is undone.
 BESIDES = {"ftruncate": ["-e", "trace=ftruncate,fallocate", "-e", "inject=fallocate:error=ENOSPC:when=3+"]}
 ERRORS = ("EIO", "ENOSPC", "EINTR")

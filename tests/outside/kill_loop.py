@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Kills a process that writes to a store, over and over, and checks what the next one finds.
 
-kill_loop.py WRITER [--kills N | --seconds N] [--seed N]
+kill_loop.py WRITER [--kills N | --seconds N] [--seed N] [--full]
 
 The writer (writer.c, on the shipped library) has 1 to 8 threads. It is killed at a random place: after so many lines, at
 a random time after it began to open (creation, recovery) or to close, as soon as the file has grown once more, or wherever
 it is when its time is over. The next
 process recovers the pool, shows every key, and goes on. Pools lie on a disk as `file` and in memory as `emulated-pm`.
+With --full the pools have a quota that is less than what the writer wants to keep: writes are refused for want of space all
+the time, and deletes and the cleaner make room.
 What SIGKILL shows: a process may die anywhere. It does not show a power cut: the page cache stays.
 Exit status 1 and a line that says what was lost, if anything was, or which phase of a process was never hit though there
 were as many kills as by default.
@@ -28,17 +30,21 @@ POOL_BYTES_MAX = 3 << 20  # then a new pool: its creation is to be killed, too
 SILENCE_S_MAX = 60
 OPERATIONS_MAX = 400
 KILLS = 600
+FULL_BYTES = 416 << 10  # a little more than the reserve
+# FLATKV_E_NO_SPACE, FLATKV_E_TIMED_OUT
+REFUSED_FOR_SPACE = {4, 17}
 PHASES = ("before open", "in open", "in recovery's check", "writing", "while it grew", "in close")
 
 
 class Pool:
-    def __init__(self, writer, media, directory):
-        self.writer, self.media = writer, media
+    def __init__(self, writer, media, directory, is_full):
+        self.writer, self.media, self.is_full = writer, media, is_full
+        self.refused = 0
         self.path = os.path.join(directory, f"{media}.fkv")
         self.oracle = Oracle()
 
     def renew_if_large(self):
-        if os.path.exists(self.path) and os.path.getsize(self.path) > POOL_BYTES_MAX:
+        if not self.is_full and os.path.exists(self.path) and os.path.getsize(self.path) > POOL_BYTES_MAX:
             os.unlink(self.path)
             old, self.oracle = self.oracle, Oracle()
             for name in ("acknowledged", "failed", "looks"):
@@ -48,12 +54,14 @@ class Pool:
         """One life of a writer. Answers the mark of the line after which it was killed, or None if it ended first."""
         threads = chance.choice((1, 1, 2, 3, 4, 8))
         operations = chance.choice((0, 5, 40, OPERATIONS_MAX))
-        place = chance.choice(("open", "lines", "lines", "growth", "close", "time"))
+        place = chance.choice(("open", "lines", "lines", "time" if self.is_full else "growth", "close", "time"))
         lines_max = int(chance.expovariate(1 / 300)) if place == "lines" else None
         deadline = None
         if place in ("open", "time"):
             deadline = time.monotonic() + chance.uniform(0, 0.004 if place == "open" else 0.05)
         command = [self.writer, self.path, self.media, str(threads), str(session), str(operations)]
+        if self.is_full:
+            command.append(str(FULL_BYTES))
         reader, began = Reader(self.oracle, threads == 1), time.monotonic()
         size = os.path.getsize(self.path) if os.path.exists(self.path) else 0
         with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
@@ -99,7 +107,9 @@ class Pool:
             raise Violation(f"half a line: {buffer!r}")
         if reader.open_error:
             raise Violation(f"open failed: {reader.open_error[1]}")
-        if reader.statuses:
+        refusals = [status for status in reader.statuses if self.is_full and status in REFUSED_FOR_SPACE]
+        self.refused += len(refusals)
+        if len(refusals) < len(reader.statuses):
             raise Violation(f"writes failed with status {sorted(set(reader.statuses))}")
         if status not in (0, -9):
             raise Violation(f"the writer ended with status {status} after {reader.last!r}")
@@ -122,12 +132,14 @@ def main():
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=lambda text: int(text, 0), default=random.SystemRandom().getrandbits(32))
+    parser.add_argument("--full", action="store_true")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     started = time.monotonic()
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     directories = [tempfile.mkdtemp(prefix="flatkv-kill."), tempfile.mkdtemp(prefix="flatkv-kill.", dir=memory)]
-    pools = [Pool(options.writer, "file", directories[0]), Pool(options.writer, "emulated-pm", directories[1])]
+    pools = [Pool(options.writer, media, directory, options.full)
+             for media, directory in zip(("file", "emulated-pm"), directories)]
     places, session, kills = {}, 0, 0
     phases = {"start": "before open", "O": "in open", "o": "in recovery's check", "S": "in recovery's check",
               "s": "writing", "B": "writing", "K": "writing", "C": "in close", "c": "after close",
@@ -162,8 +174,11 @@ def main():
     looks = sum(pool.oracle.looks for pool in pools)
     where = ", ".join(f"{count} {phase}" for phase, count in sorted(places.items()))
     print(f"kill -9: {kills} kills ({where}), {acknowledged} writes acknowledged, {looks} times all keys checked, "
-          f"0 acknowledgements lost, {time.monotonic() - started:.0f} s, seed {options.seed:#x}")
-    missed = [phase for phase in PHASES if not places.get(phase)]
+          f"{sum(pool.refused for pool in pools)} refused for want of space, 0 acknowledgements lost, {time.monotonic() - started:.0f} s, seed {options.seed:#x}")
+    if options.full and any(pool.refused == 0 for pool in pools):
+        print("no write was refused: the pools were not full")
+        return 1
+    missed = [phase for phase in PHASES if not places.get(phase) and not (options.full and phase == "while it grew")]
     if missed and kills >= KILLS:
         print(f"no kill was {', '.join(missed)}: the loop shows nothing about that")
         return 1

@@ -1,6 +1,6 @@
 /* Writes to a store until it is killed, and says on stdout what it begins and what was acknowledged:
  *
- *   writer POOL MEDIA THREADS SESSION OPERATIONS
+ *   writer POOL MEDIA THREADS SESSION OPERATIONS [MAX_BYTES]
  *
  *   O              open begins            o           it succeeded        X STATUS TEXT   it failed
  *   S KEY ID|-     what a key holds       s           that was all
@@ -213,8 +213,8 @@ static void *write_thread(void *argument) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) {
-        fprintf(stderr, "usage: writer POOL MEDIA THREADS SESSION OPERATIONS\n");
+    if (argc != 6 && argc != 7) {
+        fprintf(stderr, "usage: writer POOL MEDIA THREADS SESSION OPERATIONS [MAX_BYTES]\n");
         return 2;
     }
     int threads = atoi(argv[3]);
@@ -223,7 +223,8 @@ int main(int argc, char **argv) {
     flatkv_options_t *options = flatkv_options_new();
     if (threads < 1 || threads > THREADS_MAX || flatkv_options_set(options, "media", argv[2]) != FLATKV_OK
         || flatkv_options_set(options, "segment_size_bytes", "32KiB") != FLATKV_OK
-        || flatkv_options_set(options, "head_size_bytes", "8KiB") != FLATKV_OK) {
+        || flatkv_options_set(options, "head_size_bytes", "8KiB") != FLATKV_OK
+        || (argc == 7 && flatkv_options_set(options, "max_bytes", argv[6]) != FLATKV_OK)) {
         fprintf(stderr, "writer: %s\n", flatkv_last_error());
         return 2;
     }
