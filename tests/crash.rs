@@ -85,6 +85,10 @@ const PICKED: &[&str] = &[
     "roll,giveback,kill,put,roll,giveback,reopen,roll,roll",
     "roll,os,clean,giveback,faildrain,kill,put,roll",
     "bigbatch,clean,giveback,bigbatch,clean,giveback,kill,clean,roll",
+    "blob,clean,clean,kill,clean,blob,clean",
+    "blob,blob,clean,larger,clean,blob,delete,clean,reopen,clean",
+    "roll,blob,clean,os,blob@2,clean,kill,clean,put",
+    "blob,clean,blob,clean,same,blob,clean,kill,kill,clean",
 ];
 
 fn variable(name: &str) -> Option<String> {

@@ -144,6 +144,9 @@ fn histories(mutant: Mutant) -> Vec<String> {
         ) => &["pm-new-device:"],
         Mutant::Site(Site::AdoptFlush | Site::AdoptDrain) => &["pm:put", "pm:os,kill,put"],
         Mutant::Site(Site::SurvivorDrain) => &["pm:roll,clean", "pm:roll,clean,put,clean@2"],
+        Mutant::Site(Site::MovedChunkFlush | Site::MovedChunkDrain | Site::MovedOwnerDrain) => {
+            &["pm:blob,clean", "pm:roll,clean,blob,clean", "pm:blob,clean,put,clean"]
+        }
         Mutant::Site(Site::SuperblockDrain) => &["pm:put"],
         _ => &["pm:put"],
     };

@@ -12,8 +12,8 @@ use crate::media::Site;
 use crate::media::durable::{Dirty, InFlight};
 use crate::media::guarded::Scratch;
 use crate::oplog::OpLog;
-use crate::space::Space;
 use crate::space::extent::{Extents, NoRoom};
+use crate::space::{Purpose, Space};
 use crate::sync::{Arc, Mutex, Ordering};
 use crate::types::{Addr, MediaRange};
 use std::collections::BTreeSet;
@@ -45,6 +45,11 @@ impl Limbo {
     /// Recovery: the extents of the entry at `addr` are never freed on its account.
     pub fn disown(&self, addr: Addr) {
         self.disowned.lock().insert(addr);
+    }
+
+    /// True if not all extents that the entry at `addr` names are its own.
+    pub(super) fn is_disowned(&self, addr: Addr) -> bool {
+        self.disowned.lock().contains(&addr)
     }
 
     /// The cleaner copies an entry: the copy owns no more than the entry does.
@@ -84,9 +89,19 @@ pub struct StagedBlob {
 }
 
 impl StagedBlob {
-    fn new(extents: &Arc<Extents>, ranges: Vec<MediaRange>) -> Self {
+    pub(super) fn new(extents: &Arc<Extents>, ranges: Vec<MediaRange>) -> Self {
         extents.staged.fetch_add(1, Ordering::Relaxed);
         StagedBlob { extents: Arc::clone(extents), ranges, descriptor: Vec::new() }
+    }
+
+    /// Another extent of it.
+    pub(super) fn take(&mut self, range: MediaRange) {
+        self.ranges.push(range);
+    }
+
+    /// Where its extents lie.
+    pub(super) fn ranges(&self) -> &[MediaRange] {
+        &self.ranges
     }
 
     /// The entry that names the blob is in the log: its extents belong to that entry now.
@@ -108,11 +123,14 @@ impl<I: Index + 'static> Engine<I> {
     /// # Errors
     /// `NoSpace`, `TooLarge`, `Io` from a growth that failed: nothing stays allocated. Any other `Io` poisons the store.
     pub(super) fn write_blob(&self, key: &[u8], value: &[u8]) -> Result<InFlight<StagedBlob>> {
+        if self.extents.usage().retired_bytes >= self.space.geometry().segment_size_bytes {
+            self.help_grace_periods();
+        }
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
         let pieces_max = self.blob_pieces_max(key);
         // Known before its extents are taken, so that nobody takes them for lost.
         let mut staged = StagedBlob::new(&self.extents, Vec::new());
-        let allocate = || self.extents.allocate(value.len() as u64, pieces_max);
+        let allocate = || self.extents.allocate(value.len() as u64, pieces_max, Purpose::Put);
         let ranges = allocate().or_else(|error| self.retry_with_retired_extents(error, allocate));
         let ranges = ranges.map_err(|error| match error {
             NoRoom::Refused(error) => error,
@@ -138,7 +156,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Pieces whose descriptor fits a frame beside the key.
-    fn blob_pieces_max(&self, key: &[u8]) -> usize {
+    pub(super) fn blob_pieces_max(&self, key: &[u8]) -> usize {
         let entry = encoded_len_max(key.len(), BlobDescriptor::encoded_len(0));
         let fixed = FRAME_HEADER_BYTES as u64 + entry + CACHE_LINE_BYTES;
         let room = self.oplog.frame_bytes_max(1).saturating_sub(fixed) as usize;
@@ -156,11 +174,16 @@ impl<I: Index + 'static> Engine<I> {
         if !matches!(full, NoRoom::Refused(Error::NoSpace { .. })) {
             return Err(full);
         }
-        for _ in 0..GRACE_ROUNDS {
-            epoch::pin().flush();
-        }
+        self.help_grace_periods();
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
         allocate()
+    }
+
+    /// What was retired is free at once if nobody reads: holes are to be used again before new segments are opened.
+    fn help_grace_periods(&self) {
+        if self.options.background {
+            (0..GRACE_ROUNDS).for_each(|_| epoch::pin().flush());
+        }
     }
 
     /// Makes staged blobs durable.
@@ -221,14 +244,19 @@ impl<I: Index + 'static> Engine<I> {
     /// durable.
     pub(super) fn retire_blob(&self, dead: Addr, descriptor: &[u8], by: Addr, guard: &epoch::Guard) {
         let Some(descriptor) = BlobDescriptor::decode(descriptor) else { return };
-        if self.limbo.disowned.lock().contains(&dead) {
+        if self.limbo.is_disowned(dead) {
             return;
         }
-        let ranges: Vec<MediaRange> = descriptor
+        let ranges = descriptor
             .chunks
             .iter()
             .map(|chunk| MediaRange::new(chunk.offset, u64::from(chunk.len)))
             .collect();
+        self.retire_extents(ranges, by, guard);
+    }
+
+    /// Extents are dead because of the entry at `by`.
+    pub(super) fn retire_extents(&self, ranges: Vec<MediaRange>, by: Addr, guard: &epoch::Guard) {
         self.extents.note_retired(&ranges);
         // The log of the entry that made it dead, whoever publishes: if that entry is lost in a power cut, this one counts.
         let winner = self.space.table().slot(self.space.geometry().slot_of_addr(by));

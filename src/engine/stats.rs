@@ -157,6 +157,8 @@ impl<I: Index + 'static> Engine<I> {
                 "bytes_written": count(&cleaner.bytes_written),
                 "entries_moved": count(&cleaner.entries_moved),
                 "write_amplification": (appended + moved) as f64 / appended.max(1) as f64,
+                "blob_bytes_moved": count(&cleaner.blob_bytes_moved),
+                "extent_segments_evacuated": count(&cleaner.extent_segments_evacuated),
                 "segments_freed": count(&cleaner.segments_freed),
                 "stalls": count(&cleaner.stalls),
                 "longest_stall_us": count(&cleaner.longest_stall_us),

@@ -73,6 +73,12 @@ numbered_sites! {
         SurvivorDrain,
         /// The mark that says that the copies are durable.
         SurvivorMarkDrain,
+        /// Pieces of large values that the cleaner moves, before an entry names their new places.
+        MovedChunkFlush,
+        /// The same.
+        MovedChunkDrain,
+        /// Such entries, before the index and then the free map forget the old places.
+        MovedOwnerDrain,
         /// The holder record of a pool that is being created.
         HolderFlush,
         /// The same.

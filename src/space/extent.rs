@@ -3,15 +3,16 @@
 //!   - a block belongs to at most one extent that is live or awaits its grace period
 //!   - block 0 of an extent segment holds its header and is never given out
 //!   - an extent lies within one segment
+//!   - nothing is allocated in a closed segment: the cleaner empties it
 
 use super::{Purpose, Space};
 use crate::constants::{BLOB_CHUNK_BYTES_MAX, EXTENT_BLOCK_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::format::SegmentClass;
-use crate::sync::{Arc, AtomicU64, Mutex};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::{MediaRange, SegmentSlot};
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Free blocks of one extent segment; a set bit is a block in use.
 struct Bitmap {
@@ -79,8 +80,10 @@ struct Piece {
     count: u32,
 }
 
+#[derive(Default)]
 struct Segments {
     bitmaps: BTreeMap<u32, Bitmap>,
+    closed: BTreeSet<u32>,
     used_blocks: u64,
     /// Bytes of extents that are dead and not free yet, those in their grace period included.
     retired_bytes: u64,
@@ -104,6 +107,19 @@ impl Usage {
     }
 }
 
+impl Segments {
+    /// Those in which room may be taken, with at least so many free blocks.
+    fn open_with(&self, least: u32) -> impl Iterator<Item = (&u32, &Bitmap)> {
+        self.bitmaps
+            .iter()
+            .filter(move |(slot, bitmap)| bitmap.free_blocks >= least && !self.closed.contains(slot))
+    }
+
+    fn free_blocks(&self) -> u64 {
+        self.bitmaps.values().map(|bitmap| u64::from(bitmap.free_blocks)).sum()
+    }
+}
+
 /// Why no room was found. Nothing stays allocated.
 #[derive(Debug)]
 pub enum NoRoom {
@@ -120,14 +136,22 @@ pub struct Extents {
     segments: Mutex<Segments>,
     /// Values on their way: their extents are taken and no entry names them yet.
     pub staged: AtomicU64,
+    /// A value was refused for want of free blocks, wherever they lie.
+    lacks_blocks: AtomicBool,
 }
 
 impl Extents {
     /// An allocator without segments; recovery adopts those it finds.
     pub fn new(space: Arc<Space>) -> Self {
         let block_bytes = Self::block_bytes_for(space.geometry().segment_size_bytes);
-        let segments = Mutex::new(Segments { bitmaps: BTreeMap::new(), used_blocks: 0, retired_bytes: 0 });
-        Extents { space, block_bytes, segments, staged: AtomicU64::new(0) }
+        let segments = Mutex::new(Segments::default());
+        Extents {
+            space,
+            block_bytes,
+            segments,
+            staged: AtomicU64::new(0),
+            lacks_blocks: AtomicBool::new(false),
+        }
     }
 
     /// Bytes of a block for a segment size.
@@ -146,11 +170,11 @@ impl Extents {
 
     /// Finds room for `len` bytes as at most `pieces_max` ranges of at most a chunk each, opening extent segments as needed.
     /// One range if there is a free run that is long enough; else the longest ones, and of a value that would need too many
-    /// of the short ones, new segments instead.
+    /// of the short ones, new segments instead, as far as `purpose` may take slots for them.
     ///
     /// # Errors
     /// See [`NoRoom`]; `TooLarge` if not even whole segments were enough. Nothing was changed by either.
-    pub fn allocate(&self, len: u64, pieces_max: usize) -> Result<Vec<MediaRange>, NoRoom> {
+    pub fn allocate(&self, len: u64, pieces_max: usize, purpose: Purpose) -> Result<Vec<MediaRange>, NoRoom> {
         let blocks = len.div_ceil(self.block_bytes);
         let most = pieces_max as u64 * u64::from(self.piece_blocks_max());
         if blocks > most {
@@ -163,7 +187,7 @@ impl Extents {
             None => {
                 // Every piece but the last has so many blocks, so there are at most `pieces_max`.
                 let shortest = blocks.div_ceil(pieces_max as u64) as u32;
-                self.several_runs(&mut segments, blocks, shortest)?
+                self.several_runs(&mut segments, blocks, shortest, purpose)?
             }
         };
         Ok(self.take(&mut segments, len, pieces))
@@ -172,12 +196,10 @@ impl Extents {
     /// The first free run that holds all `blocks`.
     fn one_run(&self, segments: &Segments, blocks: u64) -> Option<Piece> {
         let wanted = u32::try_from(blocks).ok().filter(|blocks| *blocks <= self.piece_blocks_max())?;
-        segments.bitmaps.iter().filter(|(_, bitmap)| bitmap.free_blocks >= wanted).find_map(
-            |(slot, bitmap)| {
-                let (first, count) = bitmap.runs(wanted).find(|(_, count)| *count == wanted)?;
-                Some(Piece { slot: *slot, first, count })
-            },
-        )
+        segments.open_with(wanted).find_map(|(slot, bitmap)| {
+            let (first, count) = bitmap.runs(wanted).find(|(_, count)| *count == wanted)?;
+            Some(Piece { slot: *slot, first, count })
+        })
     }
 
     /// The longest pieces of free runs, none shorter than `shortest`, that together have `blocks` or more, opening segments
@@ -187,9 +209,10 @@ impl Extents {
         segments: &mut Segments,
         blocks: u64,
         shortest: u32,
+        purpose: Purpose,
     ) -> Result<Vec<Piece>, NoRoom> {
         let mut pieces = Vec::new();
-        for (slot, bitmap) in segments.bitmaps.iter().filter(|(_, bitmap)| bitmap.free_blocks > 0) {
+        for (slot, bitmap) in segments.open_with(1) {
             pieces.extend(bitmap.runs(u32::MAX).flat_map(|run| self.pieces_of(*slot, run, shortest)));
         }
         let found: u64 = pieces.iter().map(|piece| u64::from(piece.count)).sum();
@@ -197,7 +220,11 @@ impl Extents {
         let per_segment: u64 = self.pieces_of(0, whole, shortest).map(|piece| u64::from(piece.count)).sum();
         let opened = blocks.saturating_sub(found).div_ceil(per_segment) as usize;
         // Slots for all of it before any is opened: a value that is refused must not leave segments behind it.
-        let mut slots = self.space.take_slots(opened, Purpose::Put).map_err(NoRoom::Refused)?;
+        let mut slots = self.space.take_slots(opened, purpose).map_err(|refusal| {
+            let free: u64 = segments.open_with(1).map(|(_, bitmap)| u64::from(bitmap.free_blocks)).sum();
+            self.lacks_blocks.store(free < blocks, Ordering::Relaxed);
+            NoRoom::Refused(refusal)
+        })?;
         while let Some(slot) = slots.pop() {
             if let Err(error) = self.space.open_segment(SegmentClass::Extent, slot) {
                 slots.into_iter().for_each(|slot| self.space.return_slot(slot));
@@ -256,8 +283,66 @@ impl Extents {
             return Vec::new();
         }
         segments.bitmaps.retain(|_, bitmap| bitmap.free_blocks != free);
+        empty.iter().for_each(|slot| {
+            segments.closed.remove(slot);
+        });
         self.note_usage(&segments);
         empty.into_iter().map(SegmentSlot).collect()
+    }
+
+    /// True if the last value that was refused lacked free blocks: had they only lain together, or in a slot of their own,
+    /// that would not have helped.
+    pub fn take_lack_of_blocks(&self) -> bool {
+        self.lacks_blocks.swap(false, Ordering::Relaxed)
+    }
+
+    /// Closes those segments with the fewest blocks in use whose blocks together fit a segment, if moving them frees more
+    /// segments than it fills, or if `must`. Which they are, and their bytes in use.
+    pub fn close_sparse(
+        &self,
+        must: bool,
+        may_close: impl Fn(SegmentSlot) -> bool,
+    ) -> Vec<(SegmentSlot, u64)> {
+        let capacity = self.blocks_per_segment() - 1;
+        let mut segments = self.segments.lock();
+        let is_closed = |slot: &u32| segments.closed.contains(slot);
+        let mut sparse: Vec<(u32, u32)> = segments
+            .bitmaps
+            .iter()
+            .map(|(slot, bitmap)| (capacity - bitmap.free_blocks, *slot))
+            .filter(|(used, slot)| {
+                *used > 0 && *used < capacity && !is_closed(slot) && may_close(SegmentSlot(*slot))
+            })
+            .collect();
+        sparse.sort_unstable();
+        let mut room = capacity;
+        sparse.retain(|(used, _)| {
+            let fits = *used <= room;
+            room = if fits { room - used } else { 0 };
+            fits
+        });
+        let free_in_them: u64 = sparse.iter().map(|(used, _)| u64::from(capacity - used)).sum();
+        let used: u64 = sparse.iter().map(|(used, _)| u64::from(*used)).sum();
+        let elsewhere = segments.free_blocks() - free_in_them;
+        let filled = usize::from(used > elsewhere);
+        if sparse.len() <= filled && !must {
+            return Vec::new();
+        }
+        segments.closed.extend(sparse.iter().map(|(_, slot)| *slot));
+        sparse
+            .into_iter()
+            .map(|(used, slot)| (SegmentSlot(slot), u64::from(used) * self.block_bytes))
+            .collect()
+    }
+
+    /// Room may be taken in a closed segment again.
+    pub fn reopen(&self, slot: SegmentSlot) {
+        self.segments.lock().closed.remove(&slot.0);
+    }
+
+    /// True if segments are closed: what was in them waits to be free.
+    pub fn has_closed(&self) -> bool {
+        !self.segments.lock().closed.is_empty()
     }
 
     /// The blocks of a range that may lie anywhere; `None` if it is no extent: in the pool head, or not within the blocks

@@ -111,6 +111,19 @@ impl<I: Index + 'static> Engine<I> {
         self.poisoned_cleaning(self.reader.corrupted(Addr::from_offset(offset)))
     }
 
+    /// Seals the stream's survivor segment, if there is one, and opens another one in `slot`.
+    pub(super) fn open_survivor(&self, work: &mut Work, stream: usize, slot: SegmentSlot) -> Result<()> {
+        if let Some(full) = work.survivors[stream].take() {
+            self.oplog.seal_survivor(&full)?;
+        }
+        let opened = self.oplog.open_survivor(slot);
+        let head = opened.map_err(|error| self.poisoned_cleaning(error))?;
+        work.decay.note_stream(slot, head.id(), stream);
+        work.survivors[stream] = Some(head);
+        work.opened += 1;
+        Ok(())
+    }
+
     /// Segments that are still there for a digest to list, but this one.
     fn segments_besides(&self, own: SegmentId) -> HashSet<SegmentId> {
         let table = self.space.table();
@@ -234,16 +247,9 @@ impl<I: Index + 'static> Copier<'_, I> {
 
     /// Seals the stream's segment and opens another one in `slot`.
     fn open_survivor(&mut self, slot: SegmentSlot) -> Result<()> {
-        if let Some(full) = self.work.survivors[self.stream].take() {
-            self.engine.oplog.seal_survivor(&full)?;
-            self.unmarked[self.stream] = false;
-        }
-        let opened = self.engine.oplog.open_survivor(slot);
-        let head = opened.map_err(|error| self.engine.poisoned_cleaning(error))?;
-        self.work.decay.note_stream(slot, head.id(), self.stream);
-        self.work.survivors[self.stream] = Some(head);
-        self.work.opened += 1;
-        Ok(())
+        // A seal says what a mark would.
+        self.unmarked[self.stream] = false;
+        self.engine.open_survivor(self.work, self.stream, slot)
     }
 
     /// Places the frame that is being filled, if there is anything in it.

@@ -9,12 +9,14 @@
 //!
 //! Invariants:
 //!   - one pass at a time; nobody else appends to survivor segments or frees segments of the log
+//!   - extents are moved (`evacuate.rs`) only for writes that wait and that nothing else makes room for
 //!   - a victim is sealed, not pinned, and holds no byte that does not verify: else it is quarantined and kept
 //!   - an entry that was not copied is dead by a write that is durable, or was copied before it died
 //!   - a pass is cut so that its survivors fit the slots that are kept for it
 //!   - no lock of a reader or a writer is held across a drain, but a log's while that log is drained or rolled
 
 mod copy;
+mod evacuate;
 mod policy;
 mod release;
 mod room;
@@ -28,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::media::Site;
 use crate::oplog::append::Head;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::types::Seq;
 use policy::{Decay, STREAMS_MAX};
 use release::Released;
@@ -67,6 +69,8 @@ pub struct Pass {
 pub struct Cleaner {
     work: Mutex<Work>,
     pub(super) counters: CleanerCounters,
+    /// Writes that wait for room although there are enough holes between extents.
+    stranded: AtomicU32,
 }
 
 /// What the cleaner did since open.
@@ -82,6 +86,10 @@ pub(super) struct CleanerCounters {
     pub(super) bytes_written: AtomicU64,
     /// Entries moved.
     pub(super) entries_moved: AtomicU64,
+    /// Bytes of large values that were moved.
+    pub(super) blob_bytes_moved: AtomicU64,
+    /// Extent segments that were emptied by moving what was in them.
+    pub(super) extent_segments_evacuated: AtomicU64,
     /// Segments freed.
     pub(super) segments_freed: AtomicU64,
     tombstones_kept: AtomicU64,
@@ -92,6 +100,10 @@ pub(super) struct CleanerCounters {
 }
 
 impl Cleaner {
+    fn is_anybody_stranded(&self) -> bool {
+        self.stranded.load(Ordering::Relaxed) > 0
+    }
+
     /// Nothing is cleaned or freed while this is held.
     pub(super) fn hold(&self) -> impl Drop + '_ {
         self.work.lock()
@@ -134,6 +146,11 @@ impl<I: Index + 'static> Engine<I> {
             emptied = self.empty_victims(&mut work, aim)?;
         }
         emptied += extent_segments;
+        if emptied == 0 || aim.is_thorough() {
+            let filled = self.evacuate_extents(&mut work, aim)?;
+            emptied += self.let_go_of_empty_extents(&mut work, aim);
+            emptied = emptied.saturating_sub(filled);
+        }
         let mut gained_bytes = emptied as i64 * self.space.geometry().segment_size_bytes as i64;
         gained_bytes -= self.taken_bytes(&work) - before;
         if aim.ends_with_roll() && !work.releasing.is_empty() {
@@ -161,7 +178,10 @@ impl<I: Index + 'static> Engine<I> {
         let mut work = self.cleaner.work.lock();
         self.release_settled(&mut work)?;
         let ruling = self.oplog.ruling_digest();
-        Ok(work.releasing.iter().any(|released| released.is_listed_before(ruling)))
+        let waits = work.releasing.iter().any(|released| released.is_listed_before(ruling));
+        // Extents of dead values, too.
+        self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        Ok(waits || self.extents.has_closed() || self.extents.usage().retired_bytes > 0)
     }
 
     /// Steps 1 to 4, and the start of 5.

@@ -7,12 +7,17 @@ use super::{Aim, CleanerCounters, Pass};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::space::Purpose;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Passes in a row that gain next to nothing though they should have, after which cleaning is given up: entries that fit
 /// badly into segments.
 const FUTILE_PASSES_MAX: u32 = 4;
+
+/// Passes after which a write is refused though they gain something, if never more slots are free than it had found before: a
+/// large value that finds room gives it back if its entry finds none, and each time that is gained. So many passes that each
+/// gain the least that counts make a segment.
+const VAIN_PASSES_MAX: u32 = 128;
 
 /// Passes that follow each other.
 #[derive(Default)]
@@ -26,6 +31,22 @@ impl Gains {
         let is_futile = pass.gained_bytes < enough as i64;
         self.futile = if is_futile { self.futile + 1 } else { 0 };
         pass.emptied > 0 && self.futile < FUTILE_PASSES_MAX
+    }
+}
+
+/// A write waits for room that is there, but in holes between extents.
+struct Stranded<'a>(&'a AtomicU32);
+
+impl<'a> Stranded<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Stranded(count)
+    }
+}
+
+impl Drop for Stranded<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -50,14 +71,24 @@ impl<I: Index + 'static> Engine<I> {
         let since = Instant::now();
         let mut gains = Gains::default();
         let mut tried_with = self.space.free_slots();
+        let mut stranded = None;
+        let mut vain_passes = 0;
         let result = loop {
-            let refusal = self.wait_for_room(&mut gains, since, tried_with, full).err();
+            if !self.extents.take_lack_of_blocks() {
+                stranded.get_or_insert_with(|| Stranded::new(&self.cleaner.stranded));
+            }
+            let mut refusal = self.wait_for_room(&mut gains, since, tried_with, full.clone()).err();
+            let free = self.space.free_slots();
+            vain_passes = if free > tried_with { 0 } else { vain_passes + 1 };
+            if vain_passes > VAIN_PASSES_MAX {
+                refusal = Some(full);
+            }
             if let Some(Error::NoSpace { needed_bytes, .. }) = &refusal {
                 self.space.allow_growth(*needed_bytes);
             } else if refusal.is_some() {
                 self.space.allow_growth(0);
             }
-            tried_with = tried_with.max(self.space.free_slots());
+            tried_with = tried_with.max(free);
             // Also after a refusal: others may have made room meanwhile.
             match (write(), refusal) {
                 (Err(last @ Error::NoSpace { .. }), Some(Error::NoSpace { .. })) => break Err(last),
@@ -72,11 +103,14 @@ impl<I: Index + 'static> Engine<I> {
         result
     }
 
-    /// Returns when it is worth trying again: there are more free slots than there ever were for this write.
+    /// Returns when it is worth trying again: there are more free slots than there ever were for this write, or extents of dead
+    /// values came free.
     fn wait_for_room(&self, gains: &mut Gains, since: Instant, tried_with: u32, full: Error) -> Result<()> {
         if self.options.background {
             let most = Duration::from_millis(self.options.write_stall_ms_max);
-            let has_room = || self.space.free_slots() > tried_with;
+            let retired = self.extents.usage().retired_bytes;
+            let has_room =
+                || self.space.free_slots() > tried_with || self.extents.usage().retired_bytes < retired;
             return self.cleaner_thread.wait_for_progress(has_room, since, most, full);
         }
         let pass = self.clean(Aim::Space)?;

@@ -13,7 +13,7 @@ use crate::types::{Addr, MediaRange};
 
 impl<I: Index + 'static> Engine<I> {
     /// True if the index leads from the key to this place; as long as `_guard` lives its extents are not reused.
-    pub(super) fn leads_to(&self, key: Key<'_>, here: Addr, _guard: &epoch::Guard) -> bool {
+    pub(in crate::engine) fn leads_to(&self, key: Key<'_>, here: Addr, _guard: &epoch::Guard) -> bool {
         self.index.get(key, |addr| (addr == here).then_some(())).is_some()
     }
 
