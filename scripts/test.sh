@@ -54,7 +54,7 @@ check() {
 }
 
 # Sweeps of many thousand crashes or faults run optimised, each as a step of its own; everything else with debug checks.
-sweeps="crash bit_rot faults mutants"
+sweeps="crash bit_rot faults mutants resurrection"
 
 rust_tests() {
     local file name others=()
