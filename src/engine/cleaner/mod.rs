@@ -193,7 +193,8 @@ impl<I: Index + 'static> Engine<I> {
         self.wait_for_publications();
         let mut victims = Vec::with_capacity(chosen.len());
         for slot in chosen {
-            victims.extend(self.read_victim(&work.decay, slot)?);
+            let stream = self.stream_of(&work.decay, slot, aim);
+            victims.extend(self.read_victim(slot, stream)?);
         }
         victims.sort_by_key(|victim| victim.stream);
         self.drain_logs()?;

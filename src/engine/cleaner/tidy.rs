@@ -56,13 +56,14 @@ impl<I: Index + 'static> Engine<I> {
         Ok(self.end_idle_heads(&work)? || survivor_ended)
     }
 
-    /// Also survivor segments that keep nobody, if their roll lets go of another one as well.
+    /// Also survivor segments that keep nobody, if their roll lets go of another one as well, and those of later streams: what
+    /// a store that nobody writes to moves goes to the first.
     fn end_idle_survivors(&self, work: &mut Work) -> Result<bool> {
         let others_are_idle = self.has_idle_segment();
         let mut ended = false;
-        for open in &mut work.survivors {
+        for (stream, open) in work.survivors.iter_mut().enumerate() {
             let is_over = |head: &mut Head| {
-                let is_wanted = others_are_idle || work.tombstones.are_kept_by(head.id());
+                let is_wanted = stream > 0 || others_are_idle || work.tombstones.are_kept_by(head.id());
                 is_wanted && self.is_idle_end(self.space.table().slot(head.slot()))
             };
             if let Some(head) = open.take_if(is_over) {

@@ -173,8 +173,8 @@ impl<I: Index + 'static> Engine<I> {
             .min(VICTIM_BYTES_MAX / self.space.geometry().segment_size_bytes)
             .max(u64::from(VICTIMS_MIN));
         let enough = match aim {
-            Aim::Tidy => capacity * u64::from((slots / GAIN_SHARE).max(GAIN_SEGMENTS_MIN)),
-            Aim::Space | Aim::Dead | Aim::Anything => u64::MAX,
+            Aim::Tidy | Aim::Space => capacity * u64::from((slots / GAIN_SHARE).max(GAIN_SEGMENTS_MIN)),
+            Aim::Dead | Aim::Anything => u64::MAX,
         };
         let survivors = u64::from(self.space.available(Purpose::Survivor)).min(most);
         let mut room = survivors * capacity + self.room_in_survivors(work);
@@ -188,9 +188,9 @@ impl<I: Index + 'static> Engine<I> {
             moved += candidate.moved;
             chosen.push(candidate.slot);
         }
-        // Marks; and if nobody needs the space, the head of the roll that lets go of them. Who needs it fills that head.
+        // Marks, and the head of the roll that lets go of them.
         let marks = (1 + self.streams() as u64) * self.media.granularity().append_align_bytes();
-        let cost = marks + if aim == Aim::Dead { self.oplog.cost_of_roll() } else { 0 };
+        let cost = marks + if aim == Aim::Tidy { 0 } else { self.oplog.cost_of_roll() };
         let is_worth_it = chosen.len() as u64 * capacity >= moved + cost + self.worthwhile_bytes();
         if aim != Aim::Anything && !is_worth_it {
             return Vec::new();
@@ -202,8 +202,11 @@ impl<I: Index + 'static> Engine<I> {
         self.options.survivor_streams.unwrap_or_else(|| policy::streams(self.space.slot_count()))
     }
 
-    /// The stream that what counts in a segment goes to.
-    fn stream_of(&self, decay: &Decay, slot: SegmentSlot) -> usize {
+    /// The stream that what counts in a segment goes to: of a store that nobody writes to there is one.
+    pub(super) fn stream_of(&self, decay: &Decay, slot: SegmentSlot, aim: Aim) -> usize {
+        if aim == Aim::Dead {
+            return 0;
+        }
         let info = self.space.table().slot(slot);
         match info.class() {
             Some(SegmentClass::Survivor) => decay.next_stream(slot, info.id()).min(self.streams() - 1),
@@ -215,9 +218,9 @@ impl<I: Index + 'static> Engine<I> {
     ///
     /// # Errors
     /// Of the medium, but `Io`: what cannot be read is kept, too.
-    pub(super) fn read_victim(&self, decay: &Decay, slot: SegmentSlot) -> Result<Option<Victim>> {
+    pub(super) fn read_victim(&self, slot: SegmentSlot, stream: usize) -> Result<Option<Victim>> {
         let info = self.space.table().slot(slot);
-        let (id, stream) = (info.id(), self.stream_of(decay, slot));
+        let id = info.id();
         let read = self.read_segment(slot)?;
         let mut victim =
             read.map(|read| Victim { slot, id, stream, read, live: Vec::new(), commits: Vec::new() });
