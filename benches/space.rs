@@ -4,6 +4,11 @@
 //! values under 8-byte keys, one writer. Live is live log bytes of (max_bytes - pool head); write amplification is log bytes
 //! appended, survivors included, of those appended for the writer, padding included.
 
+#[path = "space/delete.rs"]
+mod delete;
+#[path = "space/latency.rs"]
+mod latency;
+
 use flatkv::{Error, MediaChoice, Options, Store};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -206,21 +211,6 @@ fn churn(arguments: &Arguments) {
     row("50/50 put/delete churn", "tombstones <= 10 % of the log", &format!("{:.1} %", share * 100.0));
 }
 
-fn delete_everything(arguments: &Arguments) {
-    let mut pool = Pool::open(arguments);
-    pool.fill(0.80);
-    for i in 0..pool.keys {
-        pool.store.delete(&key(i)).unwrap_or_else(|error| panic!("{error}\n{}", pool.store.stats_json()));
-    }
-    let segments = |name: &str| stat(&pool.store, &format!("segments.{name}"));
-    let used = segments("sealed") + segments("open") + segments("active");
-    row(
-        "everything deleted",
-        "2 segments per log",
-        &format!("{used} segments in use, {} free", segments("free")),
-    );
-}
-
 fn main() {
     let arguments = arguments();
     let wants = |word: &str| word.contains(&arguments.only);
@@ -252,6 +242,9 @@ fn main() {
         churn(&arguments);
     }
     if wants("delete") {
-        delete_everything(&arguments);
+        delete::delete_everything(&arguments);
+    }
+    if wants("latency") {
+        latency::latency(&arguments);
     }
 }

@@ -9,7 +9,7 @@
 use super::Engine;
 use crate::constants::IDLE_MARK_MS;
 use crate::index::Index;
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU8, Condvar, Mutex, Ordering};
 use std::sync::Weak;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,10 +32,15 @@ fn rest_after(quiet_rounds: u32) -> (bool, Duration) {
 /// Slots kept ready for each log that will soon need one, beyond the reserve.
 const SLOTS_AHEAD: u32 = 3;
 
+/// Bits of `Shared::calls`: the thread sleeps; a head was rolled; writers owe a delay.
+const ASLEEP: u8 = 1;
+const ROLLED: u8 = 2;
+const IN_DEBT: u8 = 4;
+
 #[derive(Default)]
 struct Shared {
-    /// Read by every write, written twice per sleep.
-    asleep: AtomicBool,
+    /// What writers are called for: read by every write, written twice per sleep and at each roll.
+    calls: AtomicU8,
     wanted: Mutex<Wanted>,
     wake: Condvar,
 }
@@ -62,6 +67,7 @@ impl Housekeeper {
         let weak = Arc::downgrade(engine);
         let roll_noticed = Arc::clone(&self.shared);
         engine.oplog.call_on_roll(move || {
+            roll_noticed.calls.fetch_or(ROLLED, Ordering::Relaxed);
             roll_noticed.wanted.lock().rolled = true;
             roll_noticed.wake.notify_all();
         });
@@ -94,18 +100,26 @@ impl Housekeeper {
         }
     }
 
-    /// Something was written.
+    /// True if whoever has written something has to [`Housekeeper::answer`].
     #[inline]
-    pub fn note_activity(&self) {
-        if self.shared.asleep.load(Ordering::Relaxed) {
-            self.wake();
-        }
+    pub fn calls_writers(&self) -> bool {
+        self.shared.calls.load(Ordering::Relaxed) != 0
     }
 
+    /// Wakes the thread if it sleeps. Says whether a head was rolled, if one was or a debt of writers is left.
     #[cold]
-    fn wake(&self) {
-        self.shared.wanted.lock().activity = true;
-        self.shared.wake.notify_all();
+    pub fn answer(&self) -> Option<bool> {
+        let calls = self.shared.calls.fetch_and(ASLEEP, Ordering::Relaxed);
+        if calls & ASLEEP != 0 {
+            self.shared.wanted.lock().activity = true;
+            self.shared.wake.notify_all();
+        }
+        (calls & (ROLLED | IN_DEBT) != 0).then_some(calls & ROLLED != 0)
+    }
+
+    /// The next writer pays for the last roll, too.
+    pub fn ask_writers_to_pay(&self) {
+        self.shared.calls.fetch_or(IN_DEBT, Ordering::Relaxed);
     }
 
     /// An asynchronous write waits for company: write it out in time.
@@ -132,7 +146,11 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
                 quiet_rounds = 0;
             }
             let (asleep, rest) = rest_after(quiet_rounds);
-            shared.asleep.store(asleep, Ordering::Relaxed);
+            if asleep {
+                shared.calls.fetch_or(ASLEEP, Ordering::Relaxed);
+            } else {
+                shared.calls.fetch_and(!ASLEEP, Ordering::Relaxed);
+            }
             if let Some(since) = wanted.async_since {
                 let left = commit_wait.saturating_sub(since.elapsed());
                 if !left.is_zero() {

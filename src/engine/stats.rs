@@ -117,6 +117,7 @@ impl<I: Index + 'static> Engine<I> {
         let cleaner = &self.cleaner.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (appended, moved) = (self.oplog.appended_bytes(), count(&cleaner.bytes_written));
+        let (delays, delayed_us) = self.cleaner.delays();
         let given_back = self.space.given_back();
         json!({
             "media": self.media.kind().name(),
@@ -162,6 +163,8 @@ impl<I: Index + 'static> Engine<I> {
                 "segments_freed": count(&cleaner.segments_freed),
                 "stalls": count(&cleaner.stalls),
                 "longest_stall_us": count(&cleaner.longest_stall_us),
+                "delays": delays,
+                "delayed_us": delayed_us,
                 "tombstones_noted": self.noted.count(),
                 "tombstones_kept": self.cleaner.tombstones_kept(),
             },

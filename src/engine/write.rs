@@ -57,7 +57,19 @@ impl<I: Index + 'static> Engine<I> {
         self.counters.put(key.len() + value.len());
         let key = self.key(key);
         self.index.prefetch(key.hash);
-        self.with_room(|| self.put_once(options, key, value))
+        let result = self.with_room(|| self.put_once(options, key, value));
+        self.after_write();
+        result
+    }
+
+    /// A write is over, and nothing of it is held any more.
+    #[inline]
+    fn after_write(&self) {
+        if self.housekeeper.calls_writers()
+            && let Some(has_rolled) = self.housekeeper.answer()
+        {
+            self.pace(has_rolled);
+        }
     }
 
     #[inline]
@@ -80,7 +92,6 @@ impl<I: Index + 'static> Engine<I> {
         let written = self.committer.submit_op(self, op, Filter::short_hash(key.hash), terms)?;
         self.note_if_tombstone(op.kind, key, written.get());
         self.publish(key, written);
-        self.housekeeper.note_activity();
         Ok(())
     }
 
@@ -98,7 +109,9 @@ impl<I: Index + 'static> Engine<I> {
         if !self.newest(key).1 && !self.has_damage() {
             return Ok(false);
         }
-        self.with_room(|| self.delete_once(options, key))
+        let result = self.with_room(|| self.delete_once(options, key));
+        self.after_write();
+        result
     }
 
     fn delete_once(&self, options: &WriteOptions, key: Key<'_>) -> Result<bool> {
@@ -125,7 +138,9 @@ impl<I: Index + 'static> Engine<I> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.with_room(|| self.write_once(options, batch))
+        let result = self.with_room(|| self.write_once(options, batch));
+        self.after_write();
+        result
     }
 
     fn write_once(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
@@ -145,7 +160,6 @@ impl<I: Index + 'static> Engine<I> {
             None => self.write_large(&entries, &terms)?,
         }
         self.settle_entries(entries);
-        self.housekeeper.note_activity();
         Ok(())
     }
 
@@ -155,7 +169,9 @@ impl<I: Index + 'static> Engine<I> {
         check_value_len(value.len())?;
         self.check_writable()?;
         self.counters.put(key.len() + value.len());
-        self.with_room(|| self.accept_put(self.key(key), value))
+        let result = self.with_room(|| self.accept_put(self.key(key), value));
+        self.after_write();
+        result
     }
 
     fn accept_put(&self, key: Key<'_>, value: &[u8]) -> Result<u64> {
@@ -187,7 +203,9 @@ impl<I: Index + 'static> Engine<I> {
         if batch.is_empty() {
             return Ok(self.committer.tickets.issue_finished());
         }
-        self.with_room(|| self.accept_batch(batch))
+        let result = self.with_room(|| self.accept_batch(batch));
+        self.after_write();
+        result
     }
 
     fn accept_batch(&self, batch: &WriteBatch) -> Result<u64> {

@@ -17,6 +17,7 @@
 
 mod copy;
 mod evacuate;
+mod pace;
 mod policy;
 mod release;
 mod room;
@@ -34,6 +35,7 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::types::Seq;
 use policy::{Decay, STREAMS_MAX};
 use release::Released;
+use std::time::Instant;
 pub use thread::CleanerThread;
 pub use tombstones::Noted;
 use tombstones::Tombstones;
@@ -71,6 +73,7 @@ pub struct Cleaner {
     pub(super) counters: CleanerCounters,
     /// Writes that wait for room although there are enough holes between extents.
     stranded: AtomicU32,
+    pace: pace::Pace,
 }
 
 /// What the cleaner did since open.
@@ -109,6 +112,12 @@ impl Cleaner {
         self.work.lock()
     }
 
+    /// Writes that were slowed, and by how many microseconds in all.
+    pub(super) fn delays(&self) -> (u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.pace.delays), count(&self.pace.delayed_us))
+    }
+
     /// Tombstones that were examined and that older values keep; as of the last pass if one is at work.
     pub(super) fn tombstones_kept(&self) -> u64 {
         let kept = &self.counters.tombstones_kept;
@@ -132,6 +141,7 @@ impl<I: Index + 'static> Engine<I> {
     /// `Io`: the store is poisoned. `Poisoned`, `Closed`, `ReadOnly`.
     pub fn clean(&self, aim: Aim) -> Result<Pass> {
         self.check_writable()?;
+        let since = Instant::now();
         let mut work = self.cleaner.work.lock();
         // Whatever was closed meanwhile must stay as it was closed.
         self.check_writable()?;
@@ -158,6 +168,7 @@ impl<I: Index + 'static> Engine<I> {
             self.roll_for_release(&work)?;
         }
         self.release_settled(&mut work)?;
+        self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
         Ok(Pass { emptied, gained_bytes })
     }
 

@@ -91,6 +91,12 @@ impl CleanerThread {
         self.shared.wake.notify_all();
     }
 
+    /// True if it does not clean, now or ever.
+    pub fn rests(&self) -> bool {
+        let wanted = self.shared.wanted.lock();
+        wanted.paused || wanted.stop || wanted.is_gone
+    }
+
     /// Stops or resumes cleaning. A pass that is at work is finished and waited for.
     pub fn pause(&self, paused: bool) {
         let mut wanted = self.shared.wanted.lock();

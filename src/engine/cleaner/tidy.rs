@@ -109,11 +109,21 @@ impl<I: Index + 'static> Engine<I> {
         live.saturating_sub(going) <= self.space.geometry().segment_size_bytes / NEXT_TO_NOTHING_SHARE
     }
 
-    /// Segments that hold next to nothing, if more is gained than the roll takes that lets go of them.
+    /// Segments that hold next to nothing, if more is gained than the roll takes that lets go of them. Which tombstones go
+    /// with them is only worked out if there are none without.
     pub(super) fn choose_idle_victims(&self, work: &Work) -> Vec<SegmentSlot> {
+        let victims = self.worthwhile_idle_victims(work, &HashMap::new());
+        if victims.is_empty() {
+            self.worthwhile_idle_victims(work, &self.tombstones_that_go(work))
+        } else {
+            victims
+        }
+    }
+
+    /// The same; `going` are bytes, by segment, that count for nothing.
+    fn worthwhile_idle_victims(&self, work: &Work, going: &HashMap<SegmentSlot, u64>) -> Vec<SegmentSlot> {
         let (table, segment_size) = (self.space.table(), self.space.geometry().segment_size_bytes);
         let align = self.media.granularity().append_align_bytes();
-        let going = self.tombstones_that_go(work);
         let going = |slot: &SegmentSlot| going.get(slot).copied().unwrap_or(0);
         let mut room = u64::from(self.space.available(Purpose::Survivor)) * self.survivor_capacity()
             + self.room_in_survivors(work);
