@@ -309,12 +309,14 @@ impl Space {
     /// any.
     pub fn give_back(&self, patience: Duration) -> bool {
         let excess = self.excess_slots();
+        // Of a file that somebody made long, or whose last segments went after those before them.
+        let has_hollow_end = self.has_hollow_end();
         let due = {
             let mut since = self.target.excess.lock();
             let (began, least) =
                 since.map_or((Instant::now(), excess), |(began, least)| (began, least.min(excess)));
-            *since = (excess > 0).then_some((began, least));
-            if excess == 0 || began.elapsed() < patience {
+            *since = (excess > 0 || has_hollow_end).then_some((began, least));
+            if (excess == 0 && !has_hollow_end) || began.elapsed() < patience {
                 return false;
             }
             *since = None;
@@ -328,6 +330,11 @@ impl Space {
     pub fn give_back_all(&self) -> bool {
         let count = self.free_slots();
         count > 0 && self.give_back_slots(count)
+    }
+
+    fn has_hollow_end(&self) -> bool {
+        let last = self.slot_count().saturating_sub(1);
+        self.free.lock().hollow.contains(&last) && !self.target.is_rigid.load(Ordering::Relaxed)
     }
 
     fn excess_slots(&self) -> u32 {
