@@ -17,6 +17,7 @@ mod pages;
 mod survey;
 
 use super::Engine;
+use super::cleaner::STREAMS_MAX;
 use super::commit::Committer;
 use super::damage::DamageList;
 use super::housekeeper::Housekeeper;
@@ -48,10 +49,18 @@ use survey::Survey;
 /// The first head, and slots for the rolls and deletes of a store that stays small. The reserve grows with the first roll.
 const SLOTS_AT_CREATION: u32 = 3;
 
+/// Most slots, in hundredths, that heads, open survivor segments and the reserve may take of a pool of any size.
+const OVERHEAD_PERCENT: u32 = 3;
+
+/// Logs that a pool of so many slots can have: each takes a head, and a slot of the reserve.
+fn affordable_logs(slots: u32) -> usize {
+    let overhead = (u64::from(slots) * u64::from(OVERHEAD_PERCENT) / 100) as usize;
+    overhead.saturating_sub(RESERVE_SLOTS as usize + STREAMS_MAX) / 2
+}
+
 /// Logs that writers use on this medium.
 fn log_count(media: &dyn Media, options: &Options, geometry: &Geometry) -> usize {
-    // Every log takes a head, and a slot of the reserve: a small share of what the quota allows.
-    let affordable = options.max_bytes.map_or(LOGS_MAX, |quota| geometry.slots_in(quota) as usize / 32);
+    let affordable = options.max_bytes.map_or(LOGS_MAX, |quota| affordable_logs(geometry.slots_in(quota)));
     options.logs.unwrap_or_else(|| match media.granularity() {
         FlushGranularity::File => 1,
         FlushGranularity::CacheLine => {
@@ -488,3 +497,23 @@ fn group_by_log(
 }
 
 const _: () = assert!(SUPERBLOCK_A_OFFSET == 0, "a pool is recognized by its first bytes");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_and_reserve_take_little_of_a_pool_whatever_the_machine_has() {
+        let [of_64_mib, of_128_mib] =
+            [64, 128].map(|mib| Geometry::new(2 << 20, 128 << 10).slots_in(mib << 20));
+        for slots in [of_64_mib, of_128_mib, 10_000] {
+            let logs = affordable_logs(slots);
+            let taken = 2 * logs as u32 + RESERVE_SLOTS + STREAMS_MAX as u32;
+            assert!(logs >= 2 && taken * 100 <= slots * OVERHEAD_PERCENT, "{slots} slots: {logs} logs");
+        }
+        assert_eq!(
+            (affordable_logs(of_64_mib), affordable_logs(of_128_mib), affordable_logs(20)),
+            (2, 10, 0)
+        );
+    }
+}
