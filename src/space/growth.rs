@@ -33,6 +33,9 @@ const UNUSED_EXTENT_SHARE: u64 = 4;
 /// On a full device so many hollow slots are tried one by one: one that was never written may be allocated.
 const HOLLOW_TRIES_MAX: usize = 32;
 
+/// What limits a pool that is to be cleaned before it grows.
+const HELD_BACK: &str = "the option target_utilization, until there is nothing left to clean";
+
 /// How full the pool should be, and what it gave back.
 pub(super) struct Target {
     /// Live bytes of those that are usable.
@@ -147,6 +150,11 @@ impl Space {
         self.target.waived.fetch_max(allocated.saturating_add(step), Ordering::Relaxed);
     }
 
+    /// True if this limit of a refusal is neither the quota nor the device, but that the pool is to be cleaned first.
+    pub fn is_held_back(limit: &str) -> bool {
+        limit.starts_with(HELD_BACK)
+    }
+
     /// While nobody cleans the pool grows as it likes.
     pub fn suspend_target(&self, suspended: bool) {
         self.target.suspended.store(suspended, Ordering::Relaxed);
@@ -186,7 +194,7 @@ impl Space {
         let before = self.allocated_slots();
         let is_write = matches!(purpose, Purpose::Put | Purpose::Delete);
         if is_write && before < self.slots_max && before >= self.allowed_slots() {
-            return Err(self.no_space("the option target_utilization, until there is nothing left to clean"));
+            return Err(self.no_space(HELD_BACK));
         }
         self.grow_from(before, 1)
     }

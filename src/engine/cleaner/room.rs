@@ -6,7 +6,7 @@ use super::super::Engine;
 use super::{Aim, CleanerCounters, Pass};
 use crate::error::{Error, Result};
 use crate::index::Index;
-use crate::space::Purpose;
+use crate::space::{Purpose, Space};
 use crate::sync::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -83,14 +83,10 @@ impl<I: Index + 'static> Engine<I> {
             if vain_passes > VAIN_PASSES_MAX {
                 refusal = Some(full);
             }
-            if let Some(Error::NoSpace { needed_bytes, .. }) = &refusal {
-                self.space.allow_growth(*needed_bytes);
-            } else if refusal.is_some() {
-                self.space.allow_growth(0);
-            }
             tried_with = tried_with.max(free);
             // Also after a refusal: others may have made room meanwhile.
-            match (write(), refusal) {
+            let result = if refusal.is_some() { self.grow_and(&mut write) } else { write() };
+            match (result, refusal) {
                 (Err(last @ Error::NoSpace { .. }), Some(Error::NoSpace { .. })) => break Err(last),
                 (Err(Error::NoSpace { .. }), Some(refusal)) => break Err(refusal),
                 (Err(still_full @ Error::NoSpace { .. }), None) => full = still_full,
@@ -101,6 +97,19 @@ impl<I: Index + 'static> Engine<I> {
         CleanerCounters::add(&counters.stalls, 1);
         counters.longest_stall_us.fetch_max(since.elapsed().as_micros() as u64, Ordering::Relaxed);
         result
+    }
+
+    /// Cleaning gained nothing, or not in time: does `write`, and has the pool grow for it as long as it is only held back.
+    /// Others may take what it grew by, so it may take several times, but no pool grows for ever.
+    fn grow_and<R>(&self, write: &mut impl FnMut() -> Result<R>) -> Result<R> {
+        loop {
+            match write() {
+                Err(Error::NoSpace { needed_bytes, limit, .. }) if Space::is_held_back(&limit) => {
+                    self.space.allow_growth(needed_bytes);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Returns when it is worth trying again: there are more free slots than there ever were for this write, or extents of dead
