@@ -300,7 +300,7 @@ impl Store {
 
     #[cfg(feature = "sim")]
     pub(crate) fn tidy_up(&self) -> bool {
-        self.handle.engine.tidy_up(|| false)
+        self.handle.engine.tidy_up(|| false).is_some()
     }
 
     #[cfg(feature = "sim")]

@@ -195,8 +195,8 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
         let Some(engine) = engine.upgrade() else { return };
         let appended = engine.oplog.appended_bytes();
         let is_idle = std::mem::replace(&mut last_look_at, appended) == appended;
-        if is_idle && tidy_at != appended && engine.tidy_up(|| shared.is_over() || shared.is_awaited()) {
-            tidy_at = engine.oplog.appended_bytes();
+        if is_idle && tidy_at != appended {
+            tidy_at = engine.tidy_up(|| shared.is_over() || shared.is_awaited()).unwrap_or(tidy_at);
         }
         engine.give_back(GIVE_BACK_AFTER);
         if !shared.is_awaited() && appended < in_vain_until {

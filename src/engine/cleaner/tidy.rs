@@ -23,28 +23,28 @@ use std::collections::HashMap;
 const NEXT_TO_NOTHING_SHARE: u64 = 8;
 
 impl<I: Index + 'static> Engine<I> {
-    /// Lets go of segments in which nothing counts, until `is_over`. True if nothing is left to do until somebody writes
-    /// again.
-    pub fn tidy_up(&self, is_over: impl Fn() -> bool) -> bool {
+    /// Lets go of segments in which nothing counts, until `is_over`. If nothing is left to do: how much had been appended when
+    /// the last look began. What somebody wrote since, nobody has looked at.
+    pub fn tidy_up(&self, is_over: impl Fn() -> bool) -> Option<u64> {
         let freed = || self.cleaner.counters.segments_freed.load(Ordering::Relaxed);
         while !is_over() {
-            let freed_before = freed();
+            let (freed_before, appended) = (freed(), self.oplog.appended_bytes());
             // Errors poison the store: writers are told by their own calls.
-            let Ok(pass) = self.clean(Aim::Dead) else { return true };
-            let Ok(waits_for_readers) = self.settle_releases() else { return true };
+            let Ok(pass) = self.clean(Aim::Dead) else { return Some(appended) };
+            let Ok(waits_for_readers) = self.settle_releases() else { return Some(appended) };
             // With a segment that was freed the last values may have gone that kept tombstones.
             if pass.emptied > 0 || freed() > freed_before {
                 continue;
             }
             if waits_for_readers {
-                return false;
+                return None;
             }
             match self.end_idle_segments() {
                 Ok(true) => {}
-                Ok(false) | Err(_) => return true,
+                Ok(false) | Err(_) => return Some(appended),
             }
         }
-        false
+        None
     }
 
     /// Ends segments that are appended to, hold next to nothing and keep others. True if there were any.
