@@ -159,6 +159,7 @@ impl<I: Index + 'static> Engine<I> {
                 let info = table.slot(slot);
                 let moved = moved_bytes(info, align);
                 let score = decay.score(slot, info, 1.0 - moved as f64 / capacity as f64);
+                let score = if moved == 0 { Some(f64::INFINITY) } else { score };
                 Candidate { slot, moved, score }
             })
             .filter(|candidate| candidate.moved <= worth)
@@ -190,12 +191,25 @@ impl<I: Index + 'static> Engine<I> {
         }
         // Marks, and the head of the roll that lets go of them.
         let marks = (1 + self.streams() as u64) * self.media.granularity().append_align_bytes();
-        let cost = marks + if aim == Aim::Tidy { 0 } else { self.oplog.cost_of_roll() };
+        let has_dead = candidates.iter().take(chosen.len()).any(|candidate| candidate.moved == 0);
+        let cost = marks + self.cost_of_release(aim, has_dead);
         let is_worth_it = chosen.len() as u64 * capacity >= moved + cost + self.worthwhile_bytes();
         if aim != Aim::Anything && !is_worth_it {
             return Vec::new();
         }
         chosen
+    }
+
+    /// What the roll that ends a pass takes. One of an empty head takes a slot until the next pass frees the old head: that
+    /// is lent, not spent, unless the pass itself counts on such a head.
+    fn cost_of_release(&self, aim: Aim, has_dead: bool) -> u64 {
+        let cost = self.oplog.cost_of_roll();
+        let is_lent = cost == self.space.geometry().segment_size_bytes && !has_dead;
+        match aim {
+            Aim::Tidy => 0,
+            Aim::Space if is_lent => 0,
+            _ => cost,
+        }
     }
 
     fn streams(&self) -> usize {
