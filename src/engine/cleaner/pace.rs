@@ -1,5 +1,6 @@
-//! Writers are slowed before they would have to stop. A write that rolled a head while slots for new data are below the
-//! cleaner's low mark owes a delay: the share of the mark that is missing, of what the cleaner takes to gain a segment.
+//! Writers are slowed before they would have to stop. A write that rolled a head while slots for new data are below half of
+//! the cleaner's low mark, so while the cleaner works and does not keep up, owes a delay: the share of that half that is
+//! missing, of what the cleaner takes to gain a segment.
 //! Writers then use up segments no faster than the cleaner gains them, and meet no empty pool. The debt is paid in pieces,
 //! by whoever writes next, holding nothing.
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Longest delay of one write.
 const DELAY_US_MAX: u64 = 2_000;
-/// At half of the low mark a roll costs what a segment costs the cleaner, so at none twice that.
+/// With half of what there should be a roll costs what a segment costs the cleaner, so with none twice that.
 const AT_NONE: u64 = 2;
 /// Of the newest measurement this share goes into the mean.
 const NEW_SHARE: u64 = 4;
@@ -65,7 +66,7 @@ impl<I: Index + 'static> Engine<I> {
     #[cold]
     pub(in crate::engine) fn pace(&self, has_rolled: bool) {
         let pace = &self.cleaner.pace;
-        let (free, low) = (self.space.available(Purpose::Put), self.space.low_mark());
+        let (free, low) = (self.space.available(Purpose::Put), self.space.low_mark().div_ceil(2));
         if free >= low || self.cleaner_thread.rests() {
             pace.debt_us.store(0, Ordering::Relaxed);
             return;
@@ -140,7 +141,7 @@ mod tests {
             let room_before = room();
             engine.put(&WriteOptions::default(), &number.to_ne_bytes(), &[7; 200]).expect("room");
             assert!(
-                delays() == 0 || room_before <= engine.space.low_mark() + 1,
+                delays() == 0 || room_before <= engine.space.low_mark().div_ceil(2) + 1,
                 "{room_before} slots are left"
             );
             number += 1;
