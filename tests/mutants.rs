@@ -390,8 +390,9 @@ fn killed_by_rot_of_a_survivor() -> Option<Kill> {
     for round in 0..40_u8 {
         store.0.put(b"overwritten", &[round; 500]).expect("room");
     }
-    let emptied = testing::clean_without_roll(&store.0).expect("the medium works");
-    assert!(emptied > 1, "most of what was written is dead");
+    // The segment with what counts comes last.
+    while testing::clean_without_roll(&store.0).expect("the medium works") > 0 {}
+    assert!(!store.0.stats_json().contains("\"entries_moved\":0,"), "an entry lies among dead ones");
     let writer = store.0.clone();
     let rolls = move || (0..30_u8).for_each(|round| writer.put(b"other", &[round; 500]).expect("room"));
     std::thread::spawn(rolls).join().expect("the writer ends");
