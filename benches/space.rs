@@ -4,6 +4,8 @@
 //! values under 8-byte keys, one writer. Live is live log bytes of (max_bytes - pool head); write amplification is log bytes
 //! appended, survivors included, of those appended for the writer, padding included.
 
+#[path = "space/blobs.rs"]
+mod blobs;
 #[path = "space/delete.rs"]
 mod delete;
 #[path = "space/latency.rs"]
@@ -33,6 +35,10 @@ fn arguments() -> Arguments {
             "--dir" => arguments.dir = words.next().expect("--dir DIR").into(),
             "--only" => arguments.only = words.next().expect("--only WORD"),
             "--bench" => {}
+            "--malloc" => {
+                blobs::with_malloc(words.next().expect("--malloc FILE").as_ref());
+                std::process::exit(0);
+            }
             other => panic!("unknown argument {other}: accepted are --mib N, --dir DIR, --only WORD"),
         }
     }
@@ -290,5 +296,11 @@ fn main() {
     }
     if wants("latency") {
         latency::latency(&arguments);
+    }
+    if wants("allocators") {
+        blobs::allocators(&arguments);
+    }
+    if wants("large") {
+        blobs::overwrites(&arguments, 100);
     }
 }
