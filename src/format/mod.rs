@@ -65,6 +65,9 @@ const _: () = assert!(SUPERBLOCK_B_OFFSET >= HOLDER_OFFSET + 512);
 const _: () = assert!(STATE_WORD_OFFSET.is_multiple_of(64), "the state word has a cache line of its own");
 const _: () = assert!(STATE_WORD_OFFSET + 8 <= SEGMENT_BODY_OFFSET);
 
+/// Most bytes of a long varint: a tenth would not fit a `u64`.
+const LONG_VARINT_BYTES_MAX: usize = 9;
+
 #[inline]
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
@@ -98,24 +101,30 @@ fn push_varint(bytes: &mut Vec<u8>, mut value: u64) {
 /// Reads a varint of at most five bytes (32 bits) in its shortest form; returns it and where it ends.
 #[inline]
 fn varint_at(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
-    let (value, end) = long_varint_at::<5>(bytes, at)?;
-    (value <= u64::from(u32::MAX)).then_some((value, end))
-}
-
-/// Reads a varint of at most so many bytes, of which nine hold 63 bits.
-#[inline]
-fn long_varint_at<const BYTES_MAX: usize>(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
-    const { assert!(BYTES_MAX <= 9, "a tenth byte would not fit a u64") };
     let first = *bytes.get(at)?;
     if first < 0x80 {
         return Some((u64::from(first), at + 1));
     }
     let mut value = u64::from(first & 0x7f);
-    for i in 1..BYTES_MAX {
+    for i in 1..5 {
         let byte = *bytes.get(at + i)?;
         value |= u64::from(byte & 0x7f) << (7 * i);
         if byte < 0x80 {
-            return (byte != 0).then_some((value, at + i + 1));
+            return (byte != 0 && value <= u64::from(u32::MAX)).then_some((value, at + i + 1));
+        }
+    }
+    None
+}
+
+/// Reads a varint of at most nine bytes (63 bits). Out of line: few operations have one.
+#[inline(never)]
+fn long_varint_at(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+    let mut value = 0;
+    for i in 0..LONG_VARINT_BYTES_MAX {
+        let byte = *bytes.get(at + i)?;
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte < 0x80 {
+            return (byte != 0 || i == 0).then_some((value, at + i + 1));
         }
     }
     None

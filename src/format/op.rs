@@ -6,7 +6,7 @@
 //! whole operation but itself.
 
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader};
-use super::{long_varint_at, push_varint, put, u32_at, varint_at};
+use super::{LONG_VARINT_BYTES_MAX, long_varint_at, push_varint, put, u32_at, varint_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
 use crate::constants::{ENTRY_ALIGN_BYTES, KEY_BYTES_MAX};
 use crate::types::Seq;
@@ -59,7 +59,7 @@ pub struct OpSpec<'a> {
 }
 
 /// Most bytes of an age: stamps have 63 bits.
-pub(super) const AGE_BYTES_MAX: usize = 9;
+pub(super) const AGE_BYTES_MAX: usize = LONG_VARINT_BYTES_MAX;
 
 /// Upper bound of the bytes before the key.
 pub const OP_FIELDS_BYTES_MAX: u64 = 1 + 5 + AGE_BYTES_MAX as u64 + 5 + 5 + 4;
@@ -152,7 +152,7 @@ impl<'a> Op<'a> {
         }
         let mut moved = None;
         if flags & FLAG_MOVED != 0 {
-            let (age, next) = long_varint_at::<AGE_BYTES_MAX>(bytes, at)?;
+            let (age, next) = long_varint_at(bytes, at)?;
             moved = Some(age);
             at = next;
         }
