@@ -62,7 +62,8 @@ def try_point(writer, media, call, action, nth):
         status, reader, _ = run([*traced, *program, "2", str(OPERATIONS)], oracle)
         with open(log, encoding="utf-8", errors="replace") as lines:
             text = lines.read()
-        names = [f" {name}(" for name in call.split(",")]
+        # A call that another thread's came in between of is told of in two lines; what it returned is in the second.
+        names = [word for name in call.split(",") for word in (f" {name}(", f"<... {name} resumed>")]
         injected = [line for line in text.split("\n") if "(INJECTED)" in line and any(name in line for name in names)]
         struck = bool(injected) or "killed by SIGKILL" in text
         if not struck:
