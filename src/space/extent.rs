@@ -340,11 +340,6 @@ impl Extents {
         self.segments.lock().closed.remove(&slot.0);
     }
 
-    /// True if segments are closed: what was in them waits to be free.
-    pub fn has_closed(&self) -> bool {
-        !self.segments.lock().closed.is_empty()
-    }
-
     /// The blocks of a range that may lie anywhere; `None` if it is no extent: in the pool head, or not within the blocks
     /// of one segment.
     fn blocks_named(&self, range: MediaRange) -> Option<(SegmentSlot, u32, u32)> {

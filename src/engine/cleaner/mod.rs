@@ -193,7 +193,7 @@ impl<I: Index + 'static> Engine<I> {
         let waits = work.releasing.iter().any(|released| released.is_listed_before(ruling));
         // Extents of dead values, too.
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
-        Ok(waits || self.extents.has_closed() || self.extents.usage().retired_bytes > 0)
+        Ok(waits || self.extents.usage().retired_bytes > 0)
     }
 
     /// Steps 1 to 4, and the start of 5.

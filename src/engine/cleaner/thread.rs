@@ -244,7 +244,10 @@ impl<I: Index + 'static> Engine<I> {
             let is_last = is_awaited || self.space.available(Purpose::Put) < 2;
             match self.clean(if is_last { Aim::Space } else { Aim::Tidy }) {
                 Ok(pass) if gains.go_on(pass, self.worthwhile_bytes()) => {}
-                Ok(_) if waits_for_readers => return Round::Later,
+                // Or for a drain: of an `os` write that made extents dead.
+                Ok(_) if waits_for_readers && (!is_awaited || self.drain_logs().is_ok()) => {
+                    return Round::Later;
+                }
                 Ok(_) | Err(_) => return Round::InVain,
             }
         }
