@@ -18,7 +18,7 @@ use crate::types::{Addr, SegmentId, SegmentSlot};
 use std::collections::HashSet;
 
 /// Survivor frames end about here: large enough that headers do not count.
-const FRAME_BYTES_MAX: u64 = 64 << 10;
+pub(super) const FRAME_BYTES_MAX: u64 = 64 << 10;
 /// Entries that are moved in the index under one guard.
 const RELOCATE_GROUP: usize = 64;
 
@@ -55,8 +55,7 @@ impl<I: Index + 'static> Engine<I> {
         work: &mut Work,
         victims: &[Victim],
     ) -> Result<Vec<(SegmentSlot, SegmentId)>> {
-        // Above every stamp that was given, so above the frames that are copied from.
-        work.stamp = work.stamp.max(self.oplog.newest_seq()).step(1);
+        self.stamp_survivors(work);
         let mut copier = Copier {
             engine: self,
             work,
@@ -109,6 +108,19 @@ impl<I: Index + 'static> Engine<I> {
     fn lost(&self, victim: &Victim, at: u32) -> Error {
         let offset = self.space.geometry().offset_of(victim.slot) + u64::from(at);
         self.poisoned_cleaning(self.reader.corrupted(Addr::from_offset(offset)))
+    }
+
+    /// The stamp of the next survivor frame: above every stamp that was given, so above the frames that are copied from.
+    pub(super) fn stamp_survivors(&self, work: &mut Work) {
+        work.stamp = work.stamp.max(self.oplog.newest_seq()).step(1);
+    }
+
+    /// Says of the streams with new frames that these are durable.
+    pub(super) fn mark_survivors(&self, work: &mut Work, unmarked: [bool; STREAMS_MAX]) -> Result<()> {
+        for (head, _) in work.survivors.iter_mut().zip(unmarked).filter(|(_, unmarked)| *unmarked) {
+            self.oplog.mark_survivor(head.as_mut().expect("frames went there"), work.stamp)?;
+        }
+        Ok(())
     }
 
     /// Seals the stream's survivor segment, if there is one, and opens another one in `slot`.
@@ -284,11 +296,7 @@ impl<I: Index + 'static> Copier<'_, I> {
         let moves = InFlight::nothing(std::mem::take(&mut self.moves));
         let drained = moves.drain(&*self.engine.media, Site::SurvivorDrain);
         let moves = drained.map_err(|error| self.engine.poisoned_cleaning(error))?;
-        let stamp = self.work.stamp;
-        for (head, _) in self.work.survivors.iter_mut().zip(self.unmarked).filter(|(_, unmarked)| *unmarked) {
-            let head = head.as_mut().expect("frames went there");
-            self.engine.oplog.mark_survivor(head, stamp)?;
-        }
+        self.engine.mark_survivors(self.work, self.unmarked)?;
         Ok(moves)
     }
 }

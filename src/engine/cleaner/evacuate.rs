@@ -16,6 +16,7 @@
 
 use super::super::Engine;
 use super::super::blob::StagedBlob;
+use super::copy::FRAME_BYTES_MAX;
 use super::policy::STREAMS_MAX;
 use super::{Aim, CleanerCounters, Work};
 use crate::checksum::{CheckSite, verify};
@@ -41,8 +42,6 @@ use std::collections::BTreeMap;
 
 /// Pins after which what was retired before them is free, if nobody else is pinned.
 const GRACE_ROUNDS: usize = 4;
-/// Survivor frames end about here.
-const FRAME_BYTES_MAX: u64 = 64 << 10;
 
 /// Stream of survivors for entries that find no room in any that is open.
 const OWNERS_STREAM: usize = 0;
@@ -317,8 +316,7 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(copied);
         }
         let mut rest = copied.into_inner();
-        // Above every stamp that was given, so above the frames that are copied from.
-        work.stamp = work.stamp.max(self.oplog.newest_seq()).step(1);
+        self.stamp_survivors(work);
         let mut placed = Vec::with_capacity(rest.len());
         rest.reverse();
         let mut unmarked = [false; STREAMS_MAX];
@@ -329,9 +327,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         let drained = InFlight::nothing(placed).drain(&*self.media, Site::MovedOwnerDrain);
         let placed = drained.map_err(|error| self.poisoned_cleaning(error))?;
-        for (head, _) in work.survivors.iter_mut().zip(unmarked).filter(|(_, unmarked)| *unmarked) {
-            self.oplog.mark_survivor(head.as_mut().expect("frames went there"), work.stamp)?;
-        }
+        self.mark_survivors(work, unmarked)?;
         Ok(placed)
     }
 
