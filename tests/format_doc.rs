@@ -87,7 +87,7 @@ fn tables_have_every_offset_of_the_code_and_no_gap() {
         }
         tables += 1;
     }
-    assert_eq!(tables, 11, "tables with a layout line");
+    assert_eq!(tables, 10, "tables with a layout line");
 }
 
 #[test]

@@ -87,9 +87,22 @@ fn digest(bytes: &[u8], sealed: bool) {
         bytes[12..14].copy_from_slice(&1_u16.to_le_bytes());
         let count = u64::from(u16::from_le_bytes([bytes[40], bytes[41]])) % 64;
         bytes[40..44].copy_from_slice(&(count as u32).to_le_bytes());
-        let len = Digest::encoded_len(count as usize) as usize;
+        // As long as its entries, two varints each.
+        let last = |(_, byte): &(usize, &u8)| **byte < 0x80;
+        let end = match count {
+            0 => 64,
+            count => bytes
+                .iter()
+                .enumerate()
+                .skip(64)
+                .filter(last)
+                .nth(2 * count as usize - 1)
+                .map_or(bytes.len(), |(at, _)| at + 1),
+        };
+        bytes.truncate(end);
+        let len = end.next_multiple_of(64);
+        bytes.resize(len, 0);
         bytes[44..48].copy_from_slice(&(len as u32).to_le_bytes());
-        bytes.resize(bytes.len().max(len), 0);
         let sum = hash64(SEED.mask64(OFFSET), &bytes[8..len]);
         bytes[..8].copy_from_slice(&sum.to_le_bytes());
     }

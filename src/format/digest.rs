@@ -1,17 +1,21 @@
 //! The log digest (RAMCloud): the list of every segment of the store, at the start of each log head. The highest-numbered
 //! digest among active heads rules: what it lists must be there, or the store is incomplete.
+//!
+//! An entry is two varints, three bytes as a rule: how many slots lie between it and the entry before it, with the sealed
+//! bit below, and how far its id lies below the highest one given. A head holds every segment of the store, so what a
+//! list takes is taken from each of them (decision 0005).
 
-use super::{NUMBERS_END, put, u16_at, u32_at, u64_at};
+use super::{LONG_VARINT_BYTES_MAX, NUMBERS_END, long_varint_at, push_varint, put, u16_at, u32_at, u64_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
 use crate::constants::{CACHE_LINE_BYTES, SECTOR_BYTES};
-use crate::types::{LogId, SegmentId, SegmentSlot};
+use crate::types::{SegmentId, SegmentSlot};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"Dgst");
 const HEADER_BYTES: usize = 64;
-const ENTRY_BYTES: usize = 16;
+/// Fewest bytes of an entry.
+const ENTRY_BYTES_MIN: usize = 2;
 /// A whole list; room for deltas (kind 2, against `base number`) is in the header.
 const KIND_FULL: u16 = 1;
-const FLAG_SEALED: u8 = 1;
 
 mod at {
     pub const CHECKSUM: usize = 0;
@@ -35,8 +39,6 @@ pub struct DigestEntry {
     pub id: SegmentId,
     /// Its seal was durable when the digest was formed: recovery need not make its bytes durable again.
     pub sealed: bool,
-    /// Its log.
-    pub log: LogId,
 }
 
 /// The list.
@@ -48,14 +50,15 @@ pub struct Digest {
     pub next_id: SegmentId,
     /// About how many keys the store had: lets recovery make the index large enough at once. Never relied on.
     pub live_entries: u64,
-    /// All segments in use, the head that holds this digest included.
+    /// All segments in use, the head that holds this digest included, by slot.
     pub entries: Vec<DigestEntry>,
 }
 
 impl Digest {
-    /// Bytes on the medium of a digest with `count` entries.
-    pub fn encoded_len(count: usize) -> u64 {
-        super::align_up((HEADER_BYTES + count * ENTRY_BYTES) as u64, CACHE_LINE_BYTES)
+    /// Slots that a store can have if all of them are to be listed within `bytes`, whatever their ids. (Where some are not
+    /// listed the varint behind the gap is longer, but there are fewer entries, too.)
+    pub fn slots_max(bytes: u64) -> u64 {
+        bytes.saturating_sub(HEADER_BYTES as u64) / (1 + LONG_VARINT_BYTES_MAX) as u64
     }
 
     /// Most bytes that a digest may take of a segment: what a frame may count on is the rest.
@@ -65,7 +68,15 @@ impl Digest {
 
     /// The bytes, for the pool offset they will be written to.
     pub fn encode(&self, seed: SegmentSeed, offset: u64) -> Vec<u8> {
-        let mut bytes = vec![0; Self::encoded_len(self.entries.len()) as usize];
+        let mut bytes = vec![0; HEADER_BYTES];
+        let mut next_slot = 0;
+        for entry in &self.entries {
+            debug_assert!(entry.slot.0 >= next_slot && entry.id < self.next_id, "{entry:?}");
+            push_varint(&mut bytes, u64::from(entry.slot.0 - next_slot) << 1 | u64::from(entry.sealed));
+            push_varint(&mut bytes, self.next_id.0 - 1 - entry.id.0);
+            next_slot = entry.slot.0 + 1;
+        }
+        bytes.resize(super::align_up(bytes.len() as u64, CACHE_LINE_BYTES) as usize, 0);
         let length = bytes.len() as u32;
         put(&mut bytes, at::MAGIC, &MAGIC.to_le_bytes());
         put(&mut bytes, at::KIND, &KIND_FULL.to_le_bytes());
@@ -75,13 +86,6 @@ impl Digest {
         put(&mut bytes, at::COUNT, &(self.entries.len() as u32).to_le_bytes());
         put(&mut bytes, at::LENGTH, &length.to_le_bytes());
         put(&mut bytes, at::LIVE_ENTRIES, &self.live_entries.to_le_bytes());
-        for (i, entry) in self.entries.iter().enumerate() {
-            let start = HEADER_BYTES + i * ENTRY_BYTES;
-            put(&mut bytes, start, &entry.slot.0.to_le_bytes());
-            bytes[start + 4] = if entry.sealed { FLAG_SEALED } else { 0 };
-            bytes[start + 5] = entry.log.0;
-            put(&mut bytes, start + 8, &entry.id.0.to_le_bytes());
-        }
         let sum = checksum::hash64(seed.mask64(offset), &bytes[at::MAGIC..]);
         put(&mut bytes, at::CHECKSUM, &sum.to_le_bytes());
         bytes
@@ -94,8 +98,8 @@ impl Digest {
         let length = u32_at(header, at::LENGTH) as usize;
         if u32_at(header, at::MAGIC) != MAGIC
             || u16_at(header, at::KIND) != KIND_FULL
-            || count > bytes.len() / ENTRY_BYTES
-            || length as u64 != Self::encoded_len(count)
+            || length < HEADER_BYTES
+            || count > (length - HEADER_BYTES) / ENTRY_BYTES_MIN
             || u64_at(header, at::NUMBER) >= NUMBERS_END
             || u64_at(header, at::NEXT_ID) >= NUMBERS_END
         {
@@ -106,23 +110,37 @@ impl Digest {
         if !checksum::verify(CheckSite::Digest, u64_at(whole, at::CHECKSUM), computed) {
             return None;
         }
-        let entries = (0..count)
-            .map(|i| {
-                let entry = &whole[HEADER_BYTES + i * ENTRY_BYTES..][..ENTRY_BYTES];
-                DigestEntry {
-                    slot: SegmentSlot(u32_at(entry, 0)),
-                    sealed: entry[4] & FLAG_SEALED != 0,
-                    log: LogId(entry[5]),
-                    id: SegmentId(u64_at(entry, 8)),
-                }
-            })
-            .collect();
+        let next_id = SegmentId(u64_at(whole, at::NEXT_ID));
+        let (entries, end) = decode_entries(whole, count, next_id)?;
+        if length as u64 != super::align_up(end as u64, CACHE_LINE_BYTES) {
+            return None;
+        }
         let digest = Digest {
             number: u64_at(whole, at::NUMBER),
-            next_id: SegmentId(u64_at(whole, at::NEXT_ID)),
+            next_id,
             live_entries: u64_at(whole, at::LIVE_ENTRIES),
             entries,
         };
         Some((digest, length as u64))
     }
+}
+
+/// The entries, and where they end.
+fn decode_entries(whole: &[u8], count: usize, next_id: SegmentId) -> Option<(Vec<DigestEntry>, usize)> {
+    let mut entries = Vec::with_capacity(count);
+    let (mut at, mut next_slot) = (HEADER_BYTES, 0_u32);
+    for _ in 0..count {
+        let (gap_and_sealed, id_at) = long_varint_at(whole, at)?;
+        let (below, end) = long_varint_at(whole, id_at)?;
+        let slot = next_slot.checked_add(u32::try_from(gap_and_sealed >> 1).ok()?)?;
+        let id = next_id.0.checked_sub(below)?.checked_sub(1)?;
+        entries.push(DigestEntry {
+            slot: SegmentSlot(slot),
+            id: SegmentId(id),
+            sealed: gap_and_sealed & 1 != 0,
+        });
+        next_slot = slot.checked_add(1)?;
+        at = end;
+    }
+    Some((entries, at))
 }

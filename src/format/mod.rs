@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! pool     = head (superblock A | holder record | superblock B) , segment slot 0 , slot 1 , ...
-//! segment  = header 256 | state word 8 | zero | at 512: [digest] | frames ... | filter | footer in the last 512 bytes
+//! segment  = header 256 | state word 8 | zero | at 512: [digest] | frames ... | filter | footer in the last 128 bytes
 //! frame    = header 32 | op | op | ... | zero to a multiple of 64
 //! op       = kind+flags 1 | [distance] | [age] | key length | value length | crc32c 4 | key | value | zero to 8
 //! ```
@@ -52,8 +52,9 @@ pub const STATE_WORD_OFFSET: u64 = 256;
 pub const SEGMENT_BODY_OFFSET: u64 = 512;
 /// Bytes of a superblock's magic, which comes first.
 pub const SUPERBLOCK_MAGIC_BYTES: usize = 8;
-/// Bytes at the end of every segment that belong to the footer.
-pub const FOOTER_BYTES: u64 = 512;
+/// Bytes of the footer, the last ones of every segment: two cache lines of their own. The filter may share its sector,
+/// on files frames do not.
+pub const FOOTER_BYTES: u64 = 128;
 /// Ids and other numbers that count upwards never reach this; decoders refuse it, so that nothing that is computed from
 /// them overflows.
 pub const NUMBERS_END: u64 = 1 << 63;

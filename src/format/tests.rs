@@ -69,21 +69,12 @@ fn header() -> SegmentHeader {
 }
 
 fn digest() -> Digest {
-    let entry = |slot, id, sealed, log| DigestEntry {
-        slot: SegmentSlot(slot),
-        id: SegmentId(id),
-        sealed,
-        log: LogId(log),
-    };
+    let entry = |slot, id, sealed| DigestEntry { slot: SegmentSlot(slot), id: SegmentId(id), sealed };
     Digest {
         number: 12,
         next_id: SegmentId(0x0102_0305),
         live_entries: 0,
-        entries: vec![
-            entry(0, 1, true, 0),
-            entry(0xA1A2_A3A4, 0xB1B2, false, 63),
-            entry(9, 0x0102_0304, false, 5),
-        ],
+        entries: vec![entry(0, 1, true), entry(9, 0x0102_0304, false), entry(0xA1A2_A3A4, 0xB1B2, true)],
     }
 }
 

@@ -9,27 +9,30 @@ use crate::format::{
     SegmentState, align_up, filter_len,
 };
 use crate::media::Site;
-use crate::media::durable::{Durable, InFlight};
+use crate::media::durable::InFlight;
 use crate::space::Purpose;
 use crate::space::table::SlotState;
 use crate::sync::Ordering;
 use crate::types::{LogId, SegmentId, SegmentSlot};
 
 impl OpLog {
-    /// Every segment of the store that a digest has to list: not those that are releasable, nor those in `leave_out`.
-    fn listing(&self, leave_out: &[SegmentSlot]) -> Vec<DigestEntry> {
+    /// Every segment of the store that a digest has to list, the `new` head included: not those that are releasable, nor
+    /// those in `leave_out`.
+    fn listing(&self, new: DigestEntry, leave_out: &[SegmentSlot]) -> Vec<DigestEntry> {
         let table = self.space.table();
         (0..self.space.slot_count())
             .map(SegmentSlot)
             .filter(|slot| !leave_out.contains(slot))
             .filter_map(|slot| {
+                if slot == new.slot {
+                    return Some(new);
+                }
                 let info = table.slot(slot);
                 let state = info.state();
                 (!matches!(state, SlotState::Free | SlotState::Releasable)).then(|| DigestEntry {
                     slot,
                     id: info.id(),
                     sealed: state == SlotState::Sealed,
-                    log: info.log(),
                 })
             })
             .collect()
@@ -55,43 +58,35 @@ impl OpLog {
                 return Err(error);
             }
         };
-        let log = state.id();
-        let mut entries = self.listing(leave_out);
-        entries.push(DigestEntry { slot, id, sealed: false, log });
         let digest = Digest {
             number,
             next_id: SegmentId(id.0 + 1),
             live_entries: self.live_entries.load(Ordering::Relaxed),
-            entries,
+            entries: self.listing(DigestEntry { slot, id, sealed: false }, leave_out),
         };
-        let segment_size = self.space.geometry().segment_size_bytes;
-        if Digest::encoded_len(digest.entries.len()) > Digest::bytes_max(segment_size) {
+        let seed = crate::checksum::SegmentSeed::new(self.space.uuid(), id);
+        let geometry = self.space.geometry();
+        let body = digest.encode(seed, geometry.offset_of(slot) + SEGMENT_BODY_OFFSET);
+        if body.len() as u64 > Digest::bytes_max(geometry.segment_size_bytes) {
             drop(identities);
             self.space.return_slot(slot);
             return Err(Error::Unsupported(format!(
-                "{} segments of {segment_size} bytes: their list no longer fits a log head; use larger segments",
-                digest.entries.len()
+                "{} segments of {} bytes: their list no longer fits a log head; use larger segments",
+                digest.entries.len(),
+                geometry.segment_size_bytes
             )));
         }
         // Nothing in an earlier head of the log is newer, also if recovery found it there.
         let creation_seq = state.last_seq().max(self.floor());
-        let header = SegmentHeader { id, slot, log, class: SegmentClass::LogHead, creation_seq };
+        let header = SegmentHeader { id, slot, log: state.id(), class: SegmentClass::LogHead, creation_seq };
         identities.give(id, number);
-        let durable = self.write_head(&header, &digest)?;
+        let durable = self.space.write_header(&header, &body)?.drain(self.media(), Site::HeadDrain)?;
         self.space
             .activate(durable, SegmentState::Active, Site::ActiveFlush, Site::ActiveDrain)?
             .into_inner();
         self.space.enter(&header, SlotState::Active);
-        let body_len = Digest::encoded_len(digest.entries.len());
-        let start = align_up(SEGMENT_BODY_OFFSET + body_len, SECTOR_BYTES) as u32;
+        let start = align_up(SEGMENT_BODY_OFFSET + body.len() as u64, SECTOR_BYTES) as u32;
         Ok((Head::empty(self, slot, id, start), number))
-    }
-
-    fn write_head(&self, header: &SegmentHeader, digest: &Digest) -> Result<Durable<SegmentHeader>> {
-        let seed = crate::checksum::SegmentSeed::new(self.space.uuid(), header.id);
-        let body_offset = self.space.geometry().offset_of(header.slot) + SEGMENT_BODY_OFFSET;
-        let body = digest.encode(seed, body_offset);
-        self.space.write_header(header, &body)?.drain(self.media(), Site::HeadDrain)
     }
 
     /// Seals a head at its tail: filter and footer durable, then state SEALED durable. Its data must be durable, or in flight on this thread.

@@ -456,7 +456,5 @@ impl Space {
 /// Segments that the digest in a head can list: every slot may have to be listed, or a roll would fail for want of room
 /// in the head when there is room in the pool.
 fn listed_slots_max(geometry: &Geometry) -> u32 {
-    let room = Digest::bytes_max(geometry.segment_size_bytes) - Digest::encoded_len(0);
-    let entry = (Digest::encoded_len(64) - Digest::encoded_len(0)) / 64;
-    (room / entry).min(u64::from(u32::MAX)) as u32
+    Digest::slots_max(Digest::bytes_max(geometry.segment_size_bytes)).min(u64::from(u32::MAX)) as u32
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::checksum::{CheckSite, crc32c};
 use crate::constants::{CACHE_LINE_BYTES, POOL_BYTES_MAX};
 use crate::error::Error;
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 /// Every bit of `bytes` is flipped, one at a time: `accepts` must refuse each.
@@ -180,27 +180,26 @@ fn nothing_verifies_anywhere_else() {
     assert!(!word.belongs_to(SegmentId(ID.0 + 1)), "another segment");
 }
 
-/// The bound of 2 % holds for the mean over sets of keys. One small set may exceed it, because few blocks fill unevenly:
-/// about one in a hundred sets of 51 to 204 keys does, in this filter as in one with independent hashes (worst of 300
-/// sets each: 2.5 % here, 2.9 % there). Only a set's own rate is therefore given more room.
+/// The bound of 3 % holds for the mean over sets of keys. One small set may exceed it, because few blocks fill unevenly;
+/// only a set's own rate is therefore given more room.
 #[test]
 fn a_filter_never_forgets_and_seldom_invents() {
     const ASKED: u64 = 10_000;
-    for entries in [1, 2, 7, 51, 52, 100, 102, 204, 409, 1000, 20_000] {
+    for entries in [1, 2, 7, 51, 64, 65, 100, 128, 256, 409, 1000, 20_000] {
         let sets = if entries < 10_000 { 60 } else { 3 };
         let mut invented_in_all = 0;
         for set in 0..sets {
             let hash = |key: u64| Filter::short_hash(crate::checksum::hash64(set, &key.to_le_bytes()));
             let hashes: Vec<u32> = (0..entries).map(hash).collect();
             let filter = Filter::from_bytes(Filter::build(&hashes).bytes().to_vec());
-            assert!(filter.bytes().len() as u64 <= align_up((entries * 10).div_ceil(8), CACHE_LINE_BYTES));
+            assert!(filter.bytes().len() as u64 <= align_up(entries, CACHE_LINE_BYTES));
             assert!(hashes.iter().all(|hash| filter.may_contain(*hash)), "{entries} entries: one is denied");
             let invented = (0..ASKED).filter(|key| filter.may_contain(hash(1 << 40 | key))).count() as u64;
-            assert!(invented * 100 <= ASKED * 3, "{entries} entries, set {set}: {invented} of {ASKED} pass");
+            assert!(invented * 100 <= ASKED * 4, "{entries} entries, set {set}: {invented} of {ASKED} pass");
             invented_in_all += invented;
         }
         assert!(
-            invented_in_all * 100 <= sets * ASKED * 2,
+            invented_in_all * 100 <= sets * ASKED * 3,
             "{entries} entries: {invented_in_all} strangers of {} pass",
             sets * ASKED
         );
@@ -449,7 +448,7 @@ proptest! {
         slot in any::<u32>(),
         log in 0_u8..64,
         class in 1_u8..=4,
-        listed in vec((any::<u32>(), 0_u64..1 << 40, any::<bool>(), 0_u8..64), 0..50),
+        listed in btree_map(0..u32::MAX, (any::<u64>(), any::<bool>()), 0..50),
     ) {
         let class = SegmentClass::from_u8(class).unwrap();
         let slot = SegmentSlot(slot);
@@ -458,17 +457,15 @@ proptest! {
         prop_assert_eq!(SegmentHeader::decode(&header.encode(&UUID), &UUID, slot), Some(header));
         let entries = listed
             .into_iter()
-            .map(|(slot, id, sealed, log)| DigestEntry {
+            .map(|(slot, (below, sealed))| DigestEntry {
                 slot: SegmentSlot(slot),
-                id: SegmentId(id),
+                id: SegmentId(below % (id + 1)),
                 sealed,
-                log: LogId(log),
             })
             .collect();
         let digest = Digest { number: id, next_id: SegmentId(id + 1), live_entries: id, entries };
         let mut bytes = digest.encode(seed(), OFFSET);
         let len = bytes.len() as u64;
-        prop_assert_eq!(len, Digest::encoded_len(digest.entries.len()));
         bytes.extend_from_slice(&[0xAA; 100]);
         prop_assert_eq!(Digest::decode(&bytes, seed(), OFFSET), Some((digest, len)));
     }
@@ -525,7 +522,8 @@ fn fields_that_no_store_can_have_written_are_refused() {
         put(&mut bytes, 248, &sum.to_le_bytes());
         assert_eq!(SegmentHeader::decode(&bytes, &UUID, SegmentSlot(9)), None, "reserved byte {reserved}");
     }
-    for (number, next_id) in [(u64::MAX, 5), (1 << 63, 5), (5, u64::MAX)] {
+    let next_id = digest().next_id.0;
+    for (number, next_id) in [(u64::MAX, next_id), (1 << 63, next_id), (5, u64::MAX)] {
         let forged = Digest { number, next_id: SegmentId(next_id), ..digest() };
         assert_eq!(Digest::decode(&forged.encode(seed(), OFFSET), seed(), OFFSET), None, "{forged:?}");
     }
