@@ -14,6 +14,9 @@
 //!   - an entry that was not copied is dead by a write that is durable, or was copied before it died
 //!   - a pass is cut so that its survivors fit the slots that are kept for it
 //!   - no lock of a reader or a writer is held across a drain, but a log's while that log is drained or rolled
+//!
+//! Steps 2 to 5 are taken for a few victims at a time (a *slice*), so that a pass never holds many slots for survivors
+//! before its first victims are free, and a write that waits is let go in the middle of it.
 
 mod copy;
 mod evacuate;
@@ -32,7 +35,7 @@ use crate::index::Index;
 use crate::media::Site;
 use crate::oplog::append::Head;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
-use crate::types::Seq;
+use crate::types::{SegmentSlot, Seq};
 use policy::Decay;
 pub(super) use policy::STREAMS_MAX;
 use release::Released;
@@ -42,6 +45,11 @@ pub use tombstones::Noted;
 use tombstones::Tombstones;
 pub use victims::Aim;
 use victims::Victim;
+
+/// Bytes of the victims that are moved together: a write that waits has to wait for them.
+const SLICE_BYTES_MAX: u64 = 256 << 10;
+/// And so many at most, of whatever size.
+const SLICE_VICTIMS_MAX: u64 = 4;
 
 /// What the one pass at a time works with.
 #[derive(Default)]
@@ -74,6 +82,8 @@ pub struct Cleaner {
     pub(super) counters: CleanerCounters,
     /// Writes that wait for room although there are enough holes between extents.
     stranded: AtomicU32,
+    /// Segments on their way to be free.
+    releasing: AtomicU32,
     pace: pace::Pace,
 }
 
@@ -168,7 +178,7 @@ impl<I: Index + 'static> Engine<I> {
             gained_bytes -= self.oplog.cost_of_roll() as i64;
             self.roll_for_release(&work)?;
         }
-        self.release_settled(&mut work)?;
+        self.release_what_waits(&mut work)?;
         self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
         Ok(Pass { emptied, gained_bytes })
     }
@@ -188,7 +198,7 @@ impl<I: Index + 'static> Engine<I> {
     pub(super) fn settle_releases(&self) -> Result<bool> {
         self.check_writable()?;
         let mut work = self.cleaner.work.lock();
-        self.release_settled(&mut work)?;
+        self.release_what_waits(&mut work)?;
         let ruling = self.oplog.ruling_digest();
         let waits = work.releasing.iter().any(|released| released.is_listed_before(ruling));
         // Extents of dead values, too.
@@ -196,25 +206,35 @@ impl<I: Index + 'static> Engine<I> {
         Ok(waits || self.extents.usage().retired_bytes > 0)
     }
 
-    /// Steps 1 to 4, and the start of 5.
+    /// Steps 1 to 4, and the start of 5. How many segments were emptied.
     fn empty_victims(&self, work: &mut Work, aim: Aim) -> Result<usize> {
         let chosen = self.choose_victims(work, aim);
         if chosen.is_empty() {
             return Ok(0);
         }
         self.wait_for_publications();
-        let mut victims = Vec::with_capacity(chosen.len());
-        for slot in chosen {
-            let stream = self.stream_of(&work.decay, slot, aim);
-            victims.extend(self.read_victim(slot, stream)?);
+        let per_slice = SLICE_BYTES_MAX / self.space.geometry().segment_size_bytes;
+        let mut emptied = 0;
+        for slice in chosen.chunks(per_slice.clamp(1, SLICE_VICTIMS_MAX) as usize) {
+            emptied += self.empty_slice(work, slice, aim)?;
+            self.release_what_waits(work)?;
+        }
+        CleanerCounters::add(&self.cleaner.counters.passes, u64::from(emptied > 0));
+        Ok(emptied)
+    }
+
+    /// What was sealed when writes in flight had been waited for needs no other wait.
+    fn empty_slice(&self, work: &mut Work, slots: &[SegmentSlot], aim: Aim) -> Result<usize> {
+        let mut victims = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let stream = self.stream_of(&work.decay, *slot, aim);
+            victims.extend(self.read_victim(*slot, stream)?);
         }
         victims.sort_by_key(|victim| victim.stream);
         self.drain_logs()?;
         let emptied = self.move_live_entries(work, &victims)?;
-        let counters = &self.cleaner.counters;
-        CleanerCounters::add(&counters.passes, u64::from(!emptied.is_empty()));
-        CleanerCounters::add(&counters.victims, emptied.len() as u64);
         let count = emptied.len();
+        CleanerCounters::add(&self.cleaner.counters.victims, count as u64);
         self.set_releasable(work, emptied);
         Ok(count)
     }

@@ -6,6 +6,7 @@ use super::{Aim, CleanerCounters, Work};
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::index::Index;
+use crate::space::Purpose;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{SegmentId, SegmentSlot};
 
@@ -45,6 +46,32 @@ impl<I: Index + 'static> Engine<I> {
         }
         let released = |(slot, id)| Released { slot, id, listed_by, unseen: Arc::clone(&unseen) };
         work.releasing.extend(emptied.into_iter().map(released));
+        self.note_releasing(work);
+    }
+
+    /// Writers need not slow down for slots that will be free.
+    fn note_releasing(&self, work: &Work) {
+        self.cleaner.releasing.store(work.releasing.len() as u32, Ordering::Relaxed);
+    }
+
+    /// Frees what can be freed. If a write waits, or the next that needs a head will, it does not have to wait for the end of
+    /// the pass: a digest is written at once if that frees more slots than it takes.
+    pub(super) fn release_what_waits(&self, work: &mut Work) -> Result<()> {
+        self.release_settled(work)?;
+        let ruling = self.oplog.ruling_digest();
+        let listed = work.releasing.iter().filter(|released| !released.is_listed_before(ruling)).count();
+        if listed > 1 && self.is_pressed() {
+            self.roll_for_release(work)?;
+            self.release_settled(work)?;
+        }
+        Ok(())
+    }
+
+    /// A write waits for room, or no slot is left for the next one that needs a head, and that will be soon.
+    fn is_pressed(&self) -> bool {
+        let is_soon = || 2 * self.oplog.cost_of_roll() <= self.space.geometry().segment_size_bytes;
+        let is_empty = || self.space.available(Purpose::Put) + self.space.growable_slots() == 0;
+        self.options.background && (self.cleaner_thread.is_awaited() || (is_empty() && is_soon()))
     }
 
     /// Extent segments in which nothing is in use go the way of victims: the entries that made their extents dead are
@@ -100,6 +127,12 @@ impl<I: Index + 'static> Engine<I> {
         self.space.release(&settled).map_err(|error| self.poisoned_cleaning(error))?;
         settled.iter().for_each(|(_, id)| self.values_are_gone(&mut work.tombstones, *id));
         CleanerCounters::add(&self.cleaner.counters.segments_freed, settled.len() as u64);
+        self.note_releasing(work);
+        self.cleaner_thread.tell_waiters();
         Ok(())
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "../tests/release.rs"]
+mod tests;

@@ -91,6 +91,24 @@ impl CleanerThread {
         self.shared.wake.notify_all();
     }
 
+    /// True if a write waits for room.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.shared.is_awaited()
+    }
+
+    /// As if a write waited from now on.
+    #[cfg(all(test, feature = "sim"))]
+    pub(super) fn pretend_waiter(&self) {
+        self.shared.wanted.lock().waiting += 1;
+    }
+
+    /// There may be room now.
+    pub(super) fn tell_waiters(&self) {
+        // Under the lock: a writer between its look and its wait would miss it.
+        let _wanted = self.shared.wanted.lock();
+        self.shared.changed.notify_all();
+    }
+
     /// True if it does not clean, now or ever.
     pub fn rests(&self) -> bool {
         let wanted = self.shared.wanted.lock();
