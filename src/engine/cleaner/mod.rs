@@ -42,7 +42,7 @@ use release::Released;
 use std::time::Instant;
 pub use thread::CleanerThread;
 pub use tombstones::Noted;
-use tombstones::Tombstones;
+use tombstones::{Tombstones, Walk};
 pub use victims::Aim;
 use victims::Victim;
 
@@ -118,6 +118,10 @@ impl Cleaner {
         self.stranded.load(Ordering::Relaxed) > 0
     }
 
+    fn are_tombstones_examined(&self) -> bool {
+        self.work.lock().tombstones.are_examined()
+    }
+
     /// Nothing is cleaned or freed while this is held.
     pub(super) fn hold(&self) -> impl Drop + '_ {
         self.work.lock()
@@ -157,14 +161,19 @@ impl<I: Index + 'static> Engine<I> {
         // Whatever was closed meanwhile must stay as it was closed.
         self.check_writable()?;
         self.release_settled(&mut work)?;
-        self.examine_tombstones(&mut work, aim.is_thorough(), usize::MAX)?;
+        let walk = if aim.is_thorough() { Walk::All } else { Walk::AFew };
+        self.examine_tombstones(&mut work, walk)?;
         let extent_segments = self.let_go_of_empty_extents(&mut work, aim);
         let before = self.taken_bytes(&work);
         let mut emptied = self.empty_victims(&mut work, aim)?;
-        if emptied + extent_segments == 0 && aim.is_urgent() {
-            // What keeps space may be tombstones that nobody looked at.
-            self.examine_tombstones(&mut work, true, usize::MAX)?;
-            emptied = self.empty_victims(&mut work, aim)?;
+        if aim.is_urgent() {
+            // What keeps space may be tombstones that nobody looked at, also after an examination that was on its way.
+            for _ in 0..2 {
+                if emptied + extent_segments > 0 || !self.examine_tombstones(&mut work, Walk::All)? {
+                    break;
+                }
+                emptied = self.empty_victims(&mut work, aim)?;
+            }
         }
         emptied += extent_segments;
         if emptied == 0 || aim.is_thorough() {

@@ -33,7 +33,7 @@ impl<I: Index + 'static> Engine<I> {
             let Ok(pass) = self.clean(Aim::Dead) else { return Some(appended) };
             let Ok(waits_for_readers) = self.settle_releases() else { return Some(appended) };
             // With a segment that was freed the last values may have gone that kept tombstones.
-            if pass.emptied > 0 || freed() > freed_before {
+            if pass.emptied > 0 || freed() > freed_before || self.cleaner.are_tombstones_examined() {
                 continue;
             }
             if waits_for_readers {

@@ -5,10 +5,13 @@
 //! segment. A key without any loses its tombstone in the index at once, a key with some when the last of their segments
 //! has been freed. A tombstone that the index does not know is dead like any entry, and goes with its segment.
 //!
+//! The walk goes on with each pass by a few segments, so that no write waits for all of it, unless nothing else is left.
+//!
 //! Why that is exact:
 //!   - an examination begins by raising the floor of stamps, and waits for all writes that were stamped before: no value
 //!     that is older than an examined tombstone is written or published later
-//!   - such values are dead, and the cleaner copies only what is live: they never turn up in another segment
+//!   - such values are dead, and the cleaner copies only what is live: they never turn up in another segment, so what is
+//!     opened while the walk is on its way need not be walked, and what is freed takes what was counted in it along
 //!   - a segment is gone only when no digest that can ever rule lists it
 //!   - after a restart all tombstones in the log count as noted and none as examined
 //!   - equal hashes of different keys only keep a tombstone longer
@@ -31,6 +34,19 @@ use std::collections::HashMap;
 const TOMBSTONE_BYTES: u64 = 32;
 /// Deletes that are noted before their examination is worth its walk: this share of the bytes in use.
 const EXAMINE_SHARE: u64 = 32;
+/// Bytes of the log that are walked in a pass that is for something else.
+const WALK_BYTES_MAX: u64 = 2 << 20;
+/// And so many segments at most, of whatever size.
+const WALK_SEGMENTS_MAX: u64 = 16;
+
+/// How far an examination goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// By a few segments; while a write waits, by one. If none is on its way and enough is noted, one begins.
+    AFew,
+    /// To its end. If none is on its way and anything is noted, one begins.
+    All,
+}
 
 /// Tombstones that nobody has examined yet: hash of the key, and stamp.
 #[derive(Default)]
@@ -92,6 +108,11 @@ impl Tombstones {
         self.kept.len()
     }
 
+    /// True if an examination is on its way: what is kept by what is not known.
+    pub(super) fn are_examined(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// True if a value in this segment keeps a tombstone.
     pub(super) fn are_kept_by(&self, segment: SegmentId) -> bool {
         self.by_segment.contains_key(&segment)
@@ -99,35 +120,39 @@ impl Tombstones {
 }
 
 impl<I: Index + 'static> Engine<I> {
-    /// Goes on with an examination, or begins one if it is worth it or `must`; walks at most so many segments.
-    pub(super) fn examine_tombstones(&self, work: &mut Work, must: bool, segments_max: usize) -> Result<()> {
+    /// Goes on with an examination, or begins one. False if there was nothing to examine.
+    pub(super) fn examine_tombstones(&self, work: &mut Work, walk: Walk) -> Result<bool> {
         if work.tombstones.is_blind || !self.damage.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         if work.tombstones.running.is_none() {
             let noted = self.noted.count();
             let extent_bytes = self.extents.usage().segment_bytes;
-            let used_slots = u64::from(self.space.slot_count().saturating_sub(self.space.free_slots()));
+            let used_slots = u64::from(self.space.allocated_slots().saturating_sub(self.space.free_slots()));
             let used = (used_slots * self.space.geometry().segment_size_bytes).saturating_sub(extent_bytes);
-            if noted == 0 || (!must && noted * TOMBSTONE_BYTES < used / EXAMINE_SHARE) {
-                return Ok(());
+            let is_worth_it = walk == Walk::All || noted * TOMBSTONE_BYTES >= used / EXAMINE_SHARE;
+            if noted == 0 || !is_worth_it {
+                return Ok(false);
             }
             work.tombstones.running = Some(self.begin_examination(work));
         }
-        let Some(mut running) = work.tombstones.running.take() else { return Ok(()) };
-        for _ in 0..segments_max {
+        let Some(mut running) = work.tombstones.running.take() else { return Ok(false) };
+        let few = (WALK_BYTES_MAX / self.space.geometry().segment_size_bytes).clamp(1, WALK_SEGMENTS_MAX);
+        let mut walked = 0;
+        while walk == Walk::All || walked == 0 || (walked < few && !self.cleaner_thread.is_awaited()) {
             let Some(part) = running.segments.pop() else { break };
             if !self.look_for_values(&part, &mut running)? {
                 work.tombstones.is_blind = true;
-                return Ok(());
+                return Ok(true);
             }
+            walked += 1;
         }
         if running.segments.is_empty() {
             self.end_examination(work, running);
         } else {
             work.tombstones.running = Some(running);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn begin_examination(&self, work: &mut Work) -> Examination {
@@ -273,3 +298,7 @@ impl<I: Index + 'static> Engine<I> {
         bytes_of
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "../tests/tombstones.rs"]
+mod tests;
