@@ -84,7 +84,7 @@ fn a_store_that_is_cleaned_all_the_time_shows_what_a_map_shows() {
             let mut media = Arc::new(SimMedia::new(kind, CAPACITY_BYTES));
             let mut map = Map::new();
             let options = || {
-                testing::with_survivor_streams(testing::options(), 1 + seed as usize % 3)
+                testing::with_survivor_streams(testing::options(), 1 + seed as usize % 2)
                     .segment_size_bytes(if kind == SimKind::Pm { 4096 } else { 8192 })
             };
             let mut store = testing::open_on(media.clone(), options()).expect("a fresh pool");
@@ -181,6 +181,6 @@ fn write_amplification_of_hot_and_cold(options: flatkv::Options) -> f64 {
 #[test]
 fn hot_and_cold_entries_are_cleaned_for_a_quarter_less_than_by_greed() {
     let greedy = write_amplification_of_hot_and_cold(testing::options().with_greedy_cleaner());
-    let sorted = write_amplification_of_hot_and_cold(testing::with_survivor_streams(testing::options(), 3));
+    let sorted = write_amplification_of_hot_and_cold(testing::with_survivor_streams(testing::options(), 2));
     assert!(sorted <= 0.75 * greedy, "write amplification {sorted:.2}, by greed {greedy:.2}");
 }

@@ -235,6 +235,7 @@ impl<I: Index + 'static> Engine<I> {
         });
         let identities = Identities { next_id: SegmentId(1), digest_number: 0 };
         let mut parts = Self::parts(media, geometry, superblock, identities, lanes, lanes, &options);
+        parts.space.add_logs(1);
         parts.oplog.roll_recovered(LogId(0), None)?;
         parts.superblock.write_first(&*parts.media)?;
         parts.media.publish()?;
@@ -259,7 +260,6 @@ impl<I: Index + 'static> Engine<I> {
             options.max_bytes,
             options.target_utilization,
             identities,
-            logs,
         );
         let space = Arc::new(space);
         let oplog = Arc::new(OpLog::new(Arc::clone(&media), Arc::clone(&space), logs));

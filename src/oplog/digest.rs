@@ -155,6 +155,9 @@ impl OpLog {
             return Err(self.poison_with(error));
         }
         self.all_durable(state);
+        if state.head().is_none() {
+            self.space.add_logs(1);
+        }
         state.replace_head(new);
         self.ruling_digest.fetch_max(digest, Ordering::AcqRel);
         self.rolls.fetch_add(1, Ordering::Relaxed);

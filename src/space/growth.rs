@@ -10,7 +10,7 @@
 
 use super::slots::{Slots, runs};
 use super::table::SlotState;
-use super::{Purpose, RESERVE_SLOTS, Space, listed_slots_max};
+use super::{Purpose, Space, listed_slots_max};
 use crate::error::{Error, Result};
 use crate::format::SegmentClass;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
@@ -19,9 +19,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Slots for new data below which the cleaner starts: this share of the pool, but at least `LOW_MARK_MIN`, and one for each
-/// log. At twice as many it stops.
-const LOW_MARK_SHARE: u32 = 128;
-const LOW_MARK_MIN: u32 = 3;
+/// log beyond the first. With half as many more it stops.
+const LOW_MARK_SHARE: u32 = 256;
+const LOW_MARK_MIN: u32 = 2;
 /// What the pool may have beyond what it needs before it gives back: this share of it.
 const SLACK_SHARE: u32 = 4;
 /// Less than this share of the pool is not worth giving back.
@@ -88,7 +88,7 @@ impl Space {
 
     /// Slots for new data below which there are too few.
     pub fn low_mark(&self) -> u32 {
-        (self.allocated_slots() / LOW_MARK_SHARE).max(LOW_MARK_MIN) + self.reserve - RESERVE_SLOTS
+        (self.allocated_slots() / LOW_MARK_SHARE).max(LOW_MARK_MIN) + self.reserve.logs() - 1
     }
 
     /// Slots that the pool needs: the reserve, room for what is live at the utilization that is aimed at, and room to clean.
@@ -96,7 +96,7 @@ impl Space {
         let in_use = self.allocated_slots().saturating_sub(self.free_slots());
         let dead = (self.dead_bytes() / self.geometry.segment_size_bytes) as u32;
         let data = (f64::from(in_use.saturating_sub(dead)) / self.target.utilization).ceil();
-        (data as u32).saturating_add(self.reserve + 2 * self.low_mark()).min(self.slots_max)
+        (data as u32).saturating_add(self.reserved_slots() + 2 * self.low_mark()).min(self.slots_max)
     }
 
     /// Bytes that cleaning would gain, about: of sealed segments the share of what is dead, and what extents leave unused.
@@ -146,7 +146,7 @@ impl Space {
         let allocated = self.allocated_slots();
         let needed = bytes.div_ceil(self.geometry.segment_size_bytes).min(u64::from(u32::MAX)) as u32;
         // A share of the pool, so that it is not cleaned in vain for each slot.
-        let step = needed.saturating_add(self.reserve - RESERVE_SLOTS + allocated / WAIVED_SHARE);
+        let step = needed.saturating_add(self.reserve.logs() + allocated / WAIVED_SHARE);
         self.target.waived.fetch_max(allocated.saturating_add(step), Ordering::Relaxed);
     }
 
@@ -163,7 +163,7 @@ impl Space {
     /// Keeps `ahead` slots beyond the reserve allocated, so that writers need not wait for growth, as far as the pool may
     /// grow. Called by the housekeeper; failure to grow ahead is none, the writer that needs the slot will report it.
     pub fn prepare(&self, ahead: u32) {
-        let (have, want) = (self.free_slots(), self.reserve + ahead);
+        let (have, want) = (self.free_slots(), self.reserved_slots() + ahead);
         if have < want {
             let before = self.allocated_slots();
             let step = growth_step(before, want - have, self.grow_step_max()).min(self.growable_slots());
@@ -211,7 +211,7 @@ impl Space {
             return Err(self.no_space(self.growth_limit()));
         }
         // What the reserve lacks as well: one sync for all of it.
-        let missing = self.reserve.saturating_sub(self.free_slots());
+        let missing = self.reserved_slots().saturating_sub(self.free_slots());
         if self.fill_hollow(step.max(missing) as usize)? {
             return Ok(());
         }
@@ -346,7 +346,7 @@ impl Space {
     }
 
     fn excess_slots(&self) -> u32 {
-        let kept = self.reserve + 2 * self.low_mark();
+        let kept = self.reserved_slots() + 2 * self.low_mark();
         let free = self.free_slots();
         if free <= kept || self.target.is_rigid.load(Ordering::Relaxed) {
             return 0;

@@ -2,6 +2,7 @@
 
 pub mod extent;
 mod growth;
+mod reserve;
 mod slots;
 pub mod superblock;
 pub mod table;
@@ -17,21 +18,10 @@ use crate::media::durable::{Dirty, Durable, InFlight};
 use crate::media::{Media, Site};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
+use reserve::Reserve;
+pub use reserve::{Purpose, RESERVE_SLOTS};
 use slots::Slots;
 use table::{SegmentTable, SlotState};
-
-/// Free slots that recovery needs beyond one for each log, whose head it replaces: it also replaces heads that turn out
-/// to be empty.
-const RECOVERY_SLOTS: u32 = 1;
-/// Segments that the cleaner may fill before it frees any: a pass is cut so that it needs no more.
-pub const SURVIVOR_SLOTS: u32 = 2;
-/// The head of the roll that ends a pass, so that its victims can be freed.
-const ROLL_SLOTS: u32 = 1;
-/// What deletes may fill while puts are refused: one, beside the segments that cleaning a full pool keeps in between, the
-/// survivor that is being filled and the head that was rolled for the last digest.
-const DELETE_SLOTS: u32 = 3;
-/// Free slots kept for deletes, cleaning, rolls and recovery, beyond one for each log.
-pub const RESERVE_SLOTS: u32 = RECOVERY_SLOTS + ROLL_SLOTS + SURVIVOR_SLOTS + DELETE_SLOTS;
 
 /// Where slots lie.
 #[derive(Clone, Copy, Debug)]
@@ -97,21 +87,6 @@ impl Geometry {
     }
 }
 
-/// Who asks for a slot, and so how deep into the reserve it may reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// New data: leaves the whole reserve.
-    Put,
-    /// Tombstones: leaves what a pass of the cleaner needs.
-    Delete,
-    /// Survivors: leaves what the roll behind them needs.
-    Survivor,
-    /// The roll that ends a pass: leaves what recovery needs.
-    Roll,
-    /// Recovery and close: may use all of it.
-    Internal,
-}
-
 /// Numbers given under one lock, so that their order is the order of durability: the roll lock of rule 6. A segment is
 /// given its id, made durable and entered into the table without the lock being dropped, so no digest can miss it.
 #[derive(Debug)]
@@ -161,8 +136,7 @@ pub struct Space {
     target: growth::Target,
     slots_max: u32,
     quota: Option<u64>,
-    /// Free slots kept for deletes, rolls and recovery.
-    reserve: u32,
+    reserve: Reserve,
     grown_in_foreground: AtomicU64,
     /// Told that a sync of a growth failed, before whoever asked for the growth is.
     on_failed_sync: OnceLock<FailureListener>,
@@ -177,7 +151,6 @@ impl Space {
         quota: Option<u64>,
         target_utilization: f64,
         identities: Identities,
-        logs: usize,
     ) -> Self {
         let slots = geometry.usable_slots_in(media.len_bytes());
         let slots_max = geometry.usable_slots_in(quota.unwrap_or(POOL_BYTES_MAX)).max(slots);
@@ -194,7 +167,7 @@ impl Space {
             target: growth::Target::new(target_utilization),
             slots_max,
             quota,
-            reserve: logs as u32 + RESERVE_SLOTS,
+            reserve: Reserve::new(),
             grown_in_foreground: AtomicU64::new(0),
             on_failed_sync: OnceLock::new(),
         }
@@ -244,12 +217,27 @@ impl Space {
 
     /// Slots that puts leave free.
     pub fn reserved_slots(&self) -> u32 {
-        self.reserve
+        self.reserve.kept_from(Purpose::Put)
+    }
+
+    /// Emptied segments on their way to be free.
+    pub fn releasable_slots(&self) -> u32 {
+        self.reserve.releasable()
+    }
+
+    /// So many logs have a head that had none: recovery will need a slot for each.
+    pub fn add_logs(&self, count: u32) {
+        self.reserve.add_logs(count);
+    }
+
+    /// So many survivor segments are open and take so many bytes; an empty one takes `capacity`.
+    pub fn note_survivors(&self, open: usize, room_bytes: u64, capacity: u64) {
+        self.reserve.note_survivors(open, room_bytes, capacity);
     }
 
     /// Free slots that this purpose may take without growth.
     pub fn available(&self, purpose: Purpose) -> u32 {
-        self.free_slots().saturating_sub(self.kept_from(purpose))
+        self.free_slots().saturating_sub(self.reserve.kept_from(purpose))
     }
 
     /// Times a writer had to grow the pool itself.
@@ -262,7 +250,7 @@ impl Space {
     /// # Errors
     /// `NoSpace`, `Io` from growth: nothing was changed. If it was a sync on a file that failed, the store is poisoned.
     pub fn take_slot(&self, purpose: Purpose) -> Result<SegmentSlot> {
-        let keep = self.kept_from(purpose);
+        let keep = self.reserve.kept_from(purpose);
         loop {
             if let Some(slot) = self.take_ready(keep) {
                 return Ok(slot);
@@ -297,23 +285,13 @@ impl Space {
         Ok(slots)
     }
 
-    fn kept_from(&self, purpose: Purpose) -> u32 {
-        match purpose {
-            Purpose::Put => self.reserve,
-            Purpose::Delete => self.reserve - DELETE_SLOTS,
-            Purpose::Survivor => self.reserve - DELETE_SLOTS - SURVIVOR_SLOTS,
-            Purpose::Roll => self.reserve - DELETE_SLOTS - SURVIVOR_SLOTS - ROLL_SLOTS,
-            Purpose::Internal => 0,
-        }
-    }
-
     /// Makes sure that what is kept from `purpose` is there. Whoever appends first to a head that recovery opened asks:
     /// that head came out of the reserve, and with an entry in it the next recovery needs one more.
     ///
     /// # Errors
     /// `NoSpace`: nothing was changed. `Io` from growth.
     pub fn back_recovered_head(&self, purpose: Purpose) -> Result<()> {
-        while self.free_slots() < self.kept_from(purpose) {
+        while self.free_slots() < self.reserve.kept_from(purpose) {
             self.grow_for(purpose)?;
         }
         Ok(())
@@ -422,7 +400,10 @@ impl Space {
     /// number of the newest digest that does not.
     pub fn set_releasable(&self, slots: impl Iterator<Item = SegmentSlot>) -> u64 {
         let identities = self.identities.lock();
-        slots.for_each(|slot| self.table.slot(slot).set_releasable());
+        slots.for_each(|slot| {
+            self.table.slot(slot).set_releasable();
+            self.reserve.add_releasable(1);
+        });
         identities.digest_number
     }
 
@@ -443,6 +424,7 @@ impl Space {
             let (_, ()) = Dirty::write_word(&*self.media, at, word, ())?.leave_dirty();
         }
         segments.iter().for_each(|(slot, _)| self.return_slot(*slot));
+        self.reserve.take_releasable(segments.len() as u32);
         Ok(())
     }
 

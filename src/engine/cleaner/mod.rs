@@ -82,8 +82,6 @@ pub struct Cleaner {
     pub(super) counters: CleanerCounters,
     /// Writes that wait for room although there are enough holes between extents.
     stranded: AtomicU32,
-    /// Segments on their way to be free.
-    releasing: AtomicU32,
     pace: pace::Pace,
 }
 
@@ -188,6 +186,7 @@ impl<I: Index + 'static> Engine<I> {
             self.roll_for_release(&work)?;
         }
         self.release_what_waits(&mut work)?;
+        self.lend_room_in_survivors(&work);
         self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
         Ok(Pass { emptied, gained_bytes })
     }
@@ -196,6 +195,12 @@ impl<I: Index + 'static> Engine<I> {
     fn taken_bytes(&self, work: &Work) -> i64 {
         let room = self.room_in_survivors(work);
         (work.opened * self.space.geometry().segment_size_bytes) as i64 - room as i64
+    }
+
+    /// Puts may have what the open survivor segments spare the reserve.
+    fn lend_room_in_survivors(&self, work: &Work) {
+        let open = work.survivors.iter().flatten().count();
+        self.space.note_survivors(open, self.room_in_survivors(work), self.survivor_capacity());
     }
 
     /// Bytes that open survivor segments still take, about.

@@ -14,7 +14,7 @@ use crate::space::table::SlotInfo;
 use crate::types::{SegmentId, SegmentSlot};
 
 /// Streams of survivors that a pool with slots enough has.
-pub(in crate::engine) const STREAMS_MAX: usize = 3;
+pub(in crate::engine) const STREAMS_MAX: usize = 2;
 /// A pool has a stream for each of so many slots: open survivor segments must not take much of it.
 const SLOTS_PER_STREAM: u32 = 128;
 /// Rates are measured over a pool's size of appends, divided by this.

@@ -46,12 +46,6 @@ impl<I: Index + 'static> Engine<I> {
         }
         let released = |(slot, id)| Released { slot, id, listed_by, unseen: Arc::clone(&unseen) };
         work.releasing.extend(emptied.into_iter().map(released));
-        self.note_releasing(work);
-    }
-
-    /// Writers need not slow down for slots that will be free.
-    fn note_releasing(&self, work: &Work) {
-        self.cleaner.releasing.store(work.releasing.len() as u32, Ordering::Relaxed);
     }
 
     /// Frees what can be freed. If a write waits, or the next that needs a head will, it does not have to wait for the end of
@@ -127,7 +121,6 @@ impl<I: Index + 'static> Engine<I> {
         self.space.release(&settled).map_err(|error| self.poisoned_cleaning(error))?;
         settled.iter().for_each(|(_, id)| self.values_are_gone(&mut work.tombstones, *id));
         CleanerCounters::add(&self.cleaner.counters.segments_freed, settled.len() as u64);
-        self.note_releasing(work);
         self.cleaner_thread.tell_waiters();
         Ok(())
     }

@@ -183,7 +183,8 @@ impl<I: Index + 'static> Engine<I> {
 
     /// True if slots for new data are getting scarce; `plenty` asks whether the cleaner may rest.
     pub(in crate::engine) fn is_scarce(&self, plenty: bool) -> bool {
-        let enough = if plenty { 2 * self.space.low_mark() } else { self.space.low_mark() };
+        let low = self.space.low_mark();
+        let enough = if plenty { low + low / 2 } else { low };
         let free = self.space.available(Purpose::Put);
         // How far the pool may grow is only worked out when it matters.
         free < enough && free + self.space.growable_slots() < enough

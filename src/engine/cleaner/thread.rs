@@ -6,7 +6,6 @@ use super::Aim;
 use super::room::Gains;
 use crate::error::{Error, Result};
 use crate::index::Index;
-use crate::space::Purpose;
 use crate::sync::{Arc, Condvar, Mutex};
 use std::sync::Weak;
 use std::thread::JoinHandle;
@@ -259,8 +258,8 @@ impl<I: Index + 'static> Engine<I> {
             if shared.is_over() || (!is_awaited && !self.is_scarce(has_gained)) {
                 return Round::Done;
             }
-            let is_last = is_awaited || self.space.available(Purpose::Put) < 2;
-            match self.clean(if is_last { Aim::Space } else { Aim::Tidy }) {
+            // A roll for the digest leaves a head half empty: only for a write that would wait for the next one.
+            match self.clean(if is_awaited { Aim::Space } else { Aim::Tidy }) {
                 Ok(pass) if gains.go_on(pass, self.worthwhile_bytes()) => {}
                 // Or for a drain: of an `os` write that made extents dead.
                 Ok(_) if waits_for_readers && (!is_awaited || self.drain_logs().is_ok()) => {
