@@ -1,6 +1,6 @@
 //! The one background thread: writes out asynchronous writes in time, marks idle logs, grows and prefaults ahead of the
-//! heads, frees extents. While nothing is written it only looks around every few seconds (for values that are no longer
-//! pinned); a writer that finds it asleep wakes it.
+//! heads, merges the index's memory to huge pages, frees extents. While nothing is written it only looks around every few
+//! seconds (for values that are no longer pinned); a writer that finds it asleep wakes it.
 //!
 //! A writer appends and then looks whether the thread is asleep, without a fence between, which each put would pay for.
 //! So one that meets the thread on its way to sleep may see it awake and not be seen itself. The thread therefore says that
@@ -29,6 +29,8 @@ fn rest_after(quiet_rounds: u32) -> (bool, Duration) {
         _ => (true, SLEEP_MAX),
     }
 }
+/// Huge pages that the index gets in a round: each is a millisecond in which those wait who touch it.
+const HUGE_PAGES_A_ROUND: usize = 4;
 /// Slots kept ready for each log that will soon need one, beyond the reserve.
 const SLOTS_AHEAD: u32 = 3;
 
@@ -181,11 +183,20 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
         if engine.is_scarce(false) {
             engine.cleaner_thread.kick();
         }
+        engine.merge_huge_pages();
         if engine.keep_house(&mut positions) { quiet_rounds = 0 } else { quiet_rounds += 1 }
     }
 }
 
 impl<I: Index + 'static> Engine<I> {
+    fn merge_huge_pages(&self) {
+        for _ in 0..HUGE_PAGES_A_ROUND {
+            if !self.index.merge_huge_page() {
+                return;
+            }
+        }
+    }
+
     /// One round: marks logs that were idle since the last round. True if anything was written meanwhile.
     fn keep_house(&self, positions: &mut Vec<u64>) -> bool {
         let logs = self.oplog.log_count();

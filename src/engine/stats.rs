@@ -119,6 +119,7 @@ impl<I: Index + 'static> Engine<I> {
         let (appended, moved) = (self.oplog.appended_bytes(), count(&cleaner.bytes_written));
         let (delays, delayed_us) = self.cleaner.delays();
         let given_back = self.space.given_back();
+        let (huge_page_bytes, huge_page_refusals) = self.media.region().merged_large_pages();
         json!({
             "media": self.media.kind().name(),
             "media_why": self.media.why(),
@@ -140,6 +141,9 @@ impl<I: Index + 'static> Engine<I> {
             "keys": index_entries,
             "index": "hash",
             "index_bytes": self.index.memory_bytes(),
+            "index_huge_page_bytes": self.index.huge_page_bytes(),
+            "huge_page_bytes": huge_page_bytes,
+            "huge_page_refusals": huge_page_refusals,
             "segments": {
                 "free": by_state[SlotState::Free as usize].saturating_sub(u64::from(given_back.hollow_slots)),
                 "hollow": given_back.hollow_slots,

@@ -207,14 +207,25 @@ impl<T: Node> Reserved<T> {
         unsafe { self.nodes.add(number).as_ref() }
     }
 
-    /// Lets the kernel merge the first `count` nodes to huge pages at leisure. Only for nodes that were touched: a fault
-    /// that takes 2 MiB at once was measured at up to 6 ms.
-    pub fn merge_to_huge_pages(&self, count: usize) {
-        assert!(count <= self.count);
-        let bytes = (count * size_of::<T>()).next_multiple_of(PAGE_BYTES as usize);
-        // SAFETY: `count` is at most what was taken (assert above), so the range lies in our mapping: arrays end at pages.
-        // The advice does not change what the memory contains. That the kernel may not know it is no error: it is a hint.
-        unsafe { libc::madvise(self.nodes.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+    /// Asks the kernel to merge the first whole huge page between nodes `from` and `to`, of which all memory is in use: a
+    /// fault that takes 2 MiB at once was measured at up to 6 ms. Returns the node behind it, if there is one, and whether
+    /// it is merged. Who touches it meanwhile waits, about a millisecond.
+    fn merge_huge_page(&self, from: usize, to: usize) -> Option<(usize, bool)> {
+        assert!(from <= to && to <= self.count);
+        let begin = self.nodes.as_ptr().addr() + from * size_of::<T>();
+        let start = begin.next_multiple_of(HUGE_PAGE_BYTES) - self.nodes.as_ptr().addr();
+        let end = start + HUGE_PAGE_BYTES;
+        if end > to * size_of::<T>() {
+            return None;
+        }
+        let at = self.nodes.as_ptr().cast::<u8>().wrapping_add(start);
+        let ask = |advice| {
+            // SAFETY: `[start, end)` lies within the first `to` nodes (above), which are ours. Neither advice changes what
+            // the memory contains; that the kernel may not know it is no error: it is a hint.
+            unsafe { libc::madvise(at.cast(), HUGE_PAGE_BYTES, advice) == 0 }
+        };
+        let is_merged = ask(libc::MADV_HUGEPAGE) && ask(libc::MADV_COLLAPSE);
+        Some((end / size_of::<T>(), is_merged))
     }
 }
 
@@ -236,6 +247,9 @@ pub fn prefetch<T: ?Sized>(_at: &T) {}
 pub struct Pool<T: Node> {
     nodes: Reserved<T>,
     free: Mutex<FreeNodes>,
+    /// Up to here the kernel was asked for huge pages, once for each.
+    asked_to: AtomicU32,
+    merged_bytes: AtomicU64,
 }
 
 struct FreeNodes {
@@ -247,7 +261,8 @@ struct FreeNodes {
 impl<T: Node> Pool<T> {
     /// Hands out these nodes, all zero.
     pub fn new(nodes: Reserved<T>) -> Pool<T> {
-        Pool { nodes, free: Mutex::new(FreeNodes { fresh_from: 1, returned: Vec::new() }) }
+        let free = Mutex::new(FreeNodes { fresh_from: 1, returned: Vec::new() });
+        Pool { nodes, free, asked_to: AtomicU32::new(0), merged_bytes: AtomicU64::new(0) }
     }
 
     /// A node of zeroes that nobody else has. Panics if none is left.
@@ -271,9 +286,6 @@ impl<T: Node> Pool<T> {
             self.nodes.count()
         );
         free.fresh_from += 1;
-        if (number as usize * size_of::<T>()).is_multiple_of(HUGE_PAGE_BYTES) {
-            self.nodes.merge_to_huge_pages(number as usize);
-        }
         (number, true)
     }
 
@@ -290,8 +302,53 @@ impl<T: Node> Pool<T> {
         self.nodes.get(number as usize)
     }
 
+    /// Merges the next huge page of nodes that were handed out; false if there is none. One thread at a time.
+    pub fn merge_huge_page(&self) -> bool {
+        let from = self.asked_to.load(Ordering::Relaxed) as usize;
+        let to = self.free.lock().fresh_from as usize;
+        let Some((next, is_merged)) = self.nodes.merge_huge_page(from, to) else { return false };
+        self.asked_to.store(next as u32, Ordering::Relaxed);
+        if is_merged {
+            self.merged_bytes.fetch_add(HUGE_PAGE_BYTES as u64, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Bytes that were merged to huge pages.
+    pub fn merged_bytes(&self) -> u64 {
+        self.merged_bytes.load(Ordering::Relaxed)
+    }
+
     /// Bytes of all nodes that were ever handed out, which is what they cost in memory.
     pub fn memory_bytes(&self) -> u64 {
         u64::from(self.free.lock().fresh_from - 1) * size_of::<T>() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_pages_are_asked_for_once_each_and_only_where_all_nodes_are_in_use() {
+        let mut space = AddressSpace::reserve(AddressSpace::needed_bytes::<Page>(3000)).unwrap();
+        let pool: Pool<Page> = Pool::new(space.take(3000));
+        let mut asked = 0;
+        for number in 1..2900 {
+            assert_eq!(pool.allocate(), number);
+            pool.get(number).buckets[7].slots[3].store(u64::from(number), Ordering::Relaxed);
+            while pool.merge_huge_page() {
+                asked += 1;
+                let behind = pool.asked_to.load(Ordering::Relaxed);
+                assert!(behind <= number + 1, "node {number} is the last one in use, not {behind}");
+            }
+        }
+        // 11 MiB; they need not begin where a huge page does.
+        assert!((4..=5).contains(&asked), "{asked} huge pages");
+        assert!(pool.merged_bytes() <= asked * HUGE_PAGE_BYTES as u64);
+        for number in 1..2900 {
+            let slot = &pool.get(number).buckets[7].slots[3];
+            assert_eq!(slot.load(Ordering::Relaxed), u64::from(number));
+        }
     }
 }

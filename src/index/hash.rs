@@ -812,4 +812,11 @@ impl Index for HashIndex {
             + self.storage.pages.memory_bytes()
             + counters
     }
+    fn merge_huge_page(&self) -> bool {
+        self.storage.pages.merge_huge_page()
+    }
+
+    fn huge_page_bytes(&self) -> u64 {
+        self.storage.pages.merged_bytes()
+    }
 }

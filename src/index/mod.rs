@@ -84,4 +84,14 @@ pub trait Index: Send + Sync {
 
     /// Bytes of DRAM it holds.
     fn memory_bytes(&self) -> u64;
+
+    /// Merges some of its memory to a huge page; false if there is none to merge. For the background: one thread at a time.
+    fn merge_huge_page(&self) -> bool {
+        false
+    }
+
+    /// Bytes of its memory that were merged to huge pages.
+    fn huge_page_bytes(&self) -> u64 {
+        0
+    }
 }

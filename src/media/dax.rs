@@ -185,6 +185,7 @@ impl Media for DaxMedium {
     fn prefault(&self, range: MediaRange) {
         // Not in a forked child: it would fault pages of the parent's pool for nothing.
         if self.pool.fd().is_ok() {
+            self.region.merge_large_pages(range);
             self.region.populate(range, true);
         }
     }

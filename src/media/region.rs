@@ -28,6 +28,8 @@ use std::ptr::NonNull;
 
 /// Files map with large pages if base and offset agree modulo this.
 pub(super) const LARGE_PAGE_BYTES: u64 = 2 << 20;
+/// Refusals after which a region that was never given a large page asks for no more.
+const MERGE_TRIES_MAX: u64 = 8;
 /// Device-dax devices may ask for mappings aligned to this.
 pub(super) const HUGE_PAGE_BYTES: u64 = 1 << 30;
 /// Reservations are tried from `POOL_BYTES_MAX` downwards by this factor, to `RESERVE_BYTES_MIN`.
@@ -62,6 +64,9 @@ pub struct Region {
     writable: bool,
     /// One growth at a time.
     growth: Mutex<()>,
+    /// Bytes that were merged to large pages, and how often the system refused to.
+    merged_bytes: AtomicU64,
+    merge_refusals: AtomicU64,
 }
 
 // SAFETY: the pointer is to a mapping that belongs to this region alone and may be used from any thread.
@@ -132,6 +137,8 @@ impl Region {
             accounted: bytes,
             writable,
             growth: Mutex::new(()),
+            merged_bytes: AtomicU64::new(0),
+            merge_refusals: AtomicU64::new(0),
         })
     }
 
@@ -356,6 +363,34 @@ impl Region {
         // SAFETY: mapped (`address` asserts it); the advice changes no content.
         let _ = unsafe { sys::advise(CallSite::HugePageHint, at, range.len, libc::MADV_HUGEPAGE) };
     }
+
+    /// Merges the large pages that lie wholly in `range`: tmpfs, unless it is mounted to, never makes one by itself. Content
+    /// is unchanged, but who touches the range meanwhile waits for it (about a millisecond per large page). A hint.
+    pub(super) fn merge_large_pages(&self, range: MediaRange) {
+        let Some(start) = range.offset.checked_next_multiple_of(LARGE_PAGE_BYTES) else { return };
+        let end = range.offset.saturating_add(range.len).min(self.len());
+        let end = end - end % LARGE_PAGE_BYTES;
+        if start >= end || self.has_no_large_pages() {
+            return;
+        }
+        let at = self.address(start, end - start);
+        // SAFETY: mapped (`address` asserts it); the advice changes no content.
+        match unsafe { sys::advise(CallSite::HugePageHint, at, end - start, libc::MADV_COLLAPSE) } {
+            Ok(()) => self.merged_bytes.fetch_add(end - start, Ordering::Relaxed),
+            Err(_) => self.merge_refusals.fetch_add(1, Ordering::Relaxed),
+        };
+    }
+
+    /// The system was asked for large pages often enough, and gave none.
+    fn has_no_large_pages(&self) -> bool {
+        let (merged, refusals) = self.merged_large_pages();
+        merged == 0 && refusals >= MERGE_TRIES_MAX
+    }
+
+    /// Bytes that were merged to large pages since the pool was opened, and how often the system refused to.
+    pub fn merged_large_pages(&self) -> (u64, u64) {
+        (self.merged_bytes.load(Ordering::Relaxed), self.merge_refusals.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Region {
@@ -432,6 +467,37 @@ mod tests {
         let mut found = vec![0; content.len()];
         region.copy_out(0, &mut found);
         assert_eq!(found, content);
+    }
+
+    #[test]
+    fn only_whole_large_pages_are_merged_and_no_byte_changes() {
+        let region = Region::anonymous(4 * LARGE_PAGE_BYTES).unwrap();
+        region.hint_large_pages(MediaRange::new(0, 4 * LARGE_PAGE_BYTES));
+        let content: Vec<u8> = (0..4 * LARGE_PAGE_BYTES).map(|i| (i / 61) as u8).collect();
+        region.copy_in(0, &content);
+        for range in [
+            MediaRange::new(0, LARGE_PAGE_BYTES - 1),
+            MediaRange::new(PAGE_BYTES, 2 * LARGE_PAGE_BYTES - 2 * PAGE_BYTES),
+            MediaRange { offset: u64::MAX, len: u64::MAX },
+        ] {
+            region.merge_large_pages(range);
+            assert_eq!(region.merged_large_pages(), (0, 0), "{range:?} holds no whole large page");
+        }
+        region.merge_large_pages(MediaRange { offset: PAGE_BYTES, len: u64::MAX });
+        // Whether there are large pages is the system's choice.
+        let (merged, refusals) = region.merged_large_pages();
+        assert!((merged, refusals) == (3 * LARGE_PAGE_BYTES, 0) || (merged, refusals) == (0, 1));
+        let mut found = vec![0; content.len()];
+        region.copy_out(0, &mut found);
+        assert!(found == content);
+    }
+
+    #[test]
+    fn a_region_that_is_refused_large_pages_stops_asking() {
+        let region = Region::anonymous(4 * LARGE_PAGE_BYTES).unwrap();
+        region.merge_refusals.store(MERGE_TRIES_MAX, Ordering::Relaxed);
+        region.merge_large_pages(MediaRange::new(0, 4 * LARGE_PAGE_BYTES));
+        assert_eq!(region.merged_large_pages(), (0, MERGE_TRIES_MAX));
     }
 
     #[test]

@@ -30,6 +30,8 @@ const WORTH_GIVING_SHARE: u32 = 32;
 const WAIVED_SHARE: u32 = 16;
 /// Extents may leave this share of their segments unused before the pool is cleaned rather than grown.
 const UNUSED_EXTENT_SHARE: u64 = 4;
+/// What is prefaulted in one piece: as long as a large page, to whose multiples slots that can hold one are aligned.
+const PREFAULT_BYTES: u64 = 2 << 20;
 /// On a full device so many hollow slots are tried one by one: one that was never written may be allocated.
 const HOLLOW_TRIES_MAX: usize = 32;
 
@@ -172,13 +174,23 @@ impl Space {
             }
         }
         let next: Vec<u32> = self.free.lock().ready.iter().take(ahead as usize).copied().collect();
-        for slot in next {
+        next.into_iter().for_each(|slot| self.prefault(slot));
+    }
+
+    /// Makes the pages of a free slot present: piece by piece, so that whoever has to grow the pool meanwhile waits for one.
+    fn prefault(&self, slot: u32) {
+        let info = self.table.slot(SegmentSlot(slot));
+        if !info.mark_prefaulted() {
+            return;
+        }
+        let range = self.geometry.range_of(SegmentSlot(slot));
+        for offset in (range.offset..range.end()).step_by(PREFAULT_BYTES as usize) {
             // Not while it is being given back: touching it would be a signal.
             let _alone = self.growth.lock();
-            let info = self.table.slot(SegmentSlot(slot));
-            if self.free.lock().ready.contains(&slot) && info.mark_prefaulted() {
-                self.media.prefault(self.geometry.range_of(SegmentSlot(slot)));
+            if !self.free.lock().ready.contains(&slot) {
+                return info.forget_prefault();
             }
+            self.media.prefault(MediaRange::new(offset, PREFAULT_BYTES.min(range.end() - offset)));
         }
     }
 
