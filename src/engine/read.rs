@@ -183,7 +183,7 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Asks for the memory that a look at each of these keys reads, all keys in step: first where the index may have them,
     /// then, from there, their entries. The misses of one step overlap, where those of one look follow each other. A hint.
-    pub(super) fn fetch_keys(&self, keys: &[Key<'_>]) {
+    fn fetch_keys(&self, keys: &[Key<'_>]) {
         if self.reader.is_guarded() {
             return;
         }

@@ -78,6 +78,23 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
     assert_eq!(engine.extents.usage().extent_bytes, 0, "the winner is durable");
 }
 
+/// A put asks the segment of the entry that it replaces, not the entry, what its stamp must exceed.
+#[test]
+fn a_put_and_a_batch_win_over_what_a_log_far_ahead_holds() {
+    let engine = engine_with_two_logs();
+    let options = WriteOptions::new();
+    on_the_other_log(|| (0..50_u8).for_each(|i| engine.put(&options, &[i % 5], &[i]).expect("room")));
+    engine.put(&options, &[3], b"put").expect("room");
+    assert_eq!(engine.get(&[3]).expect("intact"), Some(b"put".to_vec()));
+    let mut batch = crate::write_batch::WriteBatch::new();
+    batch.put(&[4], b"batch").expect("a key");
+    engine.write(&options, &batch).expect("room");
+    assert_eq!(engine.get(&[4]).expect("intact"), Some(b"batch".to_vec()));
+    let ticket = engine.put_async(&[2], b"async").expect("room");
+    engine.wait(ticket).expect("the medium works");
+    assert_eq!(engine.get(&[2]).expect("intact"), Some(b"async".to_vec()));
+}
+
 /// A ticket that is drawn and not staged yet is invisible to whoever writes out what is staged.
 #[test]
 fn a_wait_returns_only_when_every_earlier_ticket_of_any_lane_is_done() {

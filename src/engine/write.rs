@@ -1,4 +1,4 @@
-//! Writing: look up what is replaced -> blob -> log -> publish. Racing writers of a key may publish in any order: the
+//! Writing: look up where what is replaced lies -> blob -> log -> publish. Racing writers of a key may publish in any order: the
 //! higher stamp stays, in memory as at recovery.
 
 use super::Engine;
@@ -10,7 +10,7 @@ use crate::constants::FRAME_OPS_MAX;
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::{
-    CommitRecord, FRAME_HEADER_BYTES, Filter, FrameBuilder, FrameKind, OpKind, OpSpec, PartsInSegment,
+    CommitRecord, FRAME_HEADER_BYTES, Filter, FrameBuilder, FrameKind, Op, OpKind, OpSpec, PartsInSegment,
     encoded_len_max,
 };
 use crate::index::{Candidate, Index, Key, Upsert};
@@ -75,7 +75,7 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     fn put_once(&self, options: &WriteOptions, key: Key<'_>, value: &[u8]) -> Result<()> {
         let _section = epoch::write_section(self.fork_generation);
-        let terms = Terms { above: self.newest(key).0, purpose: Purpose::Put, mode: self.mode(options) };
+        let terms = Terms { above: self.above(key), purpose: Purpose::Put, mode: self.mode(options) };
         if value.len() <= self.inline_value_bytes_max {
             let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None };
             return self.write_op(key, &op, &terms);
@@ -175,7 +175,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn accept_put(&self, key: Key<'_>, value: &[u8]) -> Result<u64> {
-        let terms = Terms { above: self.newest(key).0, purpose: Purpose::Put, mode: WriteMode::Sync };
+        let terms = Terms { above: self.above(key), purpose: Purpose::Put, mode: WriteMode::Sync };
         let blob = if value.len() <= self.inline_value_bytes_max {
             None
         } else {
@@ -252,14 +252,15 @@ impl<I: Index + 'static> Engine<I> {
         let mut terms = Terms { above: Seq::ZERO, purpose: Purpose::Delete, mode };
         for (i, (op, key)) in batch.ops().iter().zip(&keys).enumerate() {
             if i.is_multiple_of(FETCH_GROUP) {
-                self.fetch_keys(&keys[i..keys.len().min(i + FETCH_GROUP)]);
+                let group = &keys[i..keys.len().min(i + FETCH_GROUP)];
+                group.iter().for_each(|key| self.index.prefetch(key.hash));
             }
             if !is_last[i] {
                 continue;
             }
             let (key, bytes) = (*key, key.bytes);
             let value = batch.value(op);
-            terms.above = terms.above.max(self.newest(key).0);
+            terms.above = terms.above.max(self.above(key));
             let mut entry = BatchEntry { key, kind: OpKind::Delete, value, blob: None };
             if !op.is_delete {
                 terms.purpose = Purpose::Put;
@@ -410,6 +411,27 @@ impl<I: Index + 'static> Engine<I> {
         Ok(entries.len())
     }
 
+    /// What the stamp of a new entry of the key must exceed, told by the segments that hold older ones: no entry is read.
+    /// Their lines are asked for, so that they are there when the new one is in the log and [`Engine::publish`] reads them.
+    #[inline]
+    fn above(&self, key: Key<'_>) -> Seq {
+        let _guard = epoch::pin();
+        let mut above = self.damage_bound();
+        // All that may be the key's: which one it is would have to be read.
+        self.index.get(key, |addr| {
+            self.reader.prefetch(addr);
+            above = above.max(self.newest_beside(addr));
+            None::<()>
+        });
+        above
+    }
+
+    /// No entry of the segment that holds `addr` has a later stamp.
+    #[inline]
+    fn newest_beside(&self, addr: Addr) -> Seq {
+        self.oplog.newest_seq_in(self.space.geometry().slot_of_addr(addr))
+    }
+
     /// The stamp of a key's newest entry, and whether that has a value.
     #[inline]
     fn newest(&self, key: Key<'_>) -> (Seq, bool) {
@@ -452,13 +474,26 @@ impl<I: Index + 'static> Engine<I> {
     pub(super) fn publish(&self, key: Key<'_>, written: Publishable<Written>) {
         let guard = epoch::pin();
         let new = *written.get();
-        let upsert = self.index.upsert_if_newer(key, written.map(|written| written.addr), |addr| {
-            self.judge(key, addr, (new.seq, new.frame_seq, new.addr))
+        let mut older = None;
+        let upsert = self.index.upsert_if_newer(key, written.map(|written| written.addr), |known| {
+            let scratch = Scratch::new();
+            let Some(op) = self.reader.op(known, &scratch).filter(|op| op.key() == key.bytes) else {
+                return Candidate::OtherKey;
+            };
+            older = Some((op.kind(), op.footprint_bytes()));
+            // Most are in a segment of which the new entry's stamp exceeds all: then the frame's header is not looked at.
+            if self.newest_beside(known) < new.seq {
+                return Candidate::Older;
+            }
+            self.compare(known, &op, (new.seq, new.frame_seq, new.addr))
         });
         match upsert {
             Upsert::Inserted => {}
-            Upsert::Replaced(dead) => self.bury(dead, new.addr, &guard),
-            Upsert::Lost(winner) => self.bury(new.addr, winner, &guard),
+            Upsert::Replaced(dead) => {
+                let (kind, bytes) = older.expect("what is replaced was judged");
+                self.bury(dead, kind, bytes, new.addr, &guard);
+            }
+            Upsert::Lost(winner) => self.bury_unseen(new.addr, winner, &guard),
         }
     }
 
@@ -469,7 +504,13 @@ impl<I: Index + 'static> Engine<I> {
         if op.key() != key.bytes {
             return Candidate::OtherKey;
         }
-        match self.reader.order(known, &op) {
+        self.compare(known, &op, new)
+    }
+
+    /// Which of two entries of a key is the newer one.
+    #[inline]
+    fn compare(&self, known: Addr, op: &Op<'_>, new: (Seq, Seq, Addr)) -> Candidate {
+        match self.reader.order(known, op) {
             Some((seq, frame_seq)) if (seq, frame_seq, known) > new => Candidate::Newer,
             _ => Candidate::Older,
         }
@@ -485,11 +526,27 @@ impl<I: Index + 'static> Engine<I> {
         }
     }
 
-    /// Accounts for an entry that no key points at any more, because of the entry at `by`.
-    fn bury(&self, dead: Addr, by: Addr, guard: &epoch::Guard) {
+    /// Accounts for an entry of `bytes` that no key points at any more, because of the entry at `by`.
+    #[inline]
+    fn bury(&self, dead: Addr, kind: OpKind, bytes: u64, by: Addr, guard: &epoch::Guard) {
+        self.note_dead(dead, kind, bytes);
+        if kind == OpKind::PutBlob {
+            self.bury_blob(dead, by, guard);
+        }
+    }
+
+    /// A new entry that is older than what is known already.
+    #[cold]
+    fn bury_unseen(&self, dead: Addr, by: Addr, guard: &epoch::Guard) {
         let scratch = Scratch::new();
         let Some(op) = self.reader.op(dead, &scratch) else { return };
-        self.note_dead(dead, op.kind(), op.footprint_bytes());
+        self.bury(dead, op.kind(), op.footprint_bytes(), by, guard);
+    }
+
+    #[inline(never)]
+    fn bury_blob(&self, dead: Addr, by: Addr, guard: &epoch::Guard) {
+        let scratch = Scratch::new();
+        let Some(op) = self.reader.op(dead, &scratch) else { return };
         // A descriptor that rotted since names anybody's extents: those of the real one stay in use until the next open.
         if op.kind() == OpKind::PutBlob && self.reader.verify(dead, &op, CheckSite::EntryOnGet) {
             self.retire_blob(dead, op.value(), by, guard);

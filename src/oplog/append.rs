@@ -396,7 +396,7 @@ impl OpLog {
             head.min_seq = head.min_seq.min(base_seq);
             head.max_seq = head.max_seq.max(last_seq);
         }
-        info.add_entries(ops as u32, op_bytes, head.tail);
+        info.add_entries(ops as u32, op_bytes, head.tail, last_seq);
         info.add_tombstones(frame.tombstone_bytes());
         state.last_seq = state.last_seq.max(last_seq);
         state.position += placed.len;

@@ -13,7 +13,7 @@ use crate::format::{Digest, FOOTER_BYTES, SEGMENT_BODY_OFFSET};
 use crate::media::Media;
 use crate::space::Space;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
-use crate::types::{LogId, Seq};
+use crate::types::{LogId, SegmentSlot, Seq};
 use append::LogState;
 use crossbeam_utils::CachePadded;
 
@@ -154,6 +154,12 @@ impl OpLog {
     /// What every later stamp exceeds.
     pub(crate) fn floor(&self) -> Seq {
         Seq(self.floor.load(Ordering::Acquire))
+    }
+
+    /// No entry of the segment in `slot` has a later stamp. For a slot that nobody can free meanwhile.
+    #[inline]
+    pub fn newest_seq_in(&self, slot: SegmentSlot) -> Seq {
+        self.space.table().slot(slot).newest_seq().max(self.floor())
     }
 
     /// A stamp above every one that was given so far.

@@ -77,7 +77,7 @@ impl OpLog {
         head.hashes.extend_from_slice(&movers.hashes);
         head.min_seq = movers.seqs.iter().copied().fold(head.min_seq, Seq::min);
         head.max_seq = movers.seqs.iter().copied().fold(head.max_seq, Seq::max);
-        info.add_entries(ops as u32, op_bytes, head.tail);
+        info.add_entries(ops as u32, op_bytes, head.tail, stamp);
         info.add_tombstones(frame.tombstone_bytes());
         Ok(written)
     }

@@ -2,13 +2,15 @@
 //! here. Invariants:
 //!   - the seed of a slot changes only while no reader can hold an address in it (grace period)
 //!   - dead_bytes <= op_bytes, both in whole entries; tombstone_bytes are those of tombstones that count
+//!   - no entry that was appended to a slot's segment since open has a later stamp than newest_seq; what open found has
+//!     none above the floor of stamps (`OpLog::raise_floor`)
 //!   - slots are entered once per life: Free -> Open | Active -> Sealed -> Releasable -> Free, where an open segment may be
 //!     left as it is, and one that is releasable is in no later digest and holds nothing that counts
 
 use crate::checksum::SegmentSeed;
 use crate::format::{SegmentClass, SegmentHeader};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering};
-use crate::types::{LogId, SegmentId, SegmentSlot};
+use crate::types::{LogId, SegmentId, SegmentSlot, Seq};
 
 /// What the table knows of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,7 @@ pub struct SlotInfo {
     id: AtomicU64,
     op_bytes: AtomicU64,
     dead_bytes: AtomicU64,
+    newest_seq: AtomicU64,
     entries: AtomicU32,
     data_end: AtomicU32,
     pins: AtomicU32,
@@ -65,6 +68,7 @@ impl SlotInfo {
             id: AtomicU64::new(0),
             op_bytes: AtomicU64::new(0),
             dead_bytes: AtomicU64::new(0),
+            newest_seq: AtomicU64::new(0),
             entries: AtomicU32::new(0),
             data_end: AtomicU32::new(0),
             pins: AtomicU32::new(0),
@@ -90,6 +94,7 @@ impl SlotInfo {
         assert_eq!(self.pins.load(Ordering::Acquire), 0, "a pinned segment is never freed");
         self.op_bytes.store(0, Ordering::Relaxed);
         self.dead_bytes.store(0, Ordering::Relaxed);
+        self.newest_seq.store(0, Ordering::Relaxed);
         self.entries.store(0, Ordering::Relaxed);
         self.data_end.store(0, Ordering::Relaxed);
         self.tombstone_bytes.store(0, Ordering::Relaxed);
@@ -152,10 +157,12 @@ impl SlotInfo {
         LogId(self.log.load(Ordering::Relaxed))
     }
 
-    /// Records what an append or a scan found: `ops` more entries of `bytes` in all, data now up to `data_end`.
+    /// Records what an append or a scan found: `ops` more entries of `bytes` in all, data now up to `data_end`, none with a
+    /// later stamp than `newest`. Before anybody can see the entries.
     #[inline]
-    pub fn add_entries(&self, ops: u32, bytes: u64, data_end: u32) {
+    pub fn add_entries(&self, ops: u32, bytes: u64, data_end: u32, newest: Seq) {
         // Only the holder of the log's lock (or the one recovery worker of this segment) writes these.
+        self.newest_seq.store(newest.max(self.newest_seq()).0, Ordering::Relaxed);
         self.entries.store(self.entries.load(Ordering::Relaxed) + ops, Ordering::Relaxed);
         self.op_bytes.store(self.op_bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
         self.data_end.store(data_end, Ordering::Relaxed);
@@ -194,6 +201,12 @@ impl SlotInfo {
     /// Bytes of dead entries.
     pub fn dead_bytes(&self) -> u64 {
         self.dead_bytes.load(Ordering::Relaxed)
+    }
+
+    /// No entry that was appended since open has a later stamp.
+    #[inline]
+    pub fn newest_seq(&self) -> Seq {
+        Seq(self.newest_seq.load(Ordering::Relaxed))
     }
 
     /// Entries, dead ones included.

@@ -523,7 +523,8 @@ impl<I: Index + 'static> Engine<I> {
         let member = extent.member;
         let slot = member.header.slot;
         let info = self.space.table().slot(slot);
-        info.add_entries(share.entries, share.op_bytes, extent.end);
+        // The floor, which is raised to the newest stamp of all, says it of what open finds.
+        info.add_entries(share.entries, share.op_bytes, extent.end, Seq::ZERO);
         info.add_tombstones(share.tombstone_bytes);
         share.found.entries += u64::from(share.entries);
         if !member.vouched {
