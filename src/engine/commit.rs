@@ -184,7 +184,8 @@ impl Committer {
         self.oplog.frame_bytes_max(entries).min(GROUP_BYTES_MAX as u64)
     }
 
-    /// Writes one operation and waits as its terms say.
+    /// Writes one operation and waits as its terms say. Its stamp exceeds what `above` answers, too: a writer alone asks once
+    /// the operation is encoded, so that the memory that `above` reads, asked for before, has had time to come. It is called under the log's lock: takes none.
     ///
     /// # Errors
     /// `NoSpace`, `TooLarge`, `Closed`, `Poisoned`: nothing was changed. `Io`: the store is poisoned.
@@ -195,6 +196,7 @@ impl Committer {
         op: &OpSpec<'_>,
         hash: u32,
         terms: &Terms,
+        above: impl FnOnce() -> Seq,
     ) -> Result<Publishable<Written>> {
         let lane = self.home_lane();
         if self.policy != CommitPolicy::Grouped {
@@ -204,10 +206,11 @@ impl Committer {
             };
             if let Some(mut state) = state {
                 self.lead_locked(lane, &mut state, sink);
-                return self.submit_alone(&mut state, op, hash, terms);
+                return self.submit_alone(&mut state, op, hash, terms, above);
             }
         }
-        self.submit_grouped(lane, sink, op, hash, terms)
+        let terms = Terms { above: terms.above.max(above()), ..*terms };
+        self.submit_grouped(lane, sink, op, hash, &terms)
     }
 
     /// The log, if nobody uses it and nothing is staged for it. Where something is, a writer joins it: alone it would drain
@@ -227,11 +230,13 @@ impl Committer {
         op: &OpSpec<'_>,
         hash: u32,
         terms: &Terms,
+        above: impl FnOnce() -> Seq,
     ) -> Result<Publishable<Written>> {
         let mut frame = std::mem::replace(&mut state.scratch, FrameBuilder::unallocated());
         frame.reset(FrameKind::Ops);
         let op_at = frame.push(op);
-        let result = self.write_alone(state, &mut frame, &[hash], terms);
+        let terms = Terms { above: terms.above.max(above()), ..*terms };
+        let result = self.write_alone(state, &mut frame, &[hash], &terms);
         frame.shrink_to_reuse();
         state.scratch = frame;
         Ok(result?.map(|placed| Written::at(&placed, op_at, false)))

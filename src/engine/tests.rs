@@ -57,8 +57,10 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
     let blob = engine.drain_blobs(staged).expect("the medium works");
     let op = OpSpec { kind: OpKind::PutBlob, key: key.bytes, value: &blob.descriptor, moved: None };
     let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
-    let written =
-        engine.committer.submit_op(&*engine, &op, Filter::short_hash(key.hash), &terms).expect("room");
+    let written = engine
+        .committer
+        .submit_op(&*engine, &op, Filter::short_hash(key.hash), &terms, || Seq::ZERO)
+        .expect("room");
     on_the_other_log(|| {
         let os = WriteOptions::new().durability(Durability::Os);
         for i in 0..10_u8 {

@@ -75,7 +75,7 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     fn put_once(&self, options: &WriteOptions, key: Key<'_>, value: &[u8]) -> Result<()> {
         let _section = epoch::write_section(self.fork_generation);
-        let terms = Terms { above: self.above(key), purpose: Purpose::Put, mode: self.mode(options) };
+        let terms = Terms { above: self.damage_bound(), purpose: Purpose::Put, mode: self.mode(options) };
         if value.len() <= self.inline_value_bytes_max {
             let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None };
             return self.write_op(key, &op, &terms);
@@ -89,7 +89,8 @@ impl<I: Index + 'static> Engine<I> {
 
     #[inline]
     fn write_op(&self, key: Key<'_>, op: &OpSpec<'_>, terms: &Terms) -> Result<()> {
-        let written = self.committer.submit_op(self, op, Filter::short_hash(key.hash), terms)?;
+        let hash = Filter::short_hash(key.hash);
+        let written = self.committer.submit_op(self, op, hash, terms, || self.above(key))?;
         self.note_if_tombstone(op.kind, key, written.get());
         self.publish(key, written);
         Ok(())
@@ -106,7 +107,7 @@ impl<I: Index + 'static> Engine<I> {
             self.committer.lead(lane, self);
         }
         let key = self.key(key);
-        if !self.newest(key).1 && !self.has_damage() {
+        if !self.has_value(key) && !self.has_damage() {
             return Ok(false);
         }
         let result = self.with_room(|| self.delete_once(options, key));
@@ -118,11 +119,10 @@ impl<I: Index + 'static> Engine<I> {
         // Of two deletes at one time only one may find the value. And only that one may write a tombstone: a second one
         // would end a put that came between them, though nobody was told that it deleted anything.
         let _alone = self.deletes[key.hash as usize % self.deletes.len()].lock();
-        let (above, is_live) = self.newest(key);
-        if !is_live && !self.has_damage() {
+        if !self.has_value(key) && !self.has_damage() {
             return Ok(false);
         }
-        let terms = Terms { above, purpose: Purpose::Delete, mode: self.mode(options) };
+        let terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode: self.mode(options) };
         let _section = epoch::write_section(self.fork_generation);
         self.write_op(
             key,
@@ -175,7 +175,8 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn accept_put(&self, key: Key<'_>, value: &[u8]) -> Result<u64> {
-        let terms = Terms { above: self.above(key), purpose: Purpose::Put, mode: WriteMode::Sync };
+        let above = self.damage_bound().max(self.above(key));
+        let terms = Terms { above, purpose: Purpose::Put, mode: WriteMode::Sync };
         let blob = if value.len() <= self.inline_value_bytes_max {
             None
         } else {
@@ -249,7 +250,7 @@ impl<I: Index + 'static> Engine<I> {
         let is_last = last_of_each(&keys);
         let mut entries = Vec::with_capacity(keys.len());
         let mut in_flight = InFlight::nothing(());
-        let mut terms = Terms { above: Seq::ZERO, purpose: Purpose::Delete, mode };
+        let mut terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode };
         for (i, (op, key)) in batch.ops().iter().zip(&keys).enumerate() {
             if i.is_multiple_of(FETCH_GROUP) {
                 let group = &keys[i..keys.len().min(i + FETCH_GROUP)];
@@ -416,7 +417,7 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     fn above(&self, key: Key<'_>) -> Seq {
         let _guard = epoch::pin();
-        let mut above = self.damage_bound();
+        let mut above = Seq::ZERO;
         // All that may be the key's: which one it is would have to be read.
         self.index.get(key, |addr| {
             self.reader.prefetch(addr);
@@ -432,21 +433,16 @@ impl<I: Index + 'static> Engine<I> {
         self.oplog.newest_seq_in(self.space.geometry().slot_of_addr(addr))
     }
 
-    /// The stamp of a key's newest entry, and whether that has a value.
+    /// Whether the key's newest entry has a value.
     #[inline]
-    fn newest(&self, key: Key<'_>) -> (Seq, bool) {
+    fn has_value(&self, key: Key<'_>) -> bool {
         let _guard = epoch::pin();
-        let found = self.index.get(key, |addr| {
+        let kind = self.index.get(key, |addr| {
             let scratch = Scratch::new();
             let op = self.reader.op(addr, &scratch)?;
-            (op.key() == key.bytes).then(|| (self.reader.order(addr, &op), op.kind() != OpKind::Delete))
+            (op.key() == key.bytes).then(|| op.kind())
         });
-        match found {
-            None => (self.damage_bound(), false),
-            Some((Some((seq, _)), is_live)) => (seq.max(self.damage_bound()), is_live),
-            // The entry's header rotted: exceed every stamp there is.
-            Some((None, is_live)) => (self.oplog.newest_seq(), is_live),
-        }
+        kind.is_some_and(|kind| kind != OpKind::Delete)
     }
 
     /// True if an entry may be there that cannot be seen: damage found at open, or a page that cannot be read.
@@ -455,7 +451,7 @@ impl<I: Index + 'static> Engine<I> {
         !self.damage.is_empty() || self.reader.has_unreadable()
     }
 
-    /// What a write must exceed so that it cures damage.
+    /// What a write must exceed so that it cures damage. Not under the lock of a log: asks all of them.
     #[inline]
     fn damage_bound(&self) -> Seq {
         if self.has_damage() { self.oplog.newest_seq() } else { Seq::ZERO }
@@ -481,8 +477,9 @@ impl<I: Index + 'static> Engine<I> {
                 return Candidate::OtherKey;
             };
             older = Some((op.kind(), op.footprint_bytes()));
-            // Most are in a segment of which the new entry's stamp exceeds all: then the frame's header is not looked at.
-            if self.newest_beside(known) < new.seq {
+            // Most are in a segment of which the new entry has the newest stamp: then the frame's header is not looked at.
+            // The one other entry with its stamp could be a move of it, which nobody can make before it is published.
+            if self.newest_beside(known) <= new.seq {
                 return Candidate::Older;
             }
             self.compare(known, &op, (new.seq, new.frame_seq, new.addr))
