@@ -21,6 +21,9 @@ const FLAG_EXTENDED: u8 = 0x40;
 /// Reserved; must be zero.
 const FLAG_RESERVED: u8 = 0x80;
 
+/// How a put begins that is the first of its frame and nobody's copy.
+const SHORT_PUT: u8 = OpKind::Put as u8 | FLAG_FIRST;
+
 /// What an operation does. Numbers 4 to 8 are reserved for RANGE_DELETE, MERGE, the keyspace catalogue, TRUNCATE and PAD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -103,7 +106,7 @@ pub(super) fn encode(frame: &mut Vec<u8>, start: usize, spec: &OpSpec<'_>) -> us
 
 #[inline]
 fn crc_around(op: &[u8], crc_at: usize) -> u32 {
-    checksum::crc32c_append(checksum::crc32c(&op[..crc_at]), &op[crc_at + 4..])
+    checksum::crc32c_append(checksum::crc32c_of_few(&op[..crc_at]), &op[crc_at + 4..])
 }
 
 /// An operation as it lies on the medium: lengths checked, bytes not yet verified.
@@ -123,9 +126,30 @@ impl<'a> Op<'a> {
     /// Reads the operation at the start of `bytes`; `None` if its fields are impossible or it does not fit.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<Op<'a>> {
+        match *bytes {
+            [SHORT_PUT, key_len @ 1..0x80, value_len @ ..0x80, ..] => Op::short(bytes, key_len, value_len),
+            _ => Op::decode_any(bytes),
+        }
+    }
+
+    fn decode_any(bytes: &'a [u8]) -> Option<Op<'a>> {
         let (mut op, len) = Op::decode_fields(bytes)?;
         op.bytes = bytes.get(..usize::try_from(len).ok()?)?;
         Some(op)
+    }
+
+    /// What most operations are: the first of its frame, a put, and each length one byte.
+    #[inline]
+    fn short(bytes: &'a [u8], key_len: u8, value_len: u8) -> Option<Op<'a>> {
+        const KEY_AT: usize = 1 + 1 + 1 + 4;
+        Some(Op {
+            bytes: bytes.get(..KEY_AT + usize::from(key_len) + usize::from(value_len))?,
+            kind: OpKind::Put,
+            distance: FRAME_HEADER_BYTES as u32,
+            key_at: KEY_AT as u32,
+            key_len: u32::from(key_len),
+            moved: None,
+        })
     }
 
     /// Bytes of the operation whose first [`OP_FIELDS_BYTES_MAX`] bytes these are; `None` if its fields are impossible.
@@ -277,5 +301,27 @@ impl<'a> Iterator for Ops<'a> {
         self.left -= 1;
         self.next = start + op.footprint_bytes() as usize;
         Some((start as u32, op))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_way_reads_what_the_general_one_does() {
+        let fields = |op: Op<'_>| {
+            (op.bytes.to_vec(), op.kind, op.distance, op.key_at, op.key_len, op.moved, op.value().to_vec())
+        };
+        for len in [0, 1, 2, 3, 8, 40, 261, 300] {
+            let mut bytes = vec![9; len];
+            for lengths in 0..=u16::MAX {
+                for (to, byte) in bytes.iter_mut().zip([SHORT_PUT, lengths as u8, (lengths >> 8) as u8]) {
+                    *to = byte;
+                }
+                let (short, general) = (Op::decode(&bytes).map(fields), Op::decode_any(&bytes).map(fields));
+                assert_eq!(short, general, "{len} bytes, lengths {lengths:#x}");
+            }
+        }
     }
 }
