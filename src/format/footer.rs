@@ -130,14 +130,14 @@ pub struct Filter {
 impl Filter {
     /// Builds the filter over 32-bit key hashes (see [`Filter::short_hash`]).
     pub fn build(hashes: &[u32]) -> Filter {
-        let mut bytes = vec![0; filter_len(hashes.len() as u64) as usize];
-        let blocks = bytes.len() / BLOCK_BYTES;
+        let blocks = filter_len(hashes.len() as u64) as usize / BLOCK_BYTES;
+        // Whole words: every entry of a log comes through here, in the put that rolls the head.
+        let mut words = vec![[0_u64; SALT.len()]; blocks];
         for hash in hashes {
-            let block = Self::block_of(*hash, blocks);
-            for (i, bit) in Self::bits(*hash).enumerate() {
-                bytes[block * BLOCK_BYTES + i * WORD_BYTES + bit / 8] |= 1 << (bit % 8);
-            }
+            let block = &mut words[Self::block_of(*hash, blocks)];
+            block.iter_mut().zip(Self::bits(*hash)).for_each(|(word, bit)| *word |= 1 << bit);
         }
+        let bytes = words.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
         Filter { bytes }
     }
 
