@@ -20,12 +20,17 @@ use std::collections::BTreeSet;
 /// Readability is checked in pieces of this size.
 const PROBE_BYTES: u64 = 1 << 20;
 
-/// The copies that one call works on, and why one could not be made. Costs nothing where reads are not guarded.
+/// The copies that one call works on, and why one could not be made. One word where reads are not guarded.
 #[derive(Default)]
 pub struct Scratch {
+    kept: OnceCell<Box<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
     copy: OnceCell<Vec<u8>>,
-    more: OnceCell<Box<Scratch>>,
-    failure: OnceCell<Box<Error>>,
+    more: OnceCell<Box<Kept>>,
+    failure: OnceCell<Error>,
 }
 
 impl Scratch {
@@ -37,11 +42,15 @@ impl Scratch {
 
     /// Why a copy could not be made, the first time that happened.
     pub fn failure(&self) -> Option<Error> {
-        self.failure.get().map(|error| (**error).clone())
+        self.kept.get().and_then(|kept| kept.failure.get().cloned())
+    }
+
+    fn fail(&self, error: Error) {
+        self.kept.get_or_init(Box::default).failure.get_or_init(|| error);
     }
 
     fn keep(&self, bytes: Vec<u8>) -> &[u8] {
-        let mut place = self;
+        let mut place = self.kept.get_or_init(Box::default);
         while place.copy.get().is_some() {
             place = place.more.get_or_init(Box::default);
         }
@@ -49,13 +58,12 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for Kept {
     /// One by one: the chain is as long as the entries that one call looked at.
-    #[inline]
     fn drop(&mut self) {
         let mut next = self.more.take();
-        while let Some(mut scratch) = next {
-            next = scratch.more.take();
+        while let Some(mut kept) = next {
+            next = kept.more.take();
         }
     }
 }
@@ -95,7 +103,7 @@ impl GuardedReads {
         match self.read(range) {
             Ok(bytes) => Some(scratch.keep(bytes)),
             Err(error) => {
-                scratch.failure.get_or_init(|| Box::new(error));
+                scratch.fail(error);
                 None
             }
         }
