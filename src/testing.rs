@@ -40,7 +40,7 @@ pub fn with_logs(mut options: Options, logs: usize) -> Options {
     options
 }
 
-/// The same with `streams` streams of survivors, one to three; a pool as small as this has one by itself.
+/// The same with `streams` streams of survivors, one or two; a pool as small as this has one by itself.
 pub fn with_survivor_streams(mut options: Options, streams: usize) -> Options {
     options.survivor_streams = Some(streams);
     options

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{memory_dir, small, stat, with_logs};
-use flatkv::{Error, MediaChoice, WriteBatch};
+use flatkv::{Error, MediaChoice, Store, WriteBatch};
 
 /// The commit of a batch that is larger than a frame may be alone in its head. Recovery took such a head for an empty one
 /// and gave it back: the batch was there after the first open and gone after the second.
@@ -106,6 +106,42 @@ fn a_full_pool_that_dies_after_every_write_still_opens() {
             }
         }
         assert!(deleted > 0, "a full pool deletes");
+    }
+}
+
+/// What open survivor segments still took was lent to deletes, too. A full pool whose deletes had used that up and that was
+/// killed had no slot left to clean with, so nothing could be deleted any more.
+#[test]
+fn a_pool_that_dies_when_deletes_have_used_their_share_still_deletes() {
+    for (media, logs) in [(MediaChoice::File, 1), (MediaChoice::EmulatedPm, 1), (MediaChoice::EmulatedPm, 2)]
+    {
+        let dir = memory_dir();
+        let path = dir.path().join("pool.fkv");
+        let options =
+            || with_logs(small(media, 16 << 10).max_bytes(1 << 20), logs).write_stall_ms_max(10_000);
+        let mut store = options().open(&path).unwrap();
+        // From threads of their own, so that every log gets its turn.
+        let put = |store: &Store, i: u32| {
+            std::thread::scope(|scope| scope.spawn(|| store.put(&i.to_ne_bytes(), &[5; 200])).join().unwrap())
+        };
+        let mut left: Vec<u32> = (0..).take_while(|i| put(&store, *i).is_ok()).collect();
+        let count = left.len();
+        // A tombstone frees nothing until a segment is cleaned: those of far keys cost the most.
+        for round in 0.. {
+            let here: Vec<u32> = left.iter().copied().skip(round % 7).step_by(11).take(40).collect();
+            for i in &here {
+                let deleted = store.delete(&i.to_ne_bytes());
+                assert!(matches!(deleted, Ok(true)), "{media:?}, {logs} logs, round {round}: {deleted:?}");
+            }
+            left.retain(|i| !here.contains(i));
+            if left.len() < count / 4 {
+                break;
+            }
+            drop(store);
+            store = options().open(&path).unwrap();
+        }
+        assert!(left.iter().all(|i| store.exists(&i.to_ne_bytes()).unwrap()), "{media:?}, {logs} logs");
+        put(&store, u32::MAX).unwrap();
     }
 }
 

@@ -183,7 +183,11 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
         if engine.is_scarce(false) {
             engine.cleaner_thread.kick();
         }
-        engine.merge_huge_pages();
+        // A merge takes a millisecond: not while asynchronous writes are to be durable by then.
+        let is_awaited = shared.wanted.lock().async_since.is_some();
+        if !is_awaited {
+            engine.merge_huge_pages();
+        }
         if engine.keep_house(&mut positions) { quiet_rounds = 0 } else { quiet_rounds += 1 }
     }
 }

@@ -235,8 +235,9 @@ impl<I: Index + 'static> Engine<I> {
         });
         let identities = Identities { next_id: SegmentId(1), digest_number: 0 };
         let mut parts = Self::parts(media, geometry, superblock, identities, lanes, lanes, &options);
-        parts.space.add_logs(1);
         parts.oplog.roll_recovered(LogId(0), None)?;
+        // Backed by what the pool will grow by with its first roll.
+        parts.space.add_backed_heads(1);
         parts.superblock.write_first(&*parts.media)?;
         parts.media.publish()?;
         parts.facts.was_clean = true;
@@ -420,6 +421,8 @@ impl<I: Index + 'static> Engine<I> {
         for (log, heads) in group_by_log(collected.heads) {
             self.restart_log(log, heads)?;
         }
+        let is_backed = |log: &usize| self.oplog.lock(*log).has_backed_head();
+        self.space.add_backed_heads((0..self.oplog.log_count()).filter(is_backed).count() as u32);
         // Only now: until each log has one head an older digest, which lists them, may come to rule.
         self.free_unlisted(survey)
     }

@@ -150,13 +150,15 @@ fn an_accepted_write_goes_into_a_recovered_head_whatever_a_delete_took_since() {
         taken.push(slot);
     }
     engine.space.return_slot(taken.pop().expect("a slot beyond the reserve"));
+    let free = engine.space.free_slots();
     let ticket = engine.put_async(b"key", b"value").expect("one slot is left");
     let reserved = engine.space.take_slot(Purpose::Delete).expect("a full pool deletes");
     engine.wait(ticket).expect("it was accepted");
     engine.health().expect("nothing failed");
     assert_eq!(engine.get(b"key").expect("intact"), Some(b"value".to_vec()));
     engine.space.return_slot(reserved);
-    assert!(engine.space.take_slot(Purpose::Put).is_ok(), "the slot that was claimed came back");
+    assert_eq!(engine.space.free_slots(), free, "the slot that was claimed came back");
+    assert!(engine.space.take_slot(Purpose::Put).is_err(), "it backs the head now");
 }
 
 /// Until the store was poisoned another log could be given the numbers of a head or segment whose drain had failed, and

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{FOOTER_BYTES, FrameBuilder, FrameKind, filter_len};
 use crate::media::Site;
 use crate::media::durable::{Dirty, Durable, InFlight};
-use crate::space::Purpose;
+use crate::space::{Purpose, Space};
 use crate::sync::Ordering;
 use crate::types::{LogId, MediaRange, SegmentId, SegmentSlot, Seq};
 
@@ -36,8 +36,8 @@ pub struct Head {
     marked: bool,
     /// Counts although it may hold no entry: damage, or the commit of a batch whose parts lie elsewhere.
     indispensable: bool,
-    /// Opened or found empty by recovery, or rolled for the cleaner: its slot came out of the reserve, which the first entry
-    /// must find refilled.
+    /// Empty, and no slot is kept for the head that recovery would replace it by: that one would be empty, too. Its first
+    /// entry must find one free.
     unbacked: bool,
     /// Not all of its keys are known.
     damaged: bool,
@@ -252,9 +252,22 @@ impl LogState {
         self.head.as_ref().map(|head| (head.slot, (head.start, head.tail)))
     }
 
-    /// The first entry of the head has to find the reserve refilled.
-    pub(super) fn back_before_use(&mut self) {
-        self.head.as_mut().expect("it was just rolled").mark_unbacked();
+    /// The first entry of the head, which was just rolled, has to find the reserve refilled.
+    pub(super) fn back_before_use(&mut self, space: &Space) {
+        let head = self.head.as_mut().expect("it was just rolled");
+        if !std::mem::replace(&mut head.unbacked, true) {
+            space.remove_backed_head();
+        }
+    }
+
+    /// The head was opened where none was backed: it is not, either.
+    pub(super) fn head_is_new(&mut self) {
+        self.head.as_mut().expect("it was just opened").mark_unbacked();
+    }
+
+    /// True if recovery would have to replace the head by one that stays.
+    pub fn has_backed_head(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| !head.unbacked)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -335,7 +348,9 @@ impl OpLog {
             // A slot that was claimed beforehand backs the head as well: it is given back if no roll takes it. Asking for
             // one more would refuse what was accepted when there was room.
             if state.spare.is_none() {
-                self.space.back_recovered_head(terms.purpose)?;
+                self.space.back_head(terms.purpose)?;
+            } else {
+                self.space.add_backed_heads(1);
             }
             head.unbacked = false;
         }

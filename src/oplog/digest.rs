@@ -20,6 +20,7 @@ impl OpLog {
     /// those in `leave_out`.
     fn listing(&self, new: DigestEntry, leave_out: &[SegmentSlot]) -> Vec<DigestEntry> {
         let table = self.space.table();
+        debug_assert!(new.slot.0 < self.space.slot_count(), "slots are known before they can be taken");
         (0..self.space.slot_count())
             .map(SegmentSlot)
             .filter(|slot| !leave_out.contains(slot))
@@ -155,10 +156,11 @@ impl OpLog {
             return Err(self.poison_with(error));
         }
         self.all_durable(state);
-        if state.head().is_none() {
-            self.space.add_logs(1);
-        }
+        let is_backed = state.has_backed_head();
         state.replace_head(new);
+        if !is_backed {
+            state.head_is_new();
+        }
         self.ruling_digest.fetch_max(digest, Ordering::AcqRel);
         self.rolls.fetch_add(1, Ordering::Relaxed);
         if let Some(notify) = self.on_roll.get() {
@@ -193,7 +195,7 @@ impl OpLog {
         }
         self.roll(&mut state, Purpose::Roll)?;
         // The slot came out of the reserve: it is not for puts that the pool has no room for.
-        state.back_before_use();
+        state.back_before_use(&self.space);
         Ok(())
     }
 
@@ -207,7 +209,7 @@ impl OpLog {
             return Ok(false);
         }
         match self.roll(state, Purpose::Roll) {
-            Ok(()) => state.back_before_use(),
+            Ok(()) => state.back_before_use(&self.space),
             Err(Error::NoSpace { .. } | Error::Unsupported(_)) => return Ok(false),
             Err(error) => return Err(error),
         }

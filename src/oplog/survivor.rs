@@ -1,7 +1,7 @@
 //! Survivor segments: where the cleaner puts what it moves. Invariants:
 //!   - a segment is OPEN durably before a byte in it is named, and only the cleaner appends to it
 //!   - the base stamp of a survivor frame is the stamp of the move: above that of every frame it copies from
-//!   - the frames of a pass are drained together, then a mark says so: what victims are freed for is no torn tail
+//!   - the frames of a slice of a pass are drained together, then a mark says so: what victims are freed for is no torn tail
 
 use super::OpLog;
 use super::append::{Head, Placed};

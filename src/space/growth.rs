@@ -90,7 +90,8 @@ impl Space {
 
     /// Slots for new data below which there are too few.
     pub fn low_mark(&self) -> u32 {
-        (self.allocated_slots() / LOW_MARK_SHARE).max(LOW_MARK_MIN) + self.reserve.logs() - 1
+        (self.allocated_slots() / LOW_MARK_SHARE).max(LOW_MARK_MIN)
+            + self.reserve.backed_heads().saturating_sub(1)
     }
 
     /// Slots that the pool needs: the reserve, room for what is live at the utilization that is aimed at, and room to clean.
@@ -148,7 +149,7 @@ impl Space {
         let allocated = self.allocated_slots();
         let needed = bytes.div_ceil(self.geometry.segment_size_bytes).min(u64::from(u32::MAX)) as u32;
         // A share of the pool, so that it is not cleaned in vain for each slot.
-        let step = needed.saturating_add(self.reserve.logs() + allocated / WAIVED_SHARE);
+        let step = needed.saturating_add(self.reserve.backed_heads() + allocated / WAIVED_SHARE);
         self.target.waived.fetch_max(allocated.saturating_add(step), Ordering::Relaxed);
     }
 
@@ -234,8 +235,9 @@ impl Space {
         }
         grown.map_err(|error| self.growth_failed(error))?;
         let now = self.geometry.usable_slots_in(self.media.len_bytes());
-        self.free.lock().ready.extend(slots..now);
+        // First: a slot is known before anybody can take it, so no digest misses what is in it.
         self.slots.store(now, Ordering::Release);
+        self.free.lock().ready.extend(slots..now);
         Ok(())
     }
 

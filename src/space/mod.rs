@@ -167,7 +167,7 @@ impl Space {
             target: growth::Target::new(target_utilization),
             slots_max,
             quota,
-            reserve: Reserve::new(),
+            reserve: Reserve::default(),
             grown_in_foreground: AtomicU64::new(0),
             on_failed_sync: OnceLock::new(),
         }
@@ -220,14 +220,21 @@ impl Space {
         self.reserve.kept_from(Purpose::Put)
     }
 
-    /// Emptied segments on their way to be free.
-    pub fn releasable_slots(&self) -> u32 {
-        self.reserve.releasable()
+    /// Slots that puts may take now, or once what is on its way to be free is.
+    pub fn soon_available(&self) -> u32 {
+        let lent = self.available(Purpose::Put);
+        let all = self.free_slots() + self.reserve.releasable();
+        lent.max(all.saturating_sub(self.reserve.backed_heads() + RESERVE_SLOTS))
     }
 
-    /// So many logs have a head that had none: recovery will need a slot for each.
-    pub fn add_logs(&self, count: u32) {
-        self.reserve.add_logs(count);
+    /// Recovery: so many heads hold something, and the slots that back them are free.
+    pub fn add_backed_heads(&self, count: u32) {
+        self.reserve.add_heads(count);
+    }
+
+    /// A backed head was replaced by an empty one, which took its slot.
+    pub fn remove_backed_head(&self) {
+        self.reserve.remove_head();
     }
 
     /// So many survivor segments are open and take so many bytes; an empty one takes `capacity`.
@@ -250,9 +257,8 @@ impl Space {
     /// # Errors
     /// `NoSpace`, `Io` from growth: nothing was changed. If it was a sync on a file that failed, the store is poisoned.
     pub fn take_slot(&self, purpose: Purpose) -> Result<SegmentSlot> {
-        let keep = self.reserve.kept_from(purpose);
         loop {
-            if let Some(slot) = self.take_ready(keep) {
+            if let Some(slot) = self.take_ready(purpose) {
                 return Ok(slot);
             }
             self.grown_in_foreground.fetch_add(1, Ordering::Relaxed);
@@ -285,21 +291,28 @@ impl Space {
         Ok(slots)
     }
 
-    /// Makes sure that what is kept from `purpose` is there. Whoever appends first to a head that recovery opened asks:
-    /// that head came out of the reserve, and with an entry in it the next recovery needs one more.
+    /// Backs a head that is about to get its first entry: the next recovery will need a slot for it beside what is kept from
+    /// `purpose`.
     ///
     /// # Errors
     /// `NoSpace`: nothing was changed. `Io` from growth.
-    pub fn back_recovered_head(&self, purpose: Purpose) -> Result<()> {
-        while self.free_slots() < self.reserve.kept_from(purpose) {
+    pub fn back_head(&self, purpose: Purpose) -> Result<()> {
+        while !self.try_back_head(purpose) {
             self.grow_for(purpose)?;
         }
         Ok(())
     }
 
-    fn take_ready(&self, keep: u32) -> Option<SegmentSlot> {
+    fn try_back_head(&self, purpose: Purpose) -> bool {
+        let free = self.free.lock();
+        let is_there = free.ready.len() as u32 > self.reserve.kept_from(purpose);
+        self.reserve.add_heads(u32::from(is_there));
+        is_there
+    }
+
+    fn take_ready(&self, purpose: Purpose) -> Option<SegmentSlot> {
         let mut free = self.free.lock();
-        if free.ready.len() as u32 <= keep {
+        if free.ready.len() as u32 <= self.reserve.kept_from(purpose) {
             return None;
         }
         free.ready.pop_first().map(SegmentSlot)
@@ -423,8 +436,10 @@ impl Space {
             let word = StateWord::new(SegmentState::Free, *id).encode();
             let (_, ()) = Dirty::write_word(&*self.media, at, word, ())?.leave_dirty();
         }
-        segments.iter().for_each(|(slot, _)| self.return_slot(*slot));
-        self.reserve.take_releasable(segments.len() as u32);
+        for (slot, _) in segments {
+            self.reserve.take_releasable(1);
+            self.return_slot(*slot);
+        }
         Ok(())
     }
 

@@ -5,24 +5,28 @@
 //! free slots:  0 .. recovery | + the roll of a pass | + survivors of a pass | + deletes | new data
 //! ```
 //!
-//! Puts may have what the cleaner does not need to take from the reserve meanwhile: what open survivor segments still
-//! take, and emptied segments that the next digest leaves out, so that whoever rolls for a put frees one for the slot it
-//! takes. In a small pool that is a third of what would be kept free otherwise. They never reach as deep as deletes, so
-//! emptied segments that a pin or a reader holds for long keep nothing from being cleaned.
+//! Recovery gives each head that holds anything a new one, so such a head is *backed* by a free slot of its own from its
+//! first entry on. A new head is empty, and its backing is taken for it: what recovery leaves free is what cleaning and
+//! deletes had, however many logs there are.
+//!
+//! Puts, and nobody else, may have what is not needed while the store is open: what open survivor segments still take the
+//! cleaner need not get from the reserve; emptied segments that the next digest leaves out give back what whoever rolls
+//! for a put takes. In a small pool that is a fourth of what would be kept free otherwise. Puts never reach as deep as
+//! deletes, so what was lent is nothing that a full pool needs after a crash, or under a pin that holds emptied segments.
 
 use crate::sync::{AtomicU32, Ordering};
 
-/// Free slots that recovery needs beyond one for each log, whose head it replaces: it also replaces heads that turn out
-/// to be empty.
+/// Free slots that recovery needs beyond one for each head that holds anything: it also replaces those that are empty,
+/// one after the other.
 const RECOVERY_SLOTS: u32 = 1;
-/// Segments that the cleaner may fill before it frees any: a pass is cut so that it needs no more.
+/// Empty segments that the cleaner may fill before it frees any.
 const SURVIVOR_SLOTS: u32 = 2;
 /// The head of the roll that ends a pass, so that its victims can be freed.
 const ROLL_SLOTS: u32 = 1;
 /// What deletes may fill while puts are refused: one, beside the segments that cleaning a full pool keeps in between, the
 /// survivor that is being filled and the head that was rolled for the last digest.
 const DELETE_SLOTS: u32 = 3;
-/// Free slots kept for deletes, cleaning, rolls and recovery, beyond one for each log in use.
+/// Free slots kept for deletes, cleaning, rolls and recovery, beyond one for each log.
 pub const RESERVE_SLOTS: u32 = RECOVERY_SLOTS + ROLL_SLOTS + SURVIVOR_SLOTS + DELETE_SLOTS;
 
 /// Who asks for a slot, and so how deep into the reserve it may reach.
@@ -40,42 +44,38 @@ pub enum Purpose {
     Internal,
 }
 
-/// What the size of the reserve depends on.
+/// What the size of the reserve depends on. Changed and asked under the lock of the free slots where it matters that
+/// nobody takes one in between.
+#[derive(Default)]
 pub(super) struct Reserve {
-    /// Logs that have a head.
-    logs: AtomicU32,
-    /// A survivor segment is open: what full pools keep for it is there.
-    survivor_is_open: AtomicU32,
-    /// Open survivor segments take half as much as an empty one, or more.
-    survivors_have_room: AtomicU32,
+    /// Heads that recovery would have to replace by others that stay.
+    backed_heads: AtomicU32,
+    /// What open survivor segments spare the cleaner: one that is open at all, and half a segment of room in them.
+    survivors: AtomicU32,
     /// Emptied segments on their way to be free.
     releasable: AtomicU32,
 }
 
 impl Reserve {
-    pub(super) fn new() -> Reserve {
-        Reserve {
-            logs: AtomicU32::new(0),
-            survivor_is_open: AtomicU32::new(0),
-            survivors_have_room: AtomicU32::new(0),
-            releasable: AtomicU32::new(0),
-        }
+    /// Heads are backed that were not.
+    pub(super) fn add_heads(&self, count: u32) {
+        self.backed_heads.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Logs have a head that had none.
-    pub(super) fn add_logs(&self, count: u32) {
-        self.logs.fetch_add(count, Ordering::Relaxed);
+    /// A backed head was replaced by an empty one.
+    pub(super) fn remove_head(&self) {
+        let before = self.backed_heads.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "it was counted when its first entry came");
     }
 
-    /// Logs that recovery has to give a new head; a pool without any is about to get one.
-    pub(super) fn logs(&self) -> u32 {
-        self.logs.load(Ordering::Relaxed).max(1)
+    pub(super) fn backed_heads(&self) -> u32 {
+        self.backed_heads.load(Ordering::Relaxed)
     }
 
     /// So many survivor segments are open, and take so many bytes; an empty one takes `capacity`.
     pub(super) fn note_survivors(&self, open: usize, room_bytes: u64, capacity: u64) {
-        self.survivor_is_open.store(u32::from(open > 0), Ordering::Relaxed);
-        self.survivors_have_room.store(u32::from(room_bytes >= capacity / 2), Ordering::Relaxed);
+        let spared = u32::from(open > 0) + u32::from(room_bytes >= capacity / 2);
+        self.survivors.store(spared, Ordering::Relaxed);
     }
 
     /// Segments are about to be free.
@@ -83,21 +83,21 @@ impl Reserve {
         self.releasable.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(super) fn releasable(&self) -> u32 {
-        self.releasable.load(Ordering::Relaxed)
-    }
-
     /// They are.
     pub(super) fn take_releasable(&self, count: u32) {
         self.releasable.fetch_sub(count, Ordering::Relaxed);
     }
 
+    pub(super) fn releasable(&self) -> u32 {
+        self.releasable.load(Ordering::Relaxed)
+    }
+
     /// Free slots that are left to others.
     pub(super) fn kept_from(&self, purpose: Purpose) -> u32 {
-        let roll = RECOVERY_SLOTS + self.logs();
+        let roll = RECOVERY_SLOTS + self.backed_heads();
         let survivor = roll + ROLL_SLOTS;
-        let delete = survivor + SURVIVOR_SLOTS - self.survivors_have_room.load(Ordering::Relaxed);
-        let lent = self.survivor_is_open.load(Ordering::Relaxed) + self.releasable();
+        let delete = survivor + SURVIVOR_SLOTS;
+        let lent = self.survivors.load(Ordering::Relaxed).saturating_add(self.releasable());
         let put = delete + DELETE_SLOTS.saturating_sub(lent).max(1);
         match purpose {
             Purpose::Put => put,
@@ -118,21 +118,40 @@ mod tests {
 
     #[test]
     fn whoever_makes_room_reaches_deeper_than_what_needs_it() {
-        for (logs, open, room) in [(0, 0, 0), (1, 1, 0), (2, 1, 5), (2, 2, 100), (64, 3, 1000)] {
-            let reserve = Reserve::new();
-            reserve.add_logs(logs);
+        for (heads, open, room) in [(0, 0, 0), (1, 1, 0), (2, 1, 5), (2, 2, 100), (64, 3, 1000)] {
+            let reserve = Reserve::default();
+            reserve.add_heads(heads);
             reserve.note_survivors(open, room, 100);
             reserve.add_releasable(room as u32);
             let kept = ALL.map(|purpose| reserve.kept_from(purpose));
-            assert!(kept.windows(2).all(|pair| pair[0] < pair[1]), "{logs} logs, {open} open: {kept:?}");
-            assert!(kept[4] <= RESERVE_SLOTS + logs.max(1));
+            assert!(kept.windows(2).all(|pair| pair[0] < pair[1]), "{heads} heads, {open} open: {kept:?}");
+            assert!(kept[4] <= RESERVE_SLOTS + heads);
+        }
+    }
+
+    /// Deletes had filled all that they may when the process died: no survivor segment is open any more, what was about to be
+    /// free is not, and each head took a slot.
+    #[test]
+    fn what_recovery_leaves_free_is_enough_to_clean_whatever_was_lent() {
+        for heads in [1, 2, 10, 64] {
+            let reserve = Reserve::default();
+            reserve.add_heads(heads);
+            reserve.note_survivors(2, 200, 100);
+            reserve.add_releasable(9);
+            let free = reserve.kept_from(Purpose::Delete) - heads;
+            let after = Reserve::default();
+            assert!(
+                free >= after.kept_from(Purpose::Survivor) + SURVIVOR_SLOTS,
+                "{heads} heads: {free} slots"
+            );
+            assert!(free > after.kept_from(Purpose::Roll), "{heads} heads: {free} slots");
         }
     }
 
     #[test]
-    fn what_open_survivors_take_is_not_kept_twice() {
-        let reserve = Reserve::new();
-        reserve.add_logs(2);
+    fn puts_may_have_what_open_survivors_and_emptied_segments_spare_the_reserve() {
+        let reserve = Reserve::default();
+        reserve.add_heads(2);
         let kept_from_puts = |open, room| {
             reserve.note_survivors(open, room, 100);
             reserve.kept_from(Purpose::Put)
@@ -140,9 +159,10 @@ mod tests {
         let most = RESERVE_SLOTS + 2;
         let kept = [(0, 0), (2, 49), (2, 50)].map(|(open, room)| kept_from_puts(open, room));
         assert_eq!(kept, [most, most - 1, most - 2]);
-        reserve.add_releasable(1);
-        assert_eq!(kept_from_puts(2, 50), most - 3);
-        reserve.take_releasable(1);
-        assert_eq!(kept_from_puts(2, 50), most - 2);
+        reserve.add_releasable(5);
+        assert_eq!(kept_from_puts(2, 50), most - 2, "one more than deletes at least");
+        assert_eq!(kept_from_puts(0, 0), most - 2);
+        reserve.take_releasable(4);
+        assert_eq!(kept_from_puts(0, 0), most - 1);
     }
 }

@@ -3,6 +3,7 @@
 
 use super::check::Tally;
 use super::pool::{End, HEAD_BYTES};
+use flatkv::testing::format::FOOTER_BYTES;
 use flatkv::testing::sim::{SimKind, SimMedia};
 use flatkv::testing::{self, MediaRange};
 use flatkv::{Error, Options, Store, WriteBatch};
@@ -150,7 +151,8 @@ pub fn lost_pages(kind: SimKind, end: End, loss: Loss, tally: &mut Tally) {
     );
 }
 
-/// The end of each sealed segment is lost from each sector on: the footer alone costs nothing.
+/// The end of each sealed segment is lost: the footer alone costs nothing; from each sector on, what lies there, but
+/// nothing wrong is served.
 pub fn lost_ends(tally: &mut Tally) {
     const SECTOR_BYTES: u64 = 512;
     let (media, shown) = build(SimKind::Pm, End::Closed);
@@ -159,16 +161,16 @@ pub fn lost_ends(tally: &mut Tally) {
     let mut sealed = 0;
     for start in (HEAD_BYTES..image.len() as u64).step_by(SEGMENT_BYTES as usize).filter(is_sealed) {
         sealed += 1;
-        for sectors in 1..SEGMENT_BYTES / SECTOR_BYTES {
+        let sectors = (1..SEGMENT_BYTES / SECTOR_BYTES).map(|sectors| sectors * SECTOR_BYTES);
+        for len in std::iter::once(FOOTER_BYTES).chain(sectors) {
             tally.opens += 1;
-            let at = start + SEGMENT_BYTES - sectors * SECTOR_BYTES;
-            let zeros = vec![0; (sectors * SECTOR_BYTES) as usize];
-            let lost = Arc::new(media.rotten(&[(at, &zeros)]));
-            let what = format!("{sectors} sectors at the end of the segment at {start} are lost");
+            let zeros = vec![0; len as usize];
+            let lost = Arc::new(media.rotten(&[(start + SEGMENT_BYTES - len, &zeros)]));
+            let what = format!("{len} bytes at the end of the segment at {start} are lost");
             match open(&lost) {
                 Ok(store) => {
                     let (_, refused) = check(&shown, &store, &what, tally);
-                    if sectors == 1 && refused > 0 {
+                    if len == FOOTER_BYTES && refused > 0 {
                         tally.violations.push(format!("{what}: {refused} keys are refused for a footer"));
                     }
                     testing::kill(&store);

@@ -7,7 +7,6 @@
 use super::super::Engine;
 use super::CleanerCounters;
 use crate::index::Index;
-use crate::space::Purpose;
 use crate::sync::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -66,7 +65,7 @@ impl<I: Index + 'static> Engine<I> {
     #[cold]
     pub(in crate::engine) fn pace(&self, has_rolled: bool) {
         let pace = &self.cleaner.pace;
-        let free = self.space.available(Purpose::Put) + self.space.releasable_slots();
+        let free = self.space.soon_available();
         let low = self.space.low_mark();
         if free >= low || self.cleaner_thread.rests() {
             pace.debt_us.store(0, Ordering::Relaxed);
@@ -136,7 +135,7 @@ mod tests {
         let held_up = engine.cleaner.work.lock();
         pace.segment_us.store(1_000, Ordering::Relaxed);
         let delays = || pace.delays.load(Ordering::Relaxed);
-        let room = || engine.space.available(Purpose::Put) + engine.space.growable_slots();
+        let room = || engine.space.available(crate::space::Purpose::Put) + engine.space.growable_slots();
         let mut number = 0_u32;
         while delays() == 0 {
             let room_before = room();

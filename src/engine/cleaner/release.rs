@@ -49,7 +49,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Frees what can be freed. If a write waits, or the next that needs a head will, it does not have to wait for the end of
-    /// the pass: a digest is written at once if that frees more slots than it takes.
+    /// the pass: a digest is written at once if that lets go of more segments than it takes slots.
     pub(super) fn release_what_waits(&self, work: &mut Work) -> Result<()> {
         self.release_settled(work)?;
         let ruling = self.oplog.ruling_digest();

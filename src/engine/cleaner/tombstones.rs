@@ -8,8 +8,8 @@
 //! The walk goes on with each pass by a few segments, so that no write waits for all of it, unless nothing else is left.
 //!
 //! Why that is exact:
-//!   - an examination begins by raising the floor of stamps, and waits for all writes that were stamped before: no value
-//!     that is older than an examined tombstone is written or published later
+//!   - an examination takes the deletes noted so far, raises the floor of stamps, and waits for all writes that were stamped
+//!     before: no value that is older than an examined tombstone is written or published later
 //!   - such values are dead, and the cleaner copies only what is live: they never turn up in another segment, so what is
 //!     opened while the walk is on its way need not be walked, and what is freed takes what was counted in it along
 //!   - a segment is gone only when no digest that can ever rule lists it
@@ -141,9 +141,17 @@ impl<I: Index + 'static> Engine<I> {
         let mut walked = 0;
         while walk == Walk::All || walked == 0 || (walked < few && !self.cleaner_thread.is_awaited()) {
             let Some(part) = running.segments.pop() else { break };
-            if !self.look_for_values(&part, &mut running)? {
-                work.tombstones.is_blind = true;
-                return Ok(true);
+            match self.look_for_values(&part, &mut running) {
+                Ok(true) => {}
+                Ok(false) => {
+                    work.tombstones.is_blind = true;
+                    return Ok(true);
+                }
+                Err(error) => {
+                    running.segments.push(part);
+                    work.tombstones.running = Some(running);
+                    return Err(error);
+                }
             }
             walked += 1;
         }
@@ -156,10 +164,12 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn begin_examination(&self, work: &mut Work) -> Examination {
+        // First: a delete that is noted later may have a stamp above the floor.
+        let noted = self.noted.take();
         self.oplog.raise_floor(self.oplog.newest_seq());
         self.wait_for_publications();
         let mut keys: HashMap<u64, (u32, Seq)> = HashMap::new();
-        for (hash, seq) in self.noted.take() {
+        for (hash, seq) in noted {
             let known = keys.entry(hash).or_insert((0, seq));
             known.1 = known.1.max(seq);
         }

@@ -21,7 +21,7 @@ const MOVED_GROWTH_BYTES: u64 = 8;
 pub(super) const VICTIMS_MIN: u32 = 16;
 /// See [`VICTIMS_MIN`].
 const VICTIMS_SHARE: u32 = 64;
-/// Bytes of all victims of a pass, which are held while it runs.
+/// Bytes of all victims of a pass.
 const VICTIM_BYTES_MAX: u64 = 64 << 20;
 /// What a pass is to gain is this share of the pool, and [`GAIN_SEGMENTS_MIN`] at least: the fewer, the more time other
 /// segments have to decay.
@@ -213,7 +213,8 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn streams(&self) -> usize {
-        self.options.survivor_streams.unwrap_or_else(|| policy::streams(self.space.slot_count()))
+        let chosen = self.options.survivor_streams.map(|streams| streams.clamp(1, policy::STREAMS_MAX));
+        chosen.unwrap_or_else(|| policy::streams(self.space.slot_count()))
     }
 
     /// The stream that what counts in a segment goes to: of a store that nobody writes to there is one.

@@ -216,7 +216,6 @@ impl Survey {
     pub fn enter_into(&self, space: &Space, extents: &Extents) {
         // Not to be reused before they are free on the medium.
         self.to_free.iter().for_each(|(slot, _)| space.claim_slot(*slot));
-        space.add_logs(self.heads.len() as u32);
         for (slot, member) in &self.members {
             space.claim_slot(*slot);
             let state = match member.state {
