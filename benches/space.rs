@@ -211,7 +211,7 @@ fn steady(mut pool: Pool, share: f64, law: Law, times: u64) -> Result<(f64, f64,
     let rate = pool.overwrite(times * pool.bytes / 2, &pick)?;
     let amplification = pool.write_amplification();
     let found = format!(
-        "live {:.1} -> {:.1} %, write amplification {amplification:.2} (first half {warm:.2}), {:.0} k puts/s, slowest {:.1} ms, stalls {}",
+        "live {:.1} -> {:.1} %, write amplification {amplification:.3} (first half {warm:.2}), {:.0} k puts/s, slowest {:.1} ms, stalls {}",
         live * 100.0,
         pool.live() * 100.0,
         rate / 1000.0,

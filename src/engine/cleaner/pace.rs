@@ -1,6 +1,6 @@
 //! Writers are slowed before they would have to stop. A write that rolled a head while slots for new data, those on their way
-//! to be free included, are below the cleaner's low mark, so while the cleaner works and does not keep up, owes a delay: the
-//! share of the mark that is missing, of what the cleaner takes to gain a segment.
+//! to be free included, are below half of the cleaner's low mark, so while the cleaner works and does not keep up, owes a
+//! delay: the share of that half that is missing, of what the cleaner takes to gain a segment.
 //! Writers then use up segments no faster than the cleaner gains them, and meet no empty pool. The debt is paid in pieces,
 //! by whoever writes next, holding nothing.
 
@@ -66,7 +66,7 @@ impl<I: Index + 'static> Engine<I> {
     pub(in crate::engine) fn pace(&self, has_rolled: bool) {
         let pace = &self.cleaner.pace;
         let free = self.space.soon_available();
-        let low = self.space.low_mark();
+        let low = self.space.low_mark().div_ceil(2);
         if free >= low || self.cleaner_thread.rests() {
             pace.debt_us.store(0, Ordering::Relaxed);
             return;

@@ -63,7 +63,7 @@ impl<I: Index + 'static> Engine<I> {
 
     /// A write waits for room, or no slot is left for the next one that needs a head, and that will be soon.
     fn is_pressed(&self) -> bool {
-        let is_soon = || 2 * self.oplog.cost_of_roll() <= self.space.geometry().segment_size_bytes;
+        let is_soon = || 8 * self.oplog.cost_of_roll() <= self.space.geometry().segment_size_bytes;
         let is_empty = || self.space.available(Purpose::Put) + self.space.growable_slots() == 0;
         self.options.background && (self.cleaner_thread.is_awaited() || (is_empty() && is_soon()))
     }
