@@ -237,11 +237,6 @@ impl Space {
         self.reserve.remove_head();
     }
 
-    /// So many survivor segments are open and take so many bytes; an empty one takes `capacity`.
-    pub fn note_survivors(&self, open: usize, room_bytes: u64, capacity: u64) {
-        self.reserve.note_survivors(open, room_bytes, capacity);
-    }
-
     /// Free slots that this purpose may take without growth.
     pub fn available(&self, purpose: Purpose) -> u32 {
         self.free_slots().saturating_sub(self.reserve.kept_from(purpose))

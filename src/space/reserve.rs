@@ -9,18 +9,18 @@
 //! first entry on. A new head is empty, and its backing is taken for it: what recovery leaves free is what cleaning and
 //! deletes had, however many logs there are.
 //!
-//! Puts, and nobody else, may have what is not needed while the store is open: what open survivor segments still take the
-//! cleaner need not get from the reserve; emptied segments that the next digest leaves out give back what whoever rolls
-//! for a put takes. In a small pool that is a fourth of what would be kept free otherwise. Puts never reach as deep as
-//! deletes, so what was lent is nothing that a full pool needs after a crash, or under a pin that holds emptied segments.
+//! Puts, and nobody else, may have what emptied segments that the next digest leaves out will give back: whoever rolls
+//! for a put writes that digest. They never reach as deep as deletes, so what was lent is nothing that a full pool needs
+//! after a crash, when the roll that is kept for it frees these segments, or under a pin that holds them. (What open
+//! survivor segments still take cannot be lent: after the next open they are sealed, and full pools refused deletes.)
 
 use crate::sync::{AtomicU32, Ordering};
 
 /// Free slots that recovery needs beyond one for each head that holds anything: it also replaces those that are empty,
 /// one after the other.
 const RECOVERY_SLOTS: u32 = 1;
-/// Empty segments that the cleaner may fill before it frees any.
-const SURVIVOR_SLOTS: u32 = 2;
+/// Empty segments that the cleaner may fill before it frees any, beside the one that is being filled.
+const SURVIVOR_SLOTS: u32 = 1;
 /// The head of the roll that ends a pass, so that its victims can be freed.
 const ROLL_SLOTS: u32 = 1;
 /// What deletes may fill while puts are refused: one, beside the segments that cleaning a full pool keeps in between, the
@@ -50,8 +50,6 @@ pub enum Purpose {
 pub(super) struct Reserve {
     /// Heads that recovery would have to replace by others that stay.
     backed_heads: AtomicU32,
-    /// What open survivor segments spare the cleaner: one that is open at all, and half a segment of room in them.
-    survivors: AtomicU32,
     /// Emptied segments on their way to be free.
     releasable: AtomicU32,
 }
@@ -70,12 +68,6 @@ impl Reserve {
 
     pub(super) fn backed_heads(&self) -> u32 {
         self.backed_heads.load(Ordering::Relaxed)
-    }
-
-    /// So many survivor segments are open, and take so many bytes; an empty one takes `capacity`.
-    pub(super) fn note_survivors(&self, open: usize, room_bytes: u64, capacity: u64) {
-        let spared = u32::from(open > 0) + u32::from(room_bytes >= capacity / 2);
-        self.survivors.store(spared, Ordering::Relaxed);
     }
 
     /// Segments are about to be free.
@@ -97,8 +89,7 @@ impl Reserve {
         let roll = RECOVERY_SLOTS + self.backed_heads();
         let survivor = roll + ROLL_SLOTS;
         let delete = survivor + SURVIVOR_SLOTS;
-        let lent = self.survivors.load(Ordering::Relaxed).saturating_add(self.releasable());
-        let put = delete + DELETE_SLOTS.saturating_sub(lent).max(1);
+        let put = delete + DELETE_SLOTS.saturating_sub(self.releasable()).max(1);
         match purpose {
             Purpose::Put => put,
             Purpose::Delete => delete,
@@ -118,25 +109,26 @@ mod tests {
 
     #[test]
     fn whoever_makes_room_reaches_deeper_than_what_needs_it() {
-        for (heads, open, room) in [(0, 0, 0), (1, 1, 0), (2, 1, 5), (2, 2, 100), (64, 3, 1000)] {
+        for (heads, releasable) in [(0, 0), (1, 0), (2, 1), (2, 5), (64, 1000)] {
             let reserve = Reserve::default();
             reserve.add_heads(heads);
-            reserve.note_survivors(open, room, 100);
-            reserve.add_releasable(room as u32);
+            reserve.add_releasable(releasable);
             let kept = ALL.map(|purpose| reserve.kept_from(purpose));
-            assert!(kept.windows(2).all(|pair| pair[0] < pair[1]), "{heads} heads, {open} open: {kept:?}");
+            assert!(
+                kept.windows(2).all(|pair| pair[0] < pair[1]),
+                "{heads} heads, {releasable} releasable: {kept:?}"
+            );
             assert!(kept[4] <= RESERVE_SLOTS + heads);
         }
     }
 
     /// Deletes had filled all that they may when the process died: no survivor segment is open any more, what was about to be
-    /// free is not, and each head took a slot.
+    /// free is not yet, and each head took a slot.
     #[test]
     fn what_recovery_leaves_free_is_enough_to_clean_whatever_was_lent() {
         for heads in [1, 2, 10, 64] {
             let reserve = Reserve::default();
             reserve.add_heads(heads);
-            reserve.note_survivors(2, 200, 100);
             reserve.add_releasable(9);
             let free = reserve.kept_from(Purpose::Delete) - heads;
             let after = Reserve::default();
@@ -149,20 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn puts_may_have_what_open_survivors_and_emptied_segments_spare_the_reserve() {
+    fn puts_may_have_what_emptied_segments_will_give_back() {
         let reserve = Reserve::default();
         reserve.add_heads(2);
-        let kept_from_puts = |open, room| {
-            reserve.note_survivors(open, room, 100);
-            reserve.kept_from(Purpose::Put)
-        };
         let most = RESERVE_SLOTS + 2;
-        let kept = [(0, 0), (2, 49), (2, 50)].map(|(open, room)| kept_from_puts(open, room));
-        assert_eq!(kept, [most, most - 1, most - 2]);
-        reserve.add_releasable(5);
-        assert_eq!(kept_from_puts(2, 50), most - 2, "one more than deletes at least");
-        assert_eq!(kept_from_puts(0, 0), most - 2);
-        reserve.take_releasable(4);
-        assert_eq!(kept_from_puts(0, 0), most - 1);
+        for (releasable, lent) in [(0, 0), (1, 1), (2, 2), (9, 2)] {
+            reserve.add_releasable(releasable);
+            assert_eq!(reserve.kept_from(Purpose::Put), most - lent, "{releasable} releasable");
+            reserve.take_releasable(releasable);
+        }
     }
 }

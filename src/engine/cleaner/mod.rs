@@ -186,7 +186,6 @@ impl<I: Index + 'static> Engine<I> {
             self.roll_for_release(&work)?;
         }
         self.release_what_waits(&mut work)?;
-        self.lend_room_in_survivors(&work);
         self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
         Ok(Pass { emptied, gained_bytes })
     }
@@ -195,12 +194,6 @@ impl<I: Index + 'static> Engine<I> {
     fn taken_bytes(&self, work: &Work) -> i64 {
         let room = self.room_in_survivors(work);
         (work.opened * self.space.geometry().segment_size_bytes) as i64 - room as i64
-    }
-
-    /// Puts may have what the open survivor segments spare the reserve.
-    fn lend_room_in_survivors(&self, work: &Work) {
-        let open = work.survivors.iter().flatten().count();
-        self.space.note_survivors(open, self.room_in_survivors(work), self.survivor_capacity());
     }
 
     /// Bytes that open survivor segments still take, about.

@@ -53,7 +53,6 @@ impl<I: Index + 'static> Engine<I> {
         let mut work = self.cleaner.work.lock();
         self.check_writable()?;
         let survivor_ended = self.end_idle_survivors(&mut work)?;
-        self.lend_room_in_survivors(&work);
         Ok(self.end_idle_heads(&work)? || survivor_ended)
     }
 
