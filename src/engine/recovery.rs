@@ -516,7 +516,7 @@ mod tests {
         }
         assert_eq!(
             (affordable_logs(of_64_mib), affordable_logs(of_128_mib), affordable_logs(20)),
-            (2, 10, 0)
+            (3, 11, 0)
         );
     }
 }
