@@ -23,7 +23,10 @@ mod rot {
 use crash::history::History;
 use crash::subject::{Subject, options};
 use crash::sweep::{LIMITS_CI, LIMITS_LONG, LIMITS_WIDE, Sweep};
-use flatkv::testing::format::{SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET};
+use flatkv::testing::format::{
+    Digest, SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET, SUPERBLOCK_BYTES, SegmentHeader, SegmentSeed,
+    SegmentSlot, SegmentState, StateWord, Superblock,
+};
 use flatkv::testing::sim::{Level, SimKind, SimMedia};
 use flatkv::testing::{self, CheckSite, Site};
 use flatkv::{CommitPolicy, Durability, Error, Result, Store, WriteBatch, WriteOptions};
@@ -394,7 +397,7 @@ fn killed_by_rot_of_a_survivor() -> Option<Kill> {
     while testing::clean_without_roll(&store.0).expect("the medium works") > 0 {}
     assert!(!store.0.stats_json().contains("\"entries_moved\":0,"), "an entry lies among dead ones");
     let writer = store.0.clone();
-    let rolls = move || (0..30_u8).for_each(|round| writer.put(b"other", &[round; 500]).expect("room"));
+    let rolls = move || (0..8_u8).for_each(|round| writer.put(b"other", &[round; 500]).expect("room"));
     std::thread::spawn(rolls).join().expect("the writer ends");
     let recording = media.power_off();
     let mut replay = recording.replay();
@@ -414,6 +417,40 @@ fn killed_by_rot_of_a_survivor() -> Option<Kill> {
         }
     }
     None
+}
+
+/// The list of segments in the head was replaced by one that lacks a segment, and has the checksum of nothing.
+fn killed_by_a_shorter_list() -> Option<Kill> {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
+    let store = Mutated::open(media.clone()).expect("creates");
+    store.0.put(b"kept", b"a value that is kept").expect("room");
+    (0..16_u8).for_each(|round| store.0.put(b"other", &[round; 500]).expect("room"));
+    store.0.close().expect("the medium works");
+    let mut image = media.view();
+    let at = image.windows(20).position(|bytes| bytes == b"a value that is kept").expect("it was written");
+    let slot_of = |at: usize| SegmentSlot(((at as u64 - HEAD_BYTES) / SEGMENT_BYTES) as u32);
+    let first: &[u8; SUPERBLOCK_BYTES] = image[..SUPERBLOCK_BYTES].try_into().expect("its length");
+    let uuid = Superblock::decode(first, 0).expect("whole").uuid;
+    let heads = (HEAD_BYTES as usize..image.len()).step_by(SEGMENT_BYTES as usize).filter(|start| {
+        let at = start + STATE_WORD_OFFSET as usize;
+        let word = u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes"));
+        StateWord::decode(word).is_some_and(|word| word.state == SegmentState::Active)
+    });
+    for start in heads.collect::<Vec<_>>() {
+        let header = SegmentHeader::decode(&image[start..], &uuid, slot_of(start)).expect("a head");
+        let body = start + SEGMENT_BODY_OFFSET as usize;
+        let seed = SegmentSeed::new(&uuid, header.id);
+        let (mut digest, _) = Digest::decode(&image[body..], seed, body as u64).expect("a list");
+        digest.entries.retain(|entry| entry.slot != slot_of(at));
+        let mut bytes = digest.encode(seed, body as u64);
+        bytes[0] ^= 1;
+        image[body..body + bytes.len()].copy_from_slice(&bytes);
+    }
+    let media = Arc::new(SimMedia::from_image(SimKind::Pm, &image, CAPACITY_BYTES));
+    match Mutated::open(media).and_then(|store| store.get(b"kept")) {
+        Err(Error::Corrupted { .. }) => None,
+        shown => Some(Kill { by: format!("a list of segments that lacks one: {shown:?}"), states: 1 }),
+    }
 }
 
 fn killed_by_rot(check: CheckSite, end: Instant) -> Option<Kill> {
@@ -444,7 +481,6 @@ fn killed_by_rot(check: CheckSite, end: Instant) -> Option<Kill> {
     let likely = match check {
         CheckSite::SegmentHeader => 0..STATE_WORD_OFFSET,
         CheckSite::StateWord => STATE_WORD_OFFSET..STATE_WORD_OFFSET + 8,
-        CheckSite::Digest => SEGMENT_BODY_OFFSET..2 * SEGMENT_BODY_OFFSET,
         _ => 0..0,
     };
     let is_likely =
@@ -482,6 +518,7 @@ fn kill(mutant: Mutant) -> Option<Kill> {
         Mutant::Check(check @ (CheckSite::Frame | CheckSite::Superblock)) => {
             killed_by_crashes(mutant, end).or_else(|| killed_by_rot(check, end))
         }
+        Mutant::Check(CheckSite::Digest) => killed_by_a_shorter_list(),
         Mutant::Check(check @ CheckSite::ClosedEnds) => killed_by_an_earlier_close(check),
         Mutant::Check(check) => killed_by_rot(check, end),
     };
@@ -528,6 +565,7 @@ fn nothing_is_noticed_where_nothing_is_left_out() {
     assert!(killed_by_refused_blob().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_second_writer().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_half_a_batch().is_none_or(|kill| panic!("{}", kill.by)));
+    assert!(killed_by_a_shorter_list().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_rot_of_a_survivor().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_rot_behind_a_mark().is_none_or(|kill| panic!("{}", kill.by)));
     let lines = ["pm:kill,kill,roll@2", "pm:os,idle", "pm-new-device:"].map(String::from);

@@ -253,14 +253,15 @@ impl<'a> Work<'a> {
     }
 
     fn put_async(&mut self, store: &Store) -> Checked<()> {
-        let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+        let mut accepted = Vec::new();
         for number in [2, 3, 4] {
             let bytes = self.model.value(SMALL_BYTES);
             let ticket = store.put_async(&key(number), &bytes);
             match ticket {
                 Ok(ticket) => accepted.push((ticket, vec![(number, Some(bytes))])),
-                // Judged below: what was accepted before may be visible already, or not yet.
-                Err(error) => refused.push(error),
+                Err(error) if accepted.is_empty() => self.failed(store, "put_async", error, None)?,
+                // What was accepted before may be visible already, or not yet: values are compared later.
+                Err(error) => self.judge("put_async", &Err(error), store.health().is_err())?,
             }
         }
         for (ticket, changes) in accepted {
@@ -269,7 +270,7 @@ impl<'a> Work<'a> {
                 Err(error) => self.failed(store, "wait", error, Some(changes))?,
             }
         }
-        refused.into_iter().try_for_each(|error| self.failed(store, "put_async", error, None))
+        Ok(())
     }
 
     fn write(&mut self, store: &Store, what: &str, changes: Vec<Change>, os: bool) -> Checked<()> {
