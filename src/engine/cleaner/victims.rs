@@ -89,7 +89,7 @@ struct Candidate {
 }
 
 /// A segment is worth emptying if this share of a survivor segment is gained.
-const WORTH_SHARE: u64 = 64;
+const WORTH_SHARE: u64 = 256;
 
 /// Most bytes that what counts in a segment takes once it is moved: its share of the filter included, and that the last
 /// entry may not fit the survivor segment that the others went to.
