@@ -260,11 +260,6 @@ impl LogState {
         }
     }
 
-    /// The head was opened where none was backed: it is not, either.
-    pub(super) fn head_is_new(&mut self) {
-        self.head.as_mut().expect("it was just opened").mark_unbacked();
-    }
-
     /// True if recovery would have to replace the head by one that stays.
     pub fn has_backed_head(&self) -> bool {
         self.head.as_ref().is_some_and(|head| !head.unbacked)

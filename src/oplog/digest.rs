@@ -142,7 +142,7 @@ impl OpLog {
             Some(slot) => slot,
             None => self.space.take_slot(purpose)?,
         };
-        let (new, digest) = match self.open_head(state, slot, &[]) {
+        let (mut new, digest) = match self.open_head(state, slot, &[]) {
             Ok(opened) => opened,
             Err(error @ Error::Unsupported(_)) => return Err(error),
             Err(error) => return Err(self.poison_with(error)),
@@ -156,11 +156,10 @@ impl OpLog {
             return Err(self.poison_with(error));
         }
         self.all_durable(state);
-        let is_backed = state.has_backed_head();
-        state.replace_head(new);
-        if !is_backed {
-            state.head_is_new();
+        if !state.has_backed_head() {
+            new.mark_unbacked();
         }
+        state.replace_head(new);
         self.ruling_digest.fetch_max(digest, Ordering::AcqRel);
         self.rolls.fetch_add(1, Ordering::Relaxed);
         if let Some(notify) = self.on_roll.get() {
