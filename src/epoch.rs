@@ -18,6 +18,14 @@ pub fn retire(guard: &Guard, free: impl FnOnce() + Send + 'static) {
     guard.defer(free);
 }
 
+/// Pins after which what was retired before them is free, if nobody else is pinned.
+const GRACE_ROUNDS: usize = 8;
+
+/// Brings the end of grace periods about: nobody but those who pin moves the clock, and they do so seldom.
+pub fn help_grace_period() {
+    (0..GRACE_ROUNDS).for_each(|_| pin().flush());
+}
+
 /// A thread that writes, or one that did and whose record the next new thread uses. Never freed: there are as many as
 /// threads wrote at once.
 #[repr(align(64))]

@@ -1,7 +1,11 @@
 //! Stores on simulated media, for crash tests (feature `sim`). Not part of the stable interface.
 
+#[cfg(all(test, feature = "sim"))]
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::format::HolderRecord;
+#[cfg(all(test, feature = "sim"))]
+use crate::index::hash::HashIndex;
 use crate::options::Options;
 use crate::store::Store;
 use crate::sync::Arc;
@@ -46,6 +50,20 @@ pub fn with_survivor_streams(mut options: Options, streams: usize) -> Options {
     options
 }
 
+/// The engine of a new pool of `bytes` that grows as it needs to, with its threads or without.
+#[cfg(all(test, feature = "sim"))]
+pub(crate) fn engine(bytes: u64, background: bool) -> Arc<Engine<HashIndex>> {
+    let mut options = options();
+    options.background = background;
+    let media = Arc::new(sim::SimMedia::new(sim::SimKind::Pm, bytes));
+    Engine::open(media, true, options, &holder(), HashIndex::with_expected).expect("a fresh pool")
+}
+
+/// The same in every run: a simulation depends on nothing but its seed.
+fn holder() -> HolderRecord {
+    HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] }
+}
+
 /// Opens the pool on `media`, formatting it if the medium is empty.
 ///
 /// # Errors
@@ -53,9 +71,7 @@ pub fn with_survivor_streams(mut options: Options, streams: usize) -> Options {
 pub fn open_on(media: Arc<dyn Media>, options: Options) -> Result<Store> {
     options.validate()?;
     let is_new = media.len_bytes() == 0;
-    // The same in every run: a simulation depends on nothing but its seed.
-    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
-    Store::open_on(media, is_new, options, &holder)
+    Store::open_on(media, is_new, options, &holder())
 }
 
 /// Proves the newest frames of all logs durable, as happens when they are idle.

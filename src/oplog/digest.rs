@@ -182,20 +182,20 @@ impl OpLog {
     }
 
     /// Rolls the log whose head is fullest, for the sake of the digest: what is releasable is then left out. Nothing is
-    /// done if the digest of another roll did that since `listed_by`.
+    /// done, and the answer is false, if the digest of another roll did that since `listed_by`.
     ///
     /// # Errors
     /// As [`OpLog::place`].
-    pub fn roll_for_digest(&self, listed_by: u64) -> Result<()> {
+    pub fn roll_for_digest(&self, listed_by: u64) -> Result<bool> {
         self.check_poison()?;
         let mut state = self.lock(self.fullest_log());
         if self.ruling_digest() > listed_by || state.is_closed() {
-            return Ok(());
+            return Ok(false);
         }
         self.roll(&mut state, Purpose::Roll)?;
         // The slot came out of the reserve: it is not for puts that the pool has no room for.
         state.back_before_use(&self.space);
-        Ok(())
+        Ok(true)
     }
 
     /// Ends the head of a log that nobody writes to: it keeps what is wanted elsewhere. False if there is no slot for another.

@@ -40,9 +40,6 @@ use crate::space::table::SlotState;
 use crate::types::{Addr, MediaRange, SegmentSlot, Seq};
 use std::collections::BTreeMap;
 
-/// Pins after which what was retired before them is free, if nobody else is pinned.
-const GRACE_ROUNDS: usize = 4;
-
 /// Stream of survivors for entries that find no room in any that is open.
 const OWNERS_STREAM: usize = 0;
 
@@ -81,9 +78,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         let before = self.extents.usage().segment_bytes;
         self.evacuate(work, sparse.into_iter().collect())?;
-        if self.options.background {
-            (0..GRACE_ROUNDS).for_each(|_| epoch::pin().flush());
-        }
+        self.help_grace_period();
         let now = self.extents.usage().segment_bytes;
         Ok((now.saturating_sub(before) / self.space.geometry().segment_size_bytes) as usize)
     }

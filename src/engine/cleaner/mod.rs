@@ -60,6 +60,8 @@ struct Work {
     stamp: Seq,
     /// Survivor segments opened since the store was.
     opened: u64,
+    /// What rolls for the sake of the digest cost since the last pass ended.
+    rolled_bytes: u64,
     /// Victims on their way to be free.
     releasing: Vec<Released>,
     tombstones: Tombstones,
@@ -71,7 +73,7 @@ struct Work {
 pub struct Pass {
     /// Segments that nothing counts in any more.
     pub emptied: usize,
-    /// Their bytes, less those of survivors and what a forced roll costs: how well the choice of victims guessed.
+    /// Their bytes, less those of survivors and what forced rolls cost: how well the choice of victims guessed.
     gained_bytes: i64,
 }
 
@@ -182,10 +184,10 @@ impl<I: Index + 'static> Engine<I> {
         let mut gained_bytes = emptied as i64 * self.space.geometry().segment_size_bytes as i64;
         gained_bytes -= self.taken_bytes(&work) - before;
         if aim.ends_with_roll() && !work.releasing.is_empty() {
-            gained_bytes -= self.oplog.cost_of_roll() as i64;
-            self.roll_for_release(&work)?;
+            self.roll_for_release(&mut work)?;
         }
         self.release_what_waits(&mut work)?;
+        gained_bytes -= std::mem::take(&mut work.rolled_bytes) as i64;
         self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
         Ok(Pass { emptied, gained_bytes })
     }
@@ -209,7 +211,10 @@ impl<I: Index + 'static> Engine<I> {
         let ruling = self.oplog.ruling_digest();
         let waits = work.releasing.iter().any(|released| released.is_listed_before(ruling));
         // Extents of dead values, too.
-        self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        if self.extents.usage().retired_bytes > 0 {
+            self.help_grace_period();
+            self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        }
         Ok(waits || self.extents.usage().retired_bytes > 0)
     }
 

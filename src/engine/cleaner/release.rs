@@ -20,9 +20,6 @@ pub(super) struct Released {
     unseen: Arc<AtomicBool>,
 }
 
-/// Pins after which what was retired before them is free, if nobody else is pinned.
-const GRACE_ROUNDS: usize = 4;
-
 impl Released {
     /// True if no digest can list it any more.
     pub(super) fn is_listed_before(&self, ruling: u64) -> bool {
@@ -85,13 +82,16 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Writes a digest that leaves out what is releasable, unless one was written since.
-    pub(super) fn roll_for_release(&self, work: &Work) -> Result<()> {
+    pub(super) fn roll_for_release(&self, work: &mut Work) -> Result<()> {
         let newest = work.releasing.iter().map(|released| released.listed_by).max().unwrap_or(0);
+        let cost = self.oplog.cost_of_roll();
         match self.oplog.roll_for_digest(newest) {
+            Ok(true) => work.rolled_bytes += cost,
             // The next roll of a writer does it.
-            Err(Error::NoSpace { .. } | Error::Unsupported(_)) => Ok(()),
-            result => result,
+            Ok(false) | Err(Error::NoSpace { .. } | Error::Unsupported(_)) => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     /// Frees what no digest lists, no reader sees and no pin holds.
@@ -99,9 +99,7 @@ impl<I: Index + 'static> Engine<I> {
         if work.releasing.is_empty() {
             return Ok(());
         }
-        if self.options.background {
-            (0..GRACE_ROUNDS).for_each(|_| epoch::pin().flush());
-        }
+        self.help_grace_period();
         let ruling = self.oplog.ruling_digest();
         let table = self.space.table();
         let is_settled = |released: &Released| {

@@ -2,9 +2,7 @@
 
 use super::*;
 use crate::engine::commit::Terms;
-use crate::format::{Filter, HolderRecord, OpKind, OpSpec};
-use crate::index::hash::HashIndex;
-use crate::media::sim::{SimKind, SimMedia};
+use crate::format::{Filter, OpKind, OpSpec};
 use crate::oplog::append::WriteMode;
 use crate::options::WriteOptions;
 use crate::space::Purpose;
@@ -28,11 +26,7 @@ fn the_thread_says_that_it_sleeps_a_round_before_it_does() {
 /// A write that did not see the thread asleep, though it was on its way there, had its mark only after the sleep.
 #[test]
 fn a_write_that_meets_the_thread_on_its_way_to_sleep_is_marked_in_time() {
-    let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
-    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
-    let mut options = crate::testing::options();
-    options.background = true;
-    let engine = Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh pool");
+    let engine = crate::testing::engine(1 << 20, true);
     let is_asleep = || engine.housekeeper.shared.calls.load(Ordering::Relaxed) & ASLEEP != 0;
     // A busy machine may let this thread miss the round: once in a few is enough, and without it there is none.
     let was_in_time = (0..5).any(|_| {

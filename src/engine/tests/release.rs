@@ -1,9 +1,7 @@
 //! When what was emptied becomes free.
 
 use super::*;
-use crate::format::HolderRecord;
 use crate::index::hash::HashIndex;
-use crate::media::sim::{SimKind, SimMedia};
 use crate::options::WriteOptions;
 
 /// Digests that a pass over many victims writes.
@@ -22,15 +20,25 @@ fn digests_of_a_pass(engine: &Engine<HashIndex>) -> u64 {
 /// another pass: twice as long as need be.
 #[test]
 fn a_write_that_waits_is_let_go_in_the_middle_of_a_pass() {
-    let media = Arc::new(SimMedia::new(SimKind::Pm, 4 << 20));
-    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
-    let mut options = crate::testing::options();
-    options.background = true;
-    let engine = Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh pool");
+    let engine = crate::testing::engine(4 << 20, true);
     // Only this test cleans.
     engine.stop_cleaning();
     assert_eq!(digests_of_a_pass(&engine), 1, "nobody waits: one at the end");
     engine.cleaner_thread.pretend_waiter();
     assert!(digests_of_a_pass(&engine) > 1, "more than the one at the end");
+    engine.let_go();
+}
+
+/// Nobody helped the grace period of what the waiting thread itself had made dead, so it waited until it timed out.
+#[test]
+fn extents_that_nobody_reads_come_free_while_a_write_waits() {
+    let engine = crate::testing::engine(512 << 10, true);
+    let options = WriteOptions::default();
+    engine.put(&options, b"large", &[7; 3000]).expect("room");
+    assert!(engine.delete(&options, b"large").expect("room"), "it was there");
+    assert!(engine.extents.usage().retired_bytes > 0, "the delete is not a grace period ago");
+    // As the cleaner's thread looks while a write waits.
+    assert!(!engine.settle_releases().expect("sound"), "nothing is waited for");
+    assert_eq!(engine.extents.usage().retired_bytes, 0);
     engine.let_go();
 }

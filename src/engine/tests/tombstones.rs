@@ -1,20 +1,12 @@
 //! How far the walk for older values goes at a time.
 
-use super::*;
 use crate::engine::cleaner::Aim;
-use crate::format::HolderRecord;
-use crate::index::hash::HashIndex;
-use crate::media::sim::{SimKind, SimMedia};
 use crate::options::WriteOptions;
-use crate::sync::Arc;
 
 /// It walked the whole log within a pass, and a write that waited for room waited for that.
 #[test]
 fn a_pass_walks_a_few_segments_and_the_next_one_goes_on() {
-    let media = Arc::new(SimMedia::new(SimKind::Pm, 512 << 10));
-    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
-    let engine = Engine::open(media, true, crate::testing::options(), &holder, HashIndex::with_expected)
-        .expect("a fresh pool");
+    let engine = crate::testing::engine(512 << 10, false);
     // The pool grows as it likes, and nobody cleans yet.
     engine.stop_cleaning();
     let options = WriteOptions::default();
