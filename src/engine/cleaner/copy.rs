@@ -81,7 +81,9 @@ impl<I: Index + 'static> Engine<I> {
         let geometry = self.space.geometry();
         for group in (0..moves.get().len()).step_by(RELOCATE_GROUP) {
             let _guard = epoch::pin();
-            for number in group..moves.get().len().min(group + RELOCATE_GROUP) {
+            let group = group..moves.get().len().min(group + RELOCATE_GROUP);
+            moves.get()[group.clone()].iter().for_each(|one| self.index.prefetch(one.hash));
+            for number in group {
                 let one = moves.as_ref().map(|moves| &moves[number]);
                 let Move { victim, at, hash, to, to_bytes } = *one.get();
                 let victim = &victims[*victim];

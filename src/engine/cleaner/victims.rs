@@ -15,6 +15,8 @@ use crate::space::Purpose;
 use crate::space::table::{SlotInfo, SlotState};
 use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
 
+/// Entries that are looked up together: their lines are on their way at the same time.
+const LOOKUP_GROUP: usize = 64;
 /// What an entry of a log head grows by when it is moved, about: distance, age, and what alignment makes of them.
 const MOVED_GROWTH_BYTES: u64 = 8;
 /// Victims of a pass in a small pool; in a large one a share of its slots.
@@ -65,6 +67,14 @@ pub(super) struct Live {
     pub(super) at: u32,
     pub(super) hash: u64,
     pub(super) seq: Seq,
+}
+
+/// Entries of a segment.
+#[derive(Default)]
+struct Entries<'a> {
+    live: Vec<Live>,
+    /// What the index was not asked about yet, but for its memory.
+    unsure: Vec<(Key<'a>, Live)>,
 }
 
 /// A segment whose bytes verified, and what in it counts.
@@ -294,7 +304,7 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Walks the segment; false if any of it does not verify.
     fn sort_out(&self, victim: &mut Victim) -> bool {
-        let (mut live, mut commits) = (Vec::new(), Vec::new());
+        let (mut entries, mut commits) = (Entries::default(), Vec::new());
         let base = self.space.geometry().offset_of(victim.slot);
         let seed = self.space.table().slot(victim.slot).seed();
         let bytes = self.bytes_of(victim);
@@ -303,7 +313,7 @@ impl<I: Index + 'static> Engine<I> {
         SegmentBytes::new(bytes, base, seed).walk(start, end, |piece| match piece {
             Piece::Frame { at, header, frame } => match header.kind {
                 FrameKind::Ops | FrameKind::Batch | FrameKind::BatchPart | FrameKind::Survivor => {
-                    is_whole &= self.find_live_in(base, at, &header, frame, &mut live);
+                    is_whole &= self.find_live_in(base, at, &header, frame, &mut entries);
                 }
                 FrameKind::BatchCommit => {
                     let record = CommitRecord::decode(&frame[FRAME_HEADER_BYTES..]);
@@ -314,31 +324,43 @@ impl<I: Index + 'static> Engine<I> {
             },
             Piece::Repaired { .. } | Piece::Damage { .. } => is_whole = false,
         });
-        victim.live = live;
+        self.sort_out_unsure(base, &mut entries);
+        victim.live = entries.live;
         victim.commits = commits;
         is_whole
     }
 
-    fn find_live_in(
+    /// False if the frame does not hold what its header says.
+    fn find_live_in<'a>(
         &self,
         base: u64,
         at: u32,
         header: &FrameHeader,
-        frame: &[u8],
-        live: &mut Vec<Live>,
+        frame: &'a [u8],
+        entries: &mut Entries<'a>,
     ) -> bool {
-        let _guard = crate::epoch::pin();
         let mut seen = 0;
         for (op_at, op) in Ops::new(frame, header) {
             let Some(seq) = op.seq(header) else { return false };
             seen += 1;
-            let key: Key<'_> = self.key(op.key());
-            let at = at + op_at;
-            let here = Addr::from_offset(base + u64::from(at));
-            if self.index.get(key, |addr| (addr == here).then_some(())).is_some() {
-                live.push(Live { at, hash: key.hash, seq });
+            let key = self.key(op.key());
+            self.index.prefetch(key.hash);
+            entries.unsure.push((key, Live { at: at + op_at, hash: key.hash, seq }));
+            if entries.unsure.len() == LOOKUP_GROUP {
+                self.sort_out_unsure(base, entries);
             }
         }
         seen == header.op_count
+    }
+
+    /// Asks the index which entries count.
+    fn sort_out_unsure(&self, base: u64, entries: &mut Entries<'_>) {
+        let _guard = crate::epoch::pin();
+        for (key, entry) in entries.unsure.drain(..) {
+            let here = Addr::from_offset(base + u64::from(entry.at));
+            if self.index.get(key, |addr| (addr == here).then_some(())).is_some() {
+                entries.live.push(entry);
+            }
+        }
     }
 }
