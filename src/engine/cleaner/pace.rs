@@ -1,8 +1,8 @@
 //! Writers are slowed before they would have to stop. A write that rolled a head while slots for new data, those on their way
 //! to be free included, are below half of the cleaner's low mark, so while the cleaner works and does not keep up, owes a
-//! delay: the share of that half that is missing, of what the cleaner takes to gain a segment.
-//! Writers then use up segments no faster than the cleaner gains them, and meet no empty pool. The debt is paid in pieces,
-//! by whoever writes next, holding nothing.
+//! delay: the share of that half that is missing, of half of what the cleaner takes to gain a segment.
+//! Writers then use up segments hardly faster than the cleaner gains them. The debt is paid in pieces, by whoever writes next,
+//! holding nothing.
 
 use super::super::Engine;
 use super::CleanerCounters;
@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 /// Longest delay of one write.
 const DELAY_US_MAX: u64 = 2_000;
-/// With half of what there should be a roll costs what a segment costs the cleaner, so with none twice that.
-const AT_NONE: u64 = 2;
+/// With no slot left a roll costs this share of what a segment costs the cleaner: to fill it takes the writer the rest. With
+/// more the cleaner waited for the writers it had slowed.
+const SHARE_AT_NONE: u64 = 2;
 /// Of the newest measurement this share goes into the mean.
 const NEW_SHARE: u64 = 4;
 /// A cleaner that gains next to nothing must not stop the writers: they wait for room when there is none.
@@ -46,7 +47,7 @@ impl Pace {
     fn add_debt(&self, free: u32, low: u32) {
         let segment_us = self.segment_us.load(Ordering::Relaxed);
         let missing = u64::from(low.saturating_sub(free));
-        let debt = AT_NONE * segment_us * missing / u64::from(low.max(1));
+        let debt = segment_us * missing / (SHARE_AT_NONE * u64::from(low.max(1)));
         self.debt_us.fetch_add(debt, Ordering::Relaxed);
     }
 
@@ -93,15 +94,15 @@ mod tests {
     #[test]
     fn a_debt_is_the_missing_share_and_is_paid_in_pieces() {
         let pace = Pace::default();
-        pace.segment_us.store(3_000, Ordering::Relaxed);
         pace.add_debt(8, 8);
         assert_eq!(pace.take_piece(), (Duration::ZERO, false));
+        pace.segment_us.store(12_000, Ordering::Relaxed);
         pace.add_debt(4, 8);
         assert_eq!(pace.take_piece(), (Duration::from_micros(2_000), true));
         assert_eq!(pace.take_piece(), (Duration::from_micros(1_000), false));
         assert_eq!(pace.take_piece(), (Duration::ZERO, false));
         pace.add_debt(0, 8);
-        assert_eq!(pace.debt_us.load(Ordering::Relaxed), 6_000, "with no slot left twice a segment's time");
+        assert_eq!(pace.debt_us.load(Ordering::Relaxed), 6_000, "with no slot left half a segment's time");
     }
 
     #[test]
@@ -119,18 +120,9 @@ mod tests {
     #[cfg(feature = "sim")]
     #[test]
     fn writers_are_slowed_while_slots_are_few_and_not_before() {
-        use crate::index::hash::HashIndex;
-        use crate::media::sim::{SimKind, SimMedia};
         use crate::options::WriteOptions;
-        use crate::sync::Arc;
 
-        let media = Arc::new(SimMedia::new(SimKind::Pm, 512 << 10));
-        let holder =
-            crate::format::HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
-        let mut options = crate::testing::options();
-        options.background = true;
-        let engine =
-            Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh pool");
+        let engine = crate::testing::engine(512 << 10, true);
         let pace = &engine.cleaner.pace;
         let held_up = engine.cleaner.work.lock();
         pace.segment_us.store(1_000, Ordering::Relaxed);
