@@ -7,7 +7,8 @@
 //! round without waiting is claimed in US patent 11,269,772; here followers wait, and asynchronous writers do not race for a lock.
 //!
 //! Invariants:
-//!   - a thread always uses the lane of its own number, so its writes are in one log and in order
+//!   - a thread uses the lane of its own number, so its writes are in one log and in order; but for deletes from a full
+//!     pool, whose stamps alone say what they delete
 //!   - what is staged goes into the log before anything that comes later to the same lane
 //!   - a group fits an empty segment, so it needs one roll at most
 
@@ -123,7 +124,8 @@ struct Group {
     asynchronous: Vec<(usize, u32)>,
     async_bytes: u64,
     first_ticket: Option<u64>,
-    spare: Option<SegmentSlot>,
+    /// Claimed when the first write was accepted: for a roll, and to back the log's first head.
+    spares: Vec<SegmentSlot>,
 }
 
 /// A group that its leader took out of the stage: nobody else can finish it. If the leader panics, those who wait for it
@@ -199,18 +201,52 @@ impl Committer {
         above: impl FnOnce() -> Seq,
     ) -> Result<Publishable<Written>> {
         let lane = self.home_lane();
-        if self.policy != CommitPolicy::Grouped {
-            let state = match self.policy {
-                CommitPolicy::Lone => Some(self.oplog.lock(lane)),
-                _ => self.try_alone(lane),
-            };
-            if let Some(mut state) = state {
-                self.lead_locked(lane, &mut state, sink);
-                return self.submit_alone(&mut state, op, hash, terms, above);
-            }
+        if let Some((lane, mut state)) = self.lock_alone(lane, terms.purpose) {
+            self.lead_locked(lane, &mut state, sink);
+            return self.submit_alone(&mut state, op, hash, terms, above);
         }
         let terms = Terms { above: terms.above.max(above()), ..*terms };
         self.submit_grouped(lane, sink, op, hash, &terms)
+    }
+
+    /// A log to write to alone, and its lane, if the policy has writers do so: the own one if nobody uses it.
+    #[inline]
+    fn lock_alone(
+        &self,
+        lane: usize,
+        purpose: Purpose,
+    ) -> Option<(usize, parking_lot::MutexGuard<'_, LogState>)> {
+        let state = match self.policy {
+            CommitPolicy::Lone => Some(self.oplog.lock(lane)),
+            CommitPolicy::Grouped => None,
+            CommitPolicy::Auto => self.try_alone(lane),
+        }?;
+        if purpose == Purpose::Delete && !state.has_backed_head() {
+            return Some(self.lock_with_head(lane, state));
+        }
+        Some((lane, state))
+    }
+
+    /// The first entry of a log takes two slots, its head and one that backs that. A delete from a full pool goes to a log
+    /// that has a head instead, if it may not take as many.
+    #[cold]
+    fn lock_with_head<'a>(
+        &'a self,
+        lane: usize,
+        own: parking_lot::MutexGuard<'a, LogState>,
+    ) -> (usize, parking_lot::MutexGuard<'a, LogState>) {
+        if self.oplog.space().available(Purpose::Delete) >= 2 {
+            return (lane, own);
+        }
+        // Nobody holds two logs.
+        drop(own);
+        for other in (0..self.lanes.len()).filter(|other| *other != lane) {
+            let state = self.oplog.lock(other);
+            if state.has_backed_head() {
+                return (other, state);
+            }
+        }
+        (lane, self.oplog.lock(lane))
     }
 
     /// The log, if nobody uses it and nothing is staged for it. Where something is, a writer joins it: alone it would drain
@@ -366,9 +402,7 @@ impl Committer {
         terms: &Terms,
     ) -> Result<Publishable<Placed>> {
         let lane = self.home_lane();
-        if self.policy != CommitPolicy::Grouped
-            && let Some(mut state) = self.try_alone(lane)
-        {
+        if let Some((lane, mut state)) = self.lock_alone(lane, terms.purpose) {
             self.lead_locked(lane, &mut state, sink);
             return self.write_alone(&mut state, &mut frame, &hashes, terms);
         }
@@ -405,7 +439,7 @@ impl Committer {
         self.oplog.check_poison()?;
         let bytes = encoded_len_max(op.key.len(), op.value.len());
         let result = self.stage_op(lane, sink, op, hash, terms, false, |group, frame, op_at| {
-            let is_first = self.accept_async(group)?;
+            let is_first = self.accept_async(lane, group)?;
             group.asynchronous.push((frame, op_at));
             Ok((group.note_ticket(self.tickets.issue(lane, bytes), bytes), is_first))
         });
@@ -429,7 +463,7 @@ impl Committer {
         let (need, entries) = (padded(frame.len_bytes()), hashes.len() as u64);
         let mut stage = self.room_in_group(lane, sink, need, entries)?;
         let group = stage.get_or_insert_with(Group::default);
-        let is_first = self.accept_async(group)?;
+        let is_first = self.accept_async(lane, group)?;
         let at = group.frames.len();
         group.asynchronous.extend(frame.op_offsets().map(|op_at| (at, op_at)));
         group.frames.push(StagedFrame { frame, hashes, above: terms.above, purpose: terms.purpose });
@@ -439,12 +473,14 @@ impl Committer {
         Ok((ticket, is_first))
     }
 
-    /// Claims the slot that a group of accepted writes may need. True if the group had none yet.
-    fn accept_async(&self, group: &mut Group) -> Result<bool> {
-        if group.spare.is_some() {
+    /// Claims the slots that a group of accepted writes may need. True if the group had none yet.
+    fn accept_async(&self, lane: usize, group: &mut Group) -> Result<bool> {
+        if !group.spares.is_empty() {
             return Ok(false);
         }
-        group.spare = Some(self.oplog.space().take_slot(Purpose::Put)?);
+        // Whoever holds the log is rolling it, perhaps.
+        let needed = self.oplog.try_lock(lane).map_or(2, |state| state.slots_for_a_group());
+        group.spares = self.oplog.space().take_slots(needed, Purpose::Put)?;
         Ok(true)
     }
 
@@ -486,11 +522,10 @@ impl Committer {
         let Some(group) = group else { return };
         let mut taken = Taken { committer: self, lane, group, is_finished: false };
         let group = &mut taken.group;
-        state.spare = group.spare.take();
+        state.spare = group.spares.pop();
         let placed = self.place_group(state, group);
-        if let Some(unused) = state.spare.take() {
-            self.oplog.space().return_slot(unused);
-        }
+        let unused = state.spare.take().into_iter().chain(group.spares.drain(..));
+        unused.for_each(|slot| self.oplog.space().return_slot(slot));
         let outcome = if group.sync { self.commit_group(state, placed) } else { Outcome::Os(placed) };
         self.finish_async(lane, group, &outcome, sink);
         group.done.set(outcome);

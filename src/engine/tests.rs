@@ -31,16 +31,20 @@ fn opened_on(media: Arc<SimMedia>, is_new: bool) -> Arc<Engine<HashIndex>> {
 
 /// Runs `f` on a thread whose home is the other log.
 fn on_the_other_log(f: impl Fn() + Sync) {
-    let here = thread_number() % 2;
+    on_log(1 - thread_number() % 2, 2, f);
+}
+
+/// Runs `f` on a thread whose home is this one of `logs` logs.
+fn on_log(log: usize, logs: usize, f: impl Fn() + Sync) {
     let mut done = false;
     while !done {
         std::thread::scope(|scope| {
             let ran = scope.spawn(|| {
-                let is_other = thread_number() % 2 != here;
-                if is_other {
+                let is_home = thread_number() % logs == log;
+                if is_home {
                     f();
                 }
-                is_other
+                is_home
             });
             done = ran.join().expect("the other thread ends");
         });
@@ -201,4 +205,68 @@ fn a_simulated_pool_is_the_same_in_every_run_of_one_seed() {
     };
     assert!(image(1) == image(1), "two runs differ");
     assert!(image(1) != image(2), "the seed is not used");
+}
+
+/// A pool of a few segments with these logs. Only the one that was opened with the pool was written to, until no more than
+/// `left` slots are there for new data; what was written.
+fn almost_full_engine(logs: usize, left: u32) -> (Arc<Engine<HashIndex>>, Vec<u32>) {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
+    let slots = 40;
+    let quota = 8192 + u64::from(slots) * 4096;
+    let options = testing::with_logs(testing::options(), logs).max_bytes(quota);
+    let engine = Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh pool");
+    let room = || engine.space.available(Purpose::Put) + slots - engine.space.allocated_slots();
+    let written = std::sync::Mutex::new(Vec::new());
+    on_log(0, logs, || {
+        for i in 0_u32.. {
+            let is_enough = left > 0 && room() <= left;
+            if is_enough || engine.put(&WriteOptions::new(), &i.to_ne_bytes(), &[7; 200]).is_err() {
+                break;
+            }
+            written.lock().expect("no panic").push(i);
+        }
+    });
+    assert!(room() <= left);
+    (engine, written.into_inner().expect("no panic"))
+}
+
+/// The slot that was claimed when the write was accepted became the head, and nothing was left that backs it: the store was
+/// poisoned.
+#[test]
+fn an_accepted_write_to_a_log_without_a_head_finds_the_slots_that_it_takes() {
+    let accepted = std::sync::Mutex::new(0);
+    for left in 0..4 {
+        let (engine, _) = almost_full_engine(2, left);
+        on_log(1, 2, || {
+            let ticket = match engine.put_async(b"key", b"value") {
+                Ok(ticket) => ticket,
+                Err(error) => return assert!(matches!(error, Error::NoSpace { .. }), "{error}"),
+            };
+            *accepted.lock().expect("no panic") += 1;
+            // Others take what is left.
+            on_log(0, 2, || {
+                while engine.put(&WriteOptions::new(), &[left as u8; 9], &[7; 200]).is_ok()
+                    && engine.space.available(Purpose::Put) > 0
+                {}
+            });
+            engine.wait(ticket).unwrap_or_else(|error| panic!("{left} slots were left: {error}"));
+            assert_eq!(engine.get(b"key").expect("sound"), Some(b"value".to_vec()));
+        });
+        engine.sync().unwrap_or_else(|error| panic!("{left} slots were left: {error}"));
+    }
+    assert!(*accepted.lock().expect("no panic") > 0, "with more than one slot left it is accepted");
+}
+
+/// A log without a head takes two slots for its first entry, and deletes had no more than that between them.
+#[test]
+fn a_full_pool_takes_deletes_from_a_thread_whose_log_has_no_head() {
+    let (engine, written) = almost_full_engine(4, 0);
+    for (i, key) in written.iter().enumerate() {
+        on_log(3 - i % 4, 4, || {
+            let was_there = engine.delete(&WriteOptions::new(), &key.to_ne_bytes());
+            assert!(was_there.unwrap_or_else(|error| panic!("delete {i}: {error}")));
+        });
+    }
+    engine.put(&WriteOptions::new(), b"key", b"value").expect("room again");
 }

@@ -328,8 +328,9 @@ impl<I: Index + 'static> Engine<I> {
         terms: &Terms,
     ) -> Result<Vec<Written>> {
         let counts = self.split_into_parts(entries)?;
-        // Each part may need a head of its own, and so may the commit.
-        let mut slots = self.space.take_slots(counts.len() + 1, terms.purpose)?;
+        // Each part may need a head of its own, and so may the commit; and the log's first head a slot that backs it.
+        let needed = counts.len() + 1 + usize::from(!state.has_backed_head());
+        let mut slots = self.space.take_slots(needed, terms.purpose)?;
         let written = self.place_parts(oplog, state, entries, &counts, terms, &mut slots);
         slots.into_iter().chain(state.spare.take()).for_each(|slot| self.space.return_slot(slot));
         written

@@ -265,6 +265,13 @@ impl LogState {
         self.head.as_ref().is_some_and(|head| !head.unbacked)
     }
 
+    /// Slots that a group of writes may take: a roll's, and one that backs a head if none is backed. A head without a frame
+    /// takes the whole group.
+    pub fn slots_for_a_group(&self) -> usize {
+        let is_enough = |head: &Head| !head.unbacked || head.tail == head.start;
+        if self.head.as_ref().is_some_and(is_enough) { 1 } else { 2 }
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }
@@ -324,6 +331,8 @@ impl OpLog {
         if state.closed {
             return Err(Error::Closed);
         }
+        // What was accepted when there was room is not refused now.
+        let is_promised = state.spare.is_some();
         let base_seq = terms.seq.unwrap_or_else(|| self.next_seq(state, terms.above));
         check_stamp(frame.last_seq(base_seq))?;
         let align =
@@ -340,12 +349,11 @@ impl OpLog {
             pad = self.padding(tail, frame.len_bytes(), align);
         }
         if let Some(head) = state.head.as_mut().filter(|head| head.unbacked) {
-            // A slot that was claimed beforehand backs the head as well: it is given back if no roll takes it. Asking for
-            // one more would refuse what was accepted when there was room.
-            if state.spare.is_none() {
-                self.space.back_head(terms.purpose)?;
-            } else {
+            // One of the slots that were claimed beforehand backs the head: it is given back when the write is done.
+            if is_promised {
                 self.space.add_backed_heads(1);
+            } else {
+                self.space.back_head(terms.purpose)?;
             }
             head.unbacked = false;
         }
