@@ -393,6 +393,26 @@ fn after_deletes_a_full_pool_takes_puts_again_without_reopening() {
     }
 }
 
+/// Deleting the check broke nothing: no test had met it.
+#[test]
+fn maintenance_is_not_paused_while_a_pool_is_full() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        let store = open(media, &dir.path().join("pool.fkv"));
+        let (taken, _) = fill(&store, 100);
+        let refusal = store.maintenance_pause().expect_err("the next write needs the cleaner");
+        assert!(matches!(refusal, Error::NoSpace { .. }), "{media:?}: {refusal}");
+        taken.keys().for_each(|key| assert!(store.delete(key).unwrap(), "{media:?}: it goes on"));
+        let end = Instant::now() + Duration::from_secs(20);
+        while let Err(refusal) = store.maintenance_pause() {
+            assert!(Instant::now() < end, "{media:?}: {refusal}: {}", store.stats_json());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        store.put(b"key", b"while paused").unwrap();
+        store.maintenance_resume().unwrap();
+    }
+}
+
 /// Segments of the log and of extents, but for log heads.
 fn segments_in_use(store: &Store) -> u64 {
     ["sealed", "open", "releasable"].iter().map(|state| stat(store, &format!("segments.{state}"))).sum()
