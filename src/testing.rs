@@ -55,7 +55,12 @@ pub fn with_survivor_streams(mut options: Options, streams: usize) -> Options {
 pub(crate) fn engine(bytes: u64, background: bool) -> Arc<Engine<HashIndex>> {
     let mut options = options();
     options.background = background;
-    let media = Arc::new(sim::SimMedia::new(sim::SimKind::Pm, bytes));
+    engine_on(Arc::new(sim::SimMedia::new(sim::SimKind::Pm, bytes)), options)
+}
+
+/// The engine of a new pool on `media`.
+#[cfg(all(test, feature = "sim"))]
+pub(crate) fn engine_on(media: Arc<sim::SimMedia>, options: Options) -> Arc<Engine<HashIndex>> {
     Engine::open(media, true, options, &holder(), HashIndex::with_expected).expect("a fresh pool")
 }
 

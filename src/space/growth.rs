@@ -1,6 +1,7 @@
 //! How large the pool is. It grows for what is live and for room to clean in, and is cleaned otherwise; what it does not
 //! need any more goes back to the file system. Invariants:
-//!   - a write makes the pool larger than it should be only when cleaning gained nothing
+//!   - a write makes the pool larger than it should be only when cleaning gained nothing, or not in time; until it gains
+//!     again or the pool gives back
 //!   - a slot is given back only while no segment is in it, and used again only once it is allocated, zeroed and synced
 //!   - `growth` is held around every change of what is allocated, and no other lock across a call of the medium
 //!   - between the size at which the pool grows and the one at which it gives back lies a quarter of it, and time
@@ -151,6 +152,11 @@ impl Space {
         // A share of the pool, so that it is not cleaned in vain for each slot.
         let step = needed.saturating_add(self.reserve.backed_heads() + allocated / WAIVED_SHARE);
         self.target.waived.fetch_max(allocated.saturating_add(step), Ordering::Relaxed);
+    }
+
+    /// Cleaning gained something, or the pool became smaller: it is held to what is live again.
+    pub fn end_waiver(&self) {
+        self.target.waived.store(0, Ordering::Relaxed);
     }
 
     /// True if this limit of a refusal is neither the quota nor the device, but that the pool is to be cleaned first.
@@ -403,6 +409,7 @@ impl Space {
         match result {
             Ok(()) => {
                 self.target.given_back.fetch_add(slots as u64, Ordering::Relaxed);
+                self.end_waiver();
                 return true;
             }
             Err(Error::Unsupported(_)) => self.target.is_rigid.store(true, Ordering::Relaxed),

@@ -188,6 +188,9 @@ impl<I: Index + 'static> Engine<I> {
         }
         self.release_what_waits(&mut work)?;
         gained_bytes -= std::mem::take(&mut work.rolled_bytes) as i64;
+        if gained_bytes >= self.worthwhile_bytes() as i64 {
+            self.space.end_waiver();
+        }
         self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
         Ok(Pass { emptied, gained_bytes })
     }

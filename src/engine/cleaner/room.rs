@@ -190,3 +190,7 @@ impl<I: Index + 'static> Engine<I> {
         free < enough && free + self.space.growable_slots() < enough
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "../tests/room.rs"]
+mod tests;

@@ -1,0 +1,80 @@
+//! When a pool grows instead of being cleaned, and when a write is refused.
+
+use super::*;
+use crate::index::hash::HashIndex;
+use crate::media::sim::{SimKind, SimMedia};
+use crate::options::WriteOptions;
+use crate::sync::Arc;
+
+/// Large enough that a head can list hundreds.
+const SEGMENT: u64 = 16 << 10;
+
+/// A pool on `media` in which writers clean by themselves, or a thread does.
+fn pool_on(media: &Arc<SimMedia>, background: bool) -> Arc<Engine<HashIndex>> {
+    let mut options = crate::testing::options().segment_size_bytes(SEGMENT).write_stall_ms_max(60_000);
+    options.background = background;
+    crate::testing::engine_on(Arc::clone(media), options)
+}
+
+fn device() -> Arc<SimMedia> {
+    Arc::new(SimMedia::new(SimKind::Pm, 8 << 20))
+}
+
+fn put(engine: &Engine<HashIndex>, key: u32) -> Result<()> {
+    engine.put(&WriteOptions::default(), &key.to_ne_bytes(), &[7; 200])
+}
+
+/// Overwrites a few keys until a pool that is cleaned has been written several times.
+fn overwrite(engine: &Engine<HashIndex>) {
+    (0..15_000).for_each(|round| put(engine, round % 20).expect("room"));
+}
+
+/// Bytes for which the pool grew once, because cleaning gained nothing then.
+const WAIVED_BYTES: u64 = 128 * SEGMENT;
+
+/// A store that had been large and was emptied was not cleaned before it was as large again, until it was reopened.
+#[test]
+fn a_pool_that_was_cleaned_in_vain_once_is_held_to_what_is_live_after_it_gave_back() {
+    let engine = pool_on(&device(), false);
+    engine.space.allow_growth(WAIVED_BYTES);
+    let keys = 8_000;
+    (0..keys).for_each(|key| put(&engine, key).expect("room"));
+    for key in 0..keys {
+        assert!(engine.delete(&WriteOptions::default(), &key.to_ne_bytes()).expect("room"), "it was there");
+    }
+    assert!(engine.tidy_up(|| false).is_some(), "no reader keeps anything");
+    assert!(engine.give_back(Duration::ZERO), "nearly all of it");
+    let small = engine.space.allocated_slots();
+    assert!(small < 32, "{small} slots hold nothing");
+    overwrite(&engine);
+    let grown = engine.space.allocated_slots();
+    assert!(grown < 32, "{small} slots, then {grown}, for twenty keys");
+    engine.let_go();
+}
+
+/// The same without a pass in between: what was given back was allowed to come again though nothing was live.
+#[test]
+fn a_pool_that_gave_back_what_it_had_grown_by_in_vain_does_not_take_it_again() {
+    let engine = pool_on(&device(), false);
+    put(&engine, 1).expect("room");
+    engine.space.allow_growth(WAIVED_BYTES);
+    engine.space.prepare((WAIVED_BYTES / SEGMENT) as u32);
+    assert!(engine.space.allocated_slots() > 100);
+    assert!(engine.give_back(Duration::ZERO), "nearly all of it");
+    assert!(engine.space.growable_slots() < 32, "{} slots", engine.space.growable_slots());
+    engine.let_go();
+}
+
+/// The same if there was nothing to give back: what a moment without gain had allowed stayed allowed.
+#[test]
+fn a_pool_that_was_cleaned_in_vain_once_is_held_to_what_is_live_once_cleaning_gains_again() {
+    let engine = pool_on(&device(), false);
+    overwrite(&engine);
+    engine.space.allow_growth(WAIVED_BYTES);
+    (0..1000).for_each(|round| put(&engine, round % 20).expect("room"));
+    assert!(engine.space.growable_slots() > 100, "{} slots", engine.space.growable_slots());
+    let pass = engine.clean(Aim::Space).expect("sound");
+    assert!(pass.gained_bytes > 0, "{} bytes", pass.gained_bytes);
+    assert!(engine.space.growable_slots() < 32, "{} slots", engine.space.growable_slots());
+    engine.let_go();
+}
