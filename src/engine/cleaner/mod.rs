@@ -85,6 +85,8 @@ pub struct Cleaner {
     /// Writes that wait for room although there are enough holes between extents.
     stranded: AtomicU32,
     pace: pace::Pace,
+    /// Passes that ended, whatever they gained.
+    ended: AtomicU64,
 }
 
 /// What the cleaner did since open.
@@ -116,6 +118,10 @@ pub(super) struct CleanerCounters {
 impl Cleaner {
     fn is_anybody_stranded(&self) -> bool {
         self.stranded.load(Ordering::Relaxed) > 0
+    }
+
+    fn passes_ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
     }
 
     fn are_tombstones_examined(&self) -> bool {
@@ -191,6 +197,7 @@ impl<I: Index + 'static> Engine<I> {
         if gained_bytes >= self.worthwhile_bytes() as i64 {
             self.space.end_waiver();
         }
+        self.cleaner.ended.fetch_add(1, Ordering::Relaxed);
         self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
         Ok(Pass { emptied, gained_bytes })
     }

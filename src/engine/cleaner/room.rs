@@ -17,7 +17,7 @@ const FUTILE_PASSES_MAX: u32 = 4;
 /// Passes after which a write is refused though they gain something, if never more slots are free than it had found before: a
 /// large value that finds room gives it back if its entry finds none, and each time that is gained. So many passes that each
 /// gain the least that counts make a segment.
-const VAIN_PASSES_MAX: u32 = 128;
+const VAIN_PASSES_MAX: u64 = 128;
 
 /// Passes that follow each other.
 #[derive(Default)]
@@ -72,18 +72,19 @@ impl<I: Index + 'static> Engine<I> {
         let mut gains = Gains::default();
         let mut tried_with = self.space.free_slots();
         let mut stranded = None;
-        let mut vain_passes = 0;
+        let mut passes_before = self.cleaner.passes_ended();
         let result = loop {
             if !self.extents.take_lack_of_blocks() {
                 stranded.get_or_insert_with(|| Stranded::new(&self.cleaner.stranded));
             }
             let mut refusal = self.wait_for_room(&mut gains, since, tried_with, full.clone()).err();
             let free = self.space.free_slots();
-            vain_passes = if free > tried_with { 0 } else { vain_passes + 1 };
-            if vain_passes > VAIN_PASSES_MAX {
+            let passes = self.cleaner.passes_ended();
+            if free > tried_with {
+                (tried_with, passes_before) = (free, passes);
+            } else if passes - passes_before > VAIN_PASSES_MAX {
                 refusal = Some(full);
             }
-            tried_with = tried_with.max(free);
             // Also after a refusal: others may have made room meanwhile.
             let result = if refusal.is_some() { self.grow_and(&mut write) } else { write() };
             match (result, refusal) {
@@ -113,13 +114,15 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Returns when it is worth trying again: there are more free slots than there ever were for this write, or extents of dead
-    /// values came free.
+    /// values came free. The latter may go on for ever and never be enough, so it does not count once the time is over.
     fn wait_for_room(&self, gains: &mut Gains, since: Instant, tried_with: u32, full: Error) -> Result<()> {
         if self.options.background {
             let most = Duration::from_millis(self.options.write_stall_ms_max);
             let retired = self.extents.usage().retired_bytes;
-            let has_room =
-                || self.space.free_slots() > tried_with || self.extents.usage().retired_bytes < retired;
+            let has_room = || {
+                let has_settled = || self.extents.usage().retired_bytes < retired;
+                self.space.free_slots() > tried_with || (since.elapsed() < most && has_settled())
+            };
             return self.cleaner_thread.wait_for_progress(has_room, since, most, full);
         }
         let pass = self.clean(Aim::Space)?;

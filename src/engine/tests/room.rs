@@ -5,6 +5,7 @@ use crate::index::hash::HashIndex;
 use crate::media::sim::{SimKind, SimMedia};
 use crate::options::WriteOptions;
 use crate::sync::Arc;
+use std::sync::mpsc;
 
 /// Large enough that a head can list hundreds.
 const SEGMENT: u64 = 16 << 10;
@@ -76,5 +77,40 @@ fn a_pool_that_was_cleaned_in_vain_once_is_held_to_what_is_live_once_cleaning_ga
     let pass = engine.clean(Aim::Space).expect("sound");
     assert!(pass.gained_bytes > 0, "{} bytes", pass.gained_bytes);
     assert!(engine.space.growable_slots() < 32, "{} slots", engine.space.growable_slots());
+    engine.let_go();
+}
+
+/// It was refused after 128 wake-ups, with the cleaner in the middle of its first pass: the extents of others had come free.
+#[test]
+fn a_write_is_not_refused_because_others_wake_it() {
+    let engine = pool_on(&device(), true);
+    let pass = engine.cleaner.hold();
+    let (others, settled) = mpsc::channel::<Vec<crate::types::MediaRange>>();
+    let mut tries = 0;
+    std::thread::scope(|scope| {
+        let engine = &engine;
+        scope.spawn(move || {
+            for ranges in settled {
+                while !engine.cleaner_thread.is_awaited() {
+                    std::thread::yield_now();
+                }
+                engine.extents.release_retired(&ranges);
+                engine.cleaner_thread.tell_waiters();
+            }
+        });
+        let result = engine.with_room(|| {
+            tries += 1;
+            if tries > 3 * VAIN_PASSES_MAX {
+                return Ok(());
+            }
+            let ranges = engine.extents.allocate(512, 1, Purpose::Put).expect("room");
+            engine.extents.note_retired(&ranges);
+            others.send(ranges).expect("it listens");
+            Err(Error::NoSpace { needed_bytes: 1, free_bytes: 0, limit: "this test".into() })
+        });
+        drop(others);
+        result.expect("the cleaner may gain something yet");
+    });
+    drop(pass);
     engine.let_go();
 }
