@@ -135,14 +135,36 @@ impl Space {
         self.wanted_slots().max(self.target.waived.load(Ordering::Relaxed)).min(self.slots_max)
     }
 
-    /// Slots by which the pool may grow before it is cleaned.
+    /// Slots by which the pool may grow before it is cleaned; none that the device has just refused.
     pub fn growable_slots(&self) -> u32 {
+        if self.refusal.stands() {
+            return 0;
+        }
         self.allowed_slots().saturating_sub(self.allocated_slots())
     }
 
-    /// Slots by which it may grow if it must, as far as the quota is concerned.
-    pub fn growable_slots_max(&self) -> u32 {
-        self.slots_max.saturating_sub(self.allocated_slots())
+    /// A write is about to be refused: before that the device is asked again.
+    pub fn forget_refusal(&self) {
+        self.refusal.forget();
+    }
+
+    /// Grows until new data can have `count` slots, whatever is live, as far as quota and device go. How many it can have.
+    ///
+    /// # Errors
+    /// `Io` from growth.
+    pub fn make_available(&self, count: u32) -> Result<u32> {
+        for _ in 0..count {
+            let missing = (self.reserved_slots() + count).saturating_sub(self.free_slots());
+            if missing == 0 {
+                break;
+            }
+            match self.grow_from(self.allocated_slots(), missing) {
+                Ok(()) => {}
+                Err(Error::NoSpace { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.available(Purpose::Put))
     }
 
     /// Cleaning gained nothing: the pool may grow for a write of `bytes` and some more, although much of it is dead.
@@ -212,6 +234,13 @@ impl Space {
     pub(super) fn grow_for(&self, purpose: Purpose) -> Result<()> {
         let before = self.allocated_slots();
         let is_write = matches!(purpose, Purpose::Put | Purpose::Delete);
+        // A log may be locked, and the device takes its time to say no. While nobody cleans it is asked nevertheless.
+        if is_write
+            && !self.target.suspended.load(Ordering::Relaxed)
+            && let Some(limit) = self.refusal.limit()
+        {
+            return Err(self.no_space(&limit));
+        }
         if is_write && before < self.slots_max && before >= self.allowed_slots() {
             return Err(self.no_space(HELD_BACK));
         }
@@ -232,6 +261,7 @@ impl Space {
         // What the reserve lacks as well: one sync for all of it.
         let missing = self.reserved_slots().saturating_sub(self.free_slots());
         if self.fill_hollow(step.max(missing) as usize)? {
+            self.refusal.forget();
             return Ok(());
         }
         let slots = self.slot_count();
@@ -239,7 +269,11 @@ impl Space {
         if matches!(grown, Err(Error::NoSpace { .. })) && step > 1 {
             grown = self.media.grow(self.geometry.pool_len(slots + 1));
         }
+        if let Err(Error::NoSpace { limit, .. }) = &grown {
+            self.refusal.note(limit);
+        }
         grown.map_err(|error| self.growth_failed(error))?;
+        self.refusal.forget();
         let now = self.geometry.usable_slots_in(self.media.len_bytes());
         // First: a slot is known before anybody can take it, so no digest misses what is in it.
         self.slots.store(now, Ordering::Release);
@@ -290,7 +324,7 @@ impl Space {
             tell(&failure);
         }
         match error {
-            Error::NoSpace { .. } => self.no_space("the device"),
+            Error::NoSpace { limit, .. } => self.no_space(&limit),
             other => other,
         }
     }
@@ -334,8 +368,11 @@ impl Space {
     }
 
     /// Gives slots back to the file system that the pool has had too many of for as long as `patience`. True if there were
-    /// any.
+    /// any. If the device refused some longer ago, and they are still needed, it is asked again: better here than by a writer.
     pub fn give_back(&self, patience: Duration) -> bool {
+        if self.refusal.forget_older(patience) {
+            self.prepare(self.low_mark());
+        }
         let excess = self.excess_slots();
         // Of a file that somebody made long, or whose last segments went after those before them.
         let has_hollow_end = self.has_hollow_end();
@@ -410,6 +447,7 @@ impl Space {
             Ok(()) => {
                 self.target.given_back.fetch_add(slots as u64, Ordering::Relaxed);
                 self.end_waiver();
+                self.refusal.forget();
                 return true;
             }
             Err(Error::Unsupported(_)) => self.target.is_rigid.store(true, Ordering::Relaxed),

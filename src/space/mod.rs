@@ -2,6 +2,7 @@
 
 pub mod extent;
 mod growth;
+mod refusal;
 mod reserve;
 mod slots;
 pub mod superblock;
@@ -18,6 +19,7 @@ use crate::media::durable::{Dirty, Durable, InFlight};
 use crate::media::{Media, Site};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
+use refusal::Refusal;
 use reserve::Reserve;
 pub use reserve::{Purpose, RESERVE_SLOTS};
 use slots::Slots;
@@ -134,6 +136,7 @@ pub struct Space {
     slots: AtomicU32,
     growth: Mutex<()>,
     target: growth::Target,
+    refusal: Refusal,
     slots_max: u32,
     quota: Option<u64>,
     reserve: Reserve,
@@ -165,6 +168,7 @@ impl Space {
             slots: AtomicU32::new(slots),
             growth: Mutex::new(()),
             target: growth::Target::new(target_utilization),
+            refusal: Refusal::default(),
             slots_max,
             quota,
             reserve: Reserve::default(),

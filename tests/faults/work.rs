@@ -378,10 +378,10 @@ impl<'a> Work<'a> {
         match error {
             Error::NoSpace { .. } if is_full && (!hidden || self.terrain == Terrain::Full) => Ok(()),
             // A failed mapping leaves the address space behind it in doubt: no growth until the next open.
-            Error::NoSpace { limit, .. } if limit.contains("the device") && injected != 0 => Ok(()),
+            Error::NoSpace { limit, .. } if limit.contains("reopen") && injected != 0 => Ok(()),
             // The same on a busy machine: the cleaner was still at it when the wait was over.
             Error::TimedOut(why)
-                if why.contains("the device") && injected != 0 && self.terrain == Terrain::Background =>
+                if why.contains("reopen") && injected != 0 && self.terrain == Terrain::Background =>
             {
                 Ok(())
             }

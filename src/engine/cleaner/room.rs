@@ -85,7 +85,7 @@ impl<I: Index + 'static> Engine<I> {
             } else if passes - passes_before > VAIN_PASSES_MAX {
                 refusal = Some(full);
             }
-            // Also after a refusal: others may have made room meanwhile.
+            // Also after a refusal: others may have made room meanwhile, in the pool or on the device.
             let result = if refusal.is_some() { self.grow_and(&mut write) } else { write() };
             match (result, refusal) {
                 (Err(last @ Error::NoSpace { .. }), Some(Error::NoSpace { .. })) => break Err(last),
@@ -100,9 +100,11 @@ impl<I: Index + 'static> Engine<I> {
         result
     }
 
-    /// Cleaning gained nothing, or not in time: does `write`, and has the pool grow for it as long as it is only held back.
-    /// Others may take what it grew by, so it may take several times, but no pool grows for ever.
+    /// Cleaning gained nothing, or not in time: asks the device again if it refused, does `write`, and has the pool grow for it
+    /// as long as it is only held back. Others may take what it grew by, so it may take several times, but no pool grows for
+    /// ever.
     fn grow_and<R>(&self, write: &mut impl FnMut() -> Result<R>) -> Result<R> {
+        self.space.forget_refusal();
         loop {
             match write() {
                 Err(Error::NoSpace { needed_bytes, limit, .. }) if Space::is_held_back(&limit) => {
@@ -132,11 +134,11 @@ impl<I: Index + 'static> Engine<I> {
     /// Ends cleaning until [`Engine::resume_maintenance`].
     ///
     /// # Errors
-    /// `NoSpace`: slots are scarce, and without cleaning writes would soon stop.
+    /// `NoSpace`: slots are scarce and cannot be had, and without cleaning writes would soon stop. `Io` from growth.
     pub fn pause_maintenance(&self) -> Result<()> {
         self.check_writable()?;
-        let free = self.space.available(Purpose::Put) + self.space.growable_slots_max();
-        if free < self.space.low_mark() {
+        let low = self.space.low_mark();
+        if self.space.make_available(low)? < low {
             return Err(Error::NoSpace {
                 needed_bytes: self.space.geometry().segment_size_bytes,
                 free_bytes: u64::from(self.space.free_slots()) * self.space.geometry().segment_size_bytes,

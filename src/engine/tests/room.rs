@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::index::hash::HashIndex;
-use crate::media::sim::{SimKind, SimMedia};
+use crate::media::sim::{Fault, SimKind, SimMedia};
 use crate::options::WriteOptions;
 use crate::sync::Arc;
 use std::sync::mpsc;
@@ -77,6 +77,82 @@ fn a_pool_that_was_cleaned_in_vain_once_is_held_to_what_is_live_once_cleaning_ga
     let pass = engine.clean(Aim::Space).expect("sound");
     assert!(pass.gained_bytes > 0, "{} bytes", pass.gained_bytes);
     assert!(engine.space.growable_slots() < 32, "{} slots", engine.space.growable_slots());
+    engine.let_go();
+}
+
+/// Keys of a pool before its device is full.
+const LOADED: u32 = 4000;
+
+/// A pool on a device that gives nothing more. Everything in it is live, so it may grow as far as its target goes.
+fn pool_on_a_full_device() -> (Arc<Engine<HashIndex>>, Arc<SimMedia>) {
+    let media = device();
+    let engine = pool_on(&media, false);
+    (0..LOADED).for_each(|key| put(&engine, key).expect("room"));
+    media.inject(Fault::Grow { nth: 1, times: u64::MAX });
+    (engine, media)
+}
+
+/// What the target allowed counted as there, though the device had just refused it: nobody cleaned and no writer was slowed
+/// before one had to stop.
+#[test]
+fn slots_are_scarce_as_soon_as_the_device_has_refused_some() {
+    let (engine, _) = pool_on_a_full_device();
+    assert!(engine.space.growable_slots() > 0 && !engine.is_scarce(false), "nobody asked yet");
+    // As the housekeeper asks ahead of the writers.
+    engine.space.prepare(engine.space.growable_slots() + engine.space.low_mark());
+    assert_eq!(engine.space.growable_slots(), 0);
+    (LOADED..).find(|key| engine.space.available(Purpose::Put) == 0 || put(&engine, *key).is_err());
+    assert!(engine.is_scarce(false));
+    engine.let_go();
+}
+
+/// Each write that needed a slot made the device refuse once more, with the log locked.
+#[test]
+fn a_device_that_refused_is_asked_again_only_before_a_write_is_refused() {
+    let (engine, media) = pool_on_a_full_device();
+    while engine.space.take_slot(Purpose::Put).is_ok() {}
+    media.take_counters();
+    for _ in 0..10 {
+        let refusal = engine.space.take_slot(Purpose::Put).expect_err("the device is full");
+        assert!(refusal.to_string().contains("the simulated device"), "{refusal}");
+    }
+    assert_eq!(media.counters().grows, 0);
+    (LOADED..).find(|key| put(&engine, *key).is_err()).expect("the device is full");
+    assert!(media.counters().grows > 0, "somebody may have made room");
+    engine.let_go();
+}
+
+/// Who shares the device may have made room: nobody would have noticed.
+#[test]
+fn what_the_device_refused_is_forgotten_after_a_while_and_when_a_write_would_be_refused() {
+    let (engine, media) = pool_on_a_full_device();
+    while engine.space.take_slot(Purpose::Put).is_ok() {}
+    media.inject(Fault::Grow { nth: 1, times: 0 });
+    engine.space.take_slot(Purpose::Put).expect_err("that is not known yet");
+    engine.give_back(Duration::from_secs(3600));
+    engine.space.take_slot(Purpose::Put).expect_err("that is not known yet");
+    engine.give_back(Duration::ZERO);
+    engine.space.take_slot(Purpose::Put).expect("room");
+
+    media.inject(Fault::Grow { nth: 1, times: u64::MAX });
+    while engine.space.take_slot(Purpose::Put).is_ok() {}
+    media.inject(Fault::Grow { nth: 1, times: 0 });
+    let full = engine.space.allocated_slots();
+    (LOADED..LOADED + 1000).for_each(|key| put(&engine, key).expect("room"));
+    assert!(engine.space.allocated_slots() > full);
+    engine.let_go();
+}
+
+/// The quota, or none, said that there was room for a pause; the device had none.
+#[test]
+fn maintenance_is_not_paused_on_a_full_device() {
+    let (engine, media) = pool_on_a_full_device();
+    while engine.space.take_slot(Purpose::Put).is_ok() {}
+    let refusal = engine.pause_maintenance().expect_err("the next write needs the cleaner");
+    assert!(matches!(refusal, Error::NoSpace { .. }), "{refusal}");
+    media.inject(Fault::Grow { nth: 1, times: 0 });
+    engine.pause_maintenance().expect("the device has room again");
+    assert!(engine.space.available(Purpose::Put) >= engine.space.low_mark());
     engine.let_go();
 }
 
