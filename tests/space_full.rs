@@ -147,6 +147,29 @@ fn a_blob_that_cannot_fit_is_refused_and_its_space_is_free_again() {
     }
 }
 
+/// It was taken for what comes free in a moment: each put waited for as long as it may and timed out.
+#[test]
+fn what_a_pin_holds_is_refused_at_once_and_the_refusal_names_it() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        // Longer than anybody would wait for this test.
+        let options = small(media, SEGMENT).max_bytes(QUOTA).write_stall_ms_max(600_000);
+        let store = options.open(dir.path().join("pool.fkv")).unwrap();
+        store.put(b"blob", &vec![7; SEGMENT as usize / 2]).unwrap();
+        let pin = store.get_pinned(b"blob").unwrap().expect("it was put");
+        assert!(pin.is_zero_copy(), "{media:?}");
+        assert!(store.delete(b"blob").unwrap());
+        let (taken, refusal) = fill(&store, 100);
+        for refusal in [refusal, store.put(b"large", &[1; 20_000]).unwrap_err()] {
+            let text = refusal.to_string();
+            assert!(matches!(refusal, Error::NoSpace { .. }), "{media:?}: {text}");
+            assert!(text.contains("dead bytes are held by pins (1)"), "{media:?}: {text}");
+        }
+        check(&store, &taken);
+        assert_eq!(*pin, vec![7; SEGMENT as usize / 2], "{media:?}: what was pinned is as it was");
+    }
+}
+
 /// Deleted blobs make room for others, within the same open and after the next.
 #[test]
 fn the_extents_of_deleted_blobs_are_used_again() {

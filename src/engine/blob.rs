@@ -15,7 +15,7 @@ use crate::oplog::OpLog;
 use crate::space::extent::{Extents, NoRoom};
 use crate::space::{Purpose, Space};
 use crate::sync::{Arc, Mutex, Ordering};
-use crate::types::{Addr, MediaRange};
+use crate::types::{Addr, MediaRange, SegmentSlot};
 use std::collections::BTreeSet;
 
 /// Extents that are dead but may not be reused yet.
@@ -60,6 +60,18 @@ impl Limbo {
     /// The entries of a segment are gone, and others will have their addresses.
     pub(super) fn segment_is_gone(&self, range: MediaRange) {
         self.disowned.lock().retain(|addr| !(range.offset..range.end()).contains(&addr.offset()));
+    }
+
+    /// Slots of extents that will not be free as long as pins are held there, and the bytes of these extents.
+    pub(super) fn held_by_pins(&self, extents: &Extents, space: &Space) -> (BTreeSet<SegmentSlot>, u64) {
+        let (mut slots, mut bytes) = (BTreeSet::new(), 0);
+        for dead in self.waiting.lock().iter() {
+            let lie_in = dead.ranges.iter().map(|range| space.geometry().slot_of(range.offset));
+            let pinned: Vec<_> = lie_in.filter(|slot| space.table().slot(*slot).pins() > 0).collect();
+            bytes += if pinned.is_empty() { 0 } else { extents.bytes_taken(&dead.ranges) };
+            slots.extend(pinned);
+        }
+        (slots, bytes)
     }
 
     /// Frees what may be freed: superseding entry durable, no pin on the segment.

@@ -4,6 +4,7 @@
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::index::Index;
+use crate::space::table::SlotState;
 use crate::sync::{Arc, Ordering};
 use crate::types::{MediaRange, SegmentSlot};
 use std::ops::Deref;
@@ -91,6 +92,37 @@ impl<I: Index + 'static> Engine<I> {
     /// As [`Engine::pin`].
     pub(super) fn pin_copy(self: &Arc<Self>, value: Vec<u8>) -> Result<ValueRef> {
         self.count_pin(Bytes::Copied(value))
+    }
+
+    /// A refusal for want of room says what pins hold.
+    pub(super) fn name_pins(&self, refusal: Error) -> Error {
+        let Error::NoSpace { needed_bytes, free_bytes, limit } = refusal else { return refusal };
+        let (pins, bytes) = self.dead_bytes_under_pins();
+        if pins == 0 {
+            return Error::NoSpace { needed_bytes, free_bytes, limit };
+        }
+        let limit = format!("{limit}; {bytes} dead bytes are held by pins ({pins})");
+        Error::NoSpace { needed_bytes, free_bytes, limit }
+    }
+
+    /// How many pins keep dead bytes from being free, and how many bytes.
+    fn dead_bytes_under_pins(&self) -> (u64, u64) {
+        let table = self.space.table();
+        let (mut slots, mut bytes) = self.limbo.held_by_pins(&self.extents, &self.space);
+        for slot in (0..self.space.slot_count()).map(SegmentSlot) {
+            let info = table.slot(slot);
+            let dead = match info.state() {
+                SlotState::Releasable => self.space.geometry().segment_size_bytes,
+                // A pinned segment is no victim.
+                SlotState::Sealed => info.dead_bytes(),
+                SlotState::Free | SlotState::Open | SlotState::Active => 0,
+            };
+            if info.pins() > 0 && dead > 0 {
+                bytes += dead;
+                slots.insert(slot);
+            }
+        }
+        (slots.iter().map(|slot| u64::from(table.slot(*slot).pins())).sum(), bytes)
     }
 
     fn count_pin(self: &Arc<Self>, bytes: Bytes) -> Result<ValueRef> {

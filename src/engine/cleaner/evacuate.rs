@@ -67,7 +67,7 @@ impl<I: Index + 'static> Engine<I> {
     /// Empties sparse extent segments if a write waits for what they keep. How many segments that filled.
     pub(super) fn evacuate_extents(&self, work: &mut Work, aim: Aim) -> Result<usize> {
         // What only waits for readers comes free without a copy.
-        let comes_free = self.extents.usage().retired_bytes >= self.space.geometry().segment_size_bytes;
+        let comes_free = self.retired_bytes_to_come() >= self.space.geometry().segment_size_bytes;
         let is_wanted = aim.is_urgent() && self.cleaner.is_anybody_stranded() && !comes_free;
         if !aim.is_thorough() && !is_wanted {
             return Ok(0);

@@ -39,6 +39,7 @@ use crate::types::{SegmentSlot, Seq};
 use policy::Decay;
 pub(super) use policy::STREAMS_MAX;
 use release::Released;
+pub(super) use release::WaitsFor;
 use std::time::Instant;
 pub use thread::CleanerThread;
 pub use tombstones::Noted;
@@ -211,21 +212,6 @@ impl<I: Index + 'static> Engine<I> {
     /// Bytes that open survivor segments still take, about.
     fn room_in_survivors(&self, work: &Work) -> u64 {
         work.survivors.iter().flatten().map(|head| self.oplog.room_in_survivor(head)).sum()
-    }
-
-    /// Frees what readers and digests let go of meanwhile. True if something still waits for a reader or a pin.
-    pub(super) fn settle_releases(&self) -> Result<bool> {
-        self.check_writable()?;
-        let mut work = self.cleaner.work.lock();
-        self.release_what_waits(&mut work)?;
-        let ruling = self.oplog.ruling_digest();
-        let waits = work.releasing.iter().any(|released| released.is_listed_before(ruling));
-        // Extents of dead values, too.
-        if self.extents.usage().retired_bytes > 0 {
-            self.help_grace_period();
-            self.limbo.settle(&self.oplog, &self.extents, &self.space);
-        }
-        Ok(waits || self.extents.usage().retired_bytes > 0)
     }
 
     /// Steps 1 to 4, and the start of 5. How many segments were emptied.

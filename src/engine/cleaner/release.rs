@@ -27,7 +27,45 @@ impl Released {
     }
 }
 
+/// What keeps emptied segments and dead extents from being free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum WaitsFor {
+    /// Nothing does.
+    Nothing,
+    /// Pins, for as long as whoever has them likes.
+    Pins,
+    /// Readers that are about to end, or a drain.
+    Readers,
+}
+
 impl<I: Index + 'static> Engine<I> {
+    /// Frees what readers and digests let go of meanwhile, and what the rest still waits for.
+    pub(super) fn settle_releases(&self) -> Result<WaitsFor> {
+        self.check_writable()?;
+        let mut work = self.cleaner.work.lock();
+        self.release_what_waits(&mut work)?;
+        let (ruling, table) = (self.oplog.ruling_digest(), self.space.table());
+        let unlisted = || work.releasing.iter().filter(|released| released.is_listed_before(ruling));
+        let unpinned = unlisted().filter(|released| table.slot(released.slot).pins() == 0).count();
+        // Extents of dead values, too.
+        if self.extents.usage().retired_bytes > 0 {
+            self.help_grace_period();
+            self.limbo.settle(&self.oplog, &self.extents, &self.space);
+        }
+        if unpinned > 0 || self.retired_bytes_to_come() > 0 {
+            return Ok(WaitsFor::Readers);
+        }
+        let is_held = unlisted().next().is_some() || self.extents.usage().retired_bytes > 0;
+        Ok(if is_held { WaitsFor::Pins } else { WaitsFor::Nothing })
+    }
+
+    /// Bytes of dead extents that come free by themselves, soon.
+    pub(super) fn retired_bytes_to_come(&self) -> u64 {
+        // In this order: what dies in between is still to come.
+        let (_, held_bytes) = self.limbo.held_by_pins(&self.extents, &self.space);
+        self.extents.usage().retired_bytes.saturating_sub(held_bytes)
+    }
+
     /// Later digests leave these segments out.
     pub(super) fn set_releasable(&self, work: &mut Work, emptied: Vec<(SegmentSlot, SegmentId)>) {
         if emptied.is_empty() {

@@ -97,7 +97,7 @@ impl<I: Index + 'static> Engine<I> {
         let counters = &self.cleaner.counters;
         CleanerCounters::add(&counters.stalls, 1);
         counters.longest_stall_us.fetch_max(since.elapsed().as_micros() as u64, Ordering::Relaxed);
-        result
+        result.map_err(|refusal| self.name_pins(refusal))
     }
 
     /// Cleaning gained nothing, or not in time: asks the device again if it refused, does `write`, and has the pool grow for it

@@ -2,8 +2,8 @@
 //! readers. It sleeps otherwise, and while maintenance is paused.
 
 use super::super::Engine;
-use super::Aim;
 use super::room::Gains;
+use super::{Aim, WaitsFor};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::sync::{Arc, Condvar, Mutex};
@@ -251,7 +251,7 @@ impl<I: Index + 'static> Engine<I> {
         let mut gains = Gains::default();
         loop {
             // Errors poison the store, or say that it is closed: writers are told by their own calls.
-            let Ok(waits_for_readers) = self.settle_releases() else { return Round::InVain };
+            let Ok(waits) = self.settle_releases() else { return Round::InVain };
             shared.changed.notify_all();
             let is_awaited = shared.is_awaited();
             let has_gained = self.space.free_slots() > free_before;
@@ -262,7 +262,7 @@ impl<I: Index + 'static> Engine<I> {
             match self.clean(if is_awaited { Aim::Space } else { Aim::Tidy }) {
                 Ok(pass) if gains.go_on(pass, self.worthwhile_bytes()) => {}
                 // Or for a drain: of an `os` write that made extents dead.
-                Ok(_) if waits_for_readers && (!is_awaited || self.drain_logs().is_ok()) => {
+                Ok(_) if waits == WaitsFor::Readers && (!is_awaited || self.drain_logs().is_ok()) => {
                     return Round::Later;
                 }
                 Ok(_) | Err(_) => return Round::InVain,

@@ -8,7 +8,7 @@
 
 use super::super::Engine;
 use super::victims::{VICTIMS_MIN, moved_bytes};
-use super::{Aim, Work};
+use super::{Aim, WaitsFor, Work};
 use crate::error::Result;
 use crate::index::Index;
 use crate::oplog::append::Head;
@@ -31,12 +31,13 @@ impl<I: Index + 'static> Engine<I> {
             let (freed_before, appended) = (freed(), self.oplog.appended_bytes());
             // Errors poison the store: writers are told by their own calls.
             let Ok(pass) = self.clean(Aim::Dead) else { return Some(appended) };
-            let Ok(waits_for_readers) = self.settle_releases() else { return Some(appended) };
+            let Ok(waits) = self.settle_releases() else { return Some(appended) };
             // With a segment that was freed the last values may have gone that kept tombstones.
             if pass.emptied > 0 || freed() > freed_before || self.cleaner.are_tombstones_examined() {
                 continue;
             }
-            if waits_for_readers {
+            // Also if it is a pin: once that is gone there is something to do, though nobody wrote.
+            if waits != WaitsFor::Nothing {
                 return None;
             }
             match self.end_idle_segments() {
