@@ -140,13 +140,13 @@ impl Cleaner {
         (count(&self.pace.delays), count(&self.pace.delayed_us))
     }
 
-    /// Tombstones that were examined and that older values keep; as of the last pass if one is at work.
+    /// Tombstones that were examined and that older values keep, and those that are being examined.
     pub(super) fn tombstones_kept(&self) -> u64 {
-        let kept = &self.counters.tombstones_kept;
-        if let Some(work) = self.work.try_lock() {
-            kept.store(work.tombstones.kept() as u64, Ordering::Relaxed);
-        }
-        kept.load(Ordering::Relaxed)
+        self.counters.tombstones_kept.load(Ordering::Relaxed)
+    }
+
+    fn note_kept(&self, tombstones: &Tombstones) {
+        self.counters.tombstones_kept.store(tombstones.kept() as u64, Ordering::Relaxed);
     }
 }
 

@@ -156,6 +156,7 @@ impl<I: Index + 'static> Engine<I> {
             .for_each(|(slot, _)| self.limbo.segment_is_gone(self.space.geometry().range_of(*slot)));
         self.space.release(&settled).map_err(|error| self.poisoned_cleaning(error))?;
         settled.iter().for_each(|(_, id)| self.values_are_gone(&mut work.tombstones, *id));
+        self.cleaner.note_kept(&work.tombstones);
         CleanerCounters::add(&self.cleaner.counters.segments_freed, settled.len() as u64);
         self.cleaner_thread.tell_waiters();
         Ok(())

@@ -103,9 +103,9 @@ struct Part {
 }
 
 impl Tombstones {
-    /// Tombstones that older values keep.
+    /// Tombstones that older values keep, or may keep: those that are being examined.
     pub(super) fn kept(&self) -> usize {
-        self.kept.len()
+        self.kept.len() + self.running.as_ref().map_or(0, |running| running.keys.len())
     }
 
     /// True if an examination is on its way: what is kept by what is not known.
@@ -135,6 +135,7 @@ impl<I: Index + 'static> Engine<I> {
                 return Ok(false);
             }
             work.tombstones.running = Some(self.begin_examination(work));
+            self.cleaner.note_kept(&work.tombstones);
         }
         let Some(mut running) = work.tombstones.running.take() else { return Ok(false) };
         let few = (WALK_BYTES_MAX / self.space.geometry().segment_size_bytes).clamp(1, WALK_SEGMENTS_MAX);
@@ -241,6 +242,7 @@ impl<I: Index + 'static> Engine<I> {
             running.keys.into_iter().partition(|(_, (count, _))| *count > 0);
         work.tombstones.kept = kept;
         work.tombstones.by_segment = running.by_segment;
+        self.cleaner.note_kept(&work.tombstones);
         free.into_iter().for_each(|(hash, (_, seq))| self.forget_tombstone(hash, seq));
     }
 
