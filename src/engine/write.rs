@@ -462,7 +462,7 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     fn note_if_tombstone(&self, kind: OpKind, key: Key<'_>, written: &Written) {
         if kind == OpKind::Delete {
-            self.noted.add(key.hash, written.seq);
+            self.noted.add(key.hash, written.seq, encoded_len_max(key.bytes.len(), 0));
         }
     }
 

@@ -74,6 +74,8 @@ struct Work {
 pub struct Pass {
     /// Segments that nothing counts in any more.
     pub emptied: usize,
+    /// It emptied none, but looked at some of what may keep space: the next one goes on.
+    is_walking: bool,
     /// Their bytes, less those of survivors and what forced rolls cost: how well the choice of victims guessed.
     gained_bytes: i64,
 }
@@ -169,21 +171,18 @@ impl<I: Index + 'static> Engine<I> {
         self.check_writable()?;
         self.release_settled(&mut work)?;
         let walk = if aim.is_thorough() { Walk::All } else { Walk::AFew };
-        self.examine_tombstones(&mut work, walk)?;
+        if self.examine_tombstones(&mut work, walk)? && aim.is_thorough() {
+            // What was noted after the one that was on its way had begun.
+            self.examine_tombstones(&mut work, walk)?;
+        }
         let extent_segments = self.let_go_of_empty_extents(&mut work, aim);
         let before = self.taken_bytes(&work);
         let mut emptied = self.empty_victims(&mut work, aim)?;
-        if aim.is_urgent() {
-            // What keeps space may be tombstones that nobody looked at, also after an examination that was on its way.
-            for _ in 0..2 {
-                if emptied + extent_segments > 0 || !self.examine_tombstones(&mut work, Walk::All)? {
-                    break;
-                }
-                emptied = self.empty_victims(&mut work, aim)?;
-            }
-        }
         emptied += extent_segments;
-        if emptied == 0 || aim.is_thorough() {
+        // What keeps space may be tombstones that nobody looked at.
+        let is_walking =
+            emptied == 0 && aim == Aim::Space && self.examine_tombstones(&mut work, Walk::Urgent)?;
+        if (emptied == 0 && !is_walking) || aim.is_thorough() {
             let filled = self.evacuate_extents(&mut work, aim)?;
             emptied += self.let_go_of_empty_extents(&mut work, aim);
             emptied = emptied.saturating_sub(filled);
@@ -200,7 +199,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         self.cleaner.ended.fetch_add(1, Ordering::Relaxed);
         self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
-        Ok(Pass { emptied, gained_bytes })
+        Ok(Pass { emptied, is_walking, gained_bytes })
     }
 
     /// What survivors have taken of the pool since it was opened.

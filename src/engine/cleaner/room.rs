@@ -127,7 +127,10 @@ impl<I: Index + 'static> Engine<I> {
             };
             return self.cleaner_thread.wait_for_progress(has_room, since, most, full);
         }
-        let pass = self.clean(Aim::Space)?;
+        let mut pass = self.clean(Aim::Space)?;
+        while pass.is_walking {
+            pass = self.clean(Aim::Space)?;
+        }
         if gains.go_on(pass, self.worthwhile_bytes()) { Ok(()) } else { Err(full) }
     }
 

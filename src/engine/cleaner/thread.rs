@@ -260,7 +260,7 @@ impl<I: Index + 'static> Engine<I> {
             }
             // A roll for the digest leaves a head half empty: only for a write that would wait for the next one.
             match self.clean(if is_awaited { Aim::Space } else { Aim::Tidy }) {
-                Ok(pass) if gains.go_on(pass, self.worthwhile_bytes()) => {}
+                Ok(pass) if pass.is_walking || gains.go_on(pass, self.worthwhile_bytes()) => {}
                 // Or for a drain: of an `os` write that made extents dead.
                 Ok(_) if waits == WaitsFor::Readers && (!is_awaited || self.drain_logs().is_ok()) => {
                     return Round::Later;

@@ -5,7 +5,9 @@
 //! segment. A key without any loses its tombstone in the index at once, a key with some when the last of their segments
 //! has been freed. A tombstone that the index does not know is dead like any entry, and goes with its segment.
 //!
-//! The walk goes on with each pass by a few segments, so that no write waits for all of it, unless nothing else is left.
+//! The walk goes on with each pass by a few segments, and nothing is held between passes: no write waits for all of it unless
+//! nothing else is left, and whoever stops or pauses the cleaner never does. It reads the whole log, so even then there must
+//! be enough noted to gain by it, or a full pool would be read once for each write that it refuses.
 //!
 //! Why that is exact:
 //!   - an examination takes the deletes noted so far, raises the floor of stamps, and waits for all writes that were stamped
@@ -34,6 +36,8 @@ use std::collections::HashMap;
 const TOMBSTONE_BYTES: u64 = 32;
 /// Deletes that are noted before their examination is worth its walk: this share of the bytes in use.
 const EXAMINE_SHARE: u64 = 32;
+/// And what a write must be able to gain that waits for its walk: this share of a segment.
+const URGENT_SHARE: u64 = 2;
 /// Bytes of the log that are walked in a pass that is for something else.
 const WALK_BYTES_MAX: u64 = 2 << 20;
 /// And so many segments at most, of whatever size.
@@ -44,6 +48,9 @@ const WALK_SEGMENTS_MAX: u64 = 16;
 pub(super) enum Walk {
     /// By a few segments; while a write waits, by one. If none is on its way and enough is noted, one begins.
     AFew,
+    /// By a few segments, for a write that nothing else makes room for. If none is on its way, one begins if its tombstones
+    /// are worth that.
+    Urgent,
     /// To its end. If none is on its way and anything is noted, one begins.
     All,
 }
@@ -53,14 +60,17 @@ pub(super) enum Walk {
 pub struct Noted {
     list: Mutex<Vec<(u64, Seq)>>,
     count: AtomicU64,
+    /// Their bytes in the log, about.
+    bytes: AtomicU64,
 }
 
 impl Noted {
-    /// A tombstone is in the log. Before its write section ends.
-    pub fn add(&self, hash: u64, seq: Seq) {
+    /// A tombstone of about so many bytes is in the log. Before its write section ends.
+    pub fn add(&self, hash: u64, seq: Seq, bytes: u64) {
         let mut list = self.list.lock();
         list.push((hash, seq));
         self.count.store(list.len() as u64, Ordering::Relaxed);
+        self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
     /// How many there are.
@@ -71,6 +81,7 @@ impl Noted {
     fn take(&self) -> Vec<(u64, Seq)> {
         let mut list = self.list.lock();
         self.count.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
         std::mem::take(&mut list)
     }
 }
@@ -126,12 +137,7 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(false);
         }
         if work.tombstones.running.is_none() {
-            let noted = self.noted.count();
-            let extent_bytes = self.extents.usage().segment_bytes;
-            let used_slots = u64::from(self.space.allocated_slots().saturating_sub(self.space.free_slots()));
-            let used = (used_slots * self.space.geometry().segment_size_bytes).saturating_sub(extent_bytes);
-            let is_worth_it = walk == Walk::All || noted * TOMBSTONE_BYTES >= used / EXAMINE_SHARE;
-            if noted == 0 || !is_worth_it {
+            if self.noted.count() == 0 || !self.is_worth_examining(walk) {
                 return Ok(false);
             }
             work.tombstones.running = Some(self.begin_examination(work));
@@ -140,7 +146,12 @@ impl<I: Index + 'static> Engine<I> {
         let Some(mut running) = work.tombstones.running.take() else { return Ok(false) };
         let few = (WALK_BYTES_MAX / self.space.geometry().segment_size_bytes).clamp(1, WALK_SEGMENTS_MAX);
         let mut walked = 0;
-        while walk == Walk::All || walked == 0 || (walked < few && !self.cleaner_thread.is_awaited()) {
+        let most = match walk {
+            Walk::AFew if self.cleaner_thread.is_awaited() => 1,
+            Walk::AFew | Walk::Urgent => few,
+            Walk::All => u64::MAX,
+        };
+        while walked < most {
             let Some(part) = running.segments.pop() else { break };
             match self.look_for_values(&part, &mut running) {
                 Ok(true) => {}
@@ -162,6 +173,20 @@ impl<I: Index + 'static> Engine<I> {
             work.tombstones.running = Some(running);
         }
         Ok(true)
+    }
+
+    fn is_worth_examining(&self, walk: Walk) -> bool {
+        let segment_size = self.space.geometry().segment_size_bytes;
+        match walk {
+            Walk::AFew => {
+                let used_slots = self.space.allocated_slots().saturating_sub(self.space.free_slots());
+                let all = u64::from(used_slots) * segment_size;
+                let of_log = all.saturating_sub(self.extents.usage().segment_bytes);
+                self.noted.count() * TOMBSTONE_BYTES >= of_log / EXAMINE_SHARE
+            }
+            Walk::Urgent => self.noted.bytes.load(Ordering::Relaxed) >= segment_size / URGENT_SHARE,
+            Walk::All => true,
+        }
     }
 
     fn begin_examination(&self, work: &mut Work) -> Examination {

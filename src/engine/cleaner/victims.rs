@@ -55,7 +55,7 @@ impl Aim {
         self != Aim::Tidy
     }
 
-    /// Looks at tombstones that nobody looked at before it gives up, whatever that costs.
+    /// For somebody who would be refused otherwise: extents may be moved for it.
     pub(super) fn is_urgent(self) -> bool {
         matches!(self, Aim::Space | Aim::Anything)
     }

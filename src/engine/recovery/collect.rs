@@ -420,7 +420,7 @@ impl<I: Index + 'static> Engine<I> {
         let bytes = op.footprint_bytes();
         share.note_op(op, seq, hash);
         if op.kind() == OpKind::Delete {
-            self.noted.add(hash, seq);
+            self.noted.add(hash, seq, bytes);
         }
         if op.kind() == OpKind::PutBlob {
             share.found.blobs.push(BlobSeen { addr, unvouched });

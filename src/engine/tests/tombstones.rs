@@ -1,7 +1,10 @@
 //! How far the walk for older values goes at a time.
 
+use crate::engine::Engine;
 use crate::engine::cleaner::Aim;
+use crate::index::hash::HashIndex;
 use crate::options::WriteOptions;
+use crate::sync::Arc;
 
 /// It walked the whole log within a pass, and a write that waited for room waited for that.
 #[test]
@@ -46,5 +49,52 @@ fn tombstones_that_are_being_examined_are_counted() {
     engine.clean(Aim::Tidy).expect("sound");
     assert!(engine.cleaner.are_tombstones_examined(), "more is left to walk: {}", engine.stats());
     assert_eq!(engine.noted.count() + engine.cleaner.tombstones_kept(), 250, "{}", engine.stats());
+    engine.let_go();
+}
+
+/// A pool of nothing but what counts and tombstones that nobody looked at, so many of `deletes`.
+fn full_of_what_counts(deletes: u32) -> Arc<Engine<HashIndex>> {
+    let engine = crate::testing::engine(1 << 20, true);
+    // Only this test cleans.
+    engine.stop_cleaning();
+    let options = WriteOptions::default();
+    let key = |number: u32| format!("{number:04}").into_bytes();
+    let mut puts = 0;
+    while engine.oplog.rolls() < 75 {
+        engine.put(&options, &key(puts), &[7; 200]).expect("room");
+        puts += 1;
+    }
+    for number in 0..deletes {
+        assert!(engine.delete(&options, &key(number)).expect("room"), "it was there");
+    }
+    while engine.clean(Aim::Tidy).expect("sound").emptied > 0 {}
+    assert_eq!(engine.noted.count(), u64::from(deletes), "too few for a walk beside something else");
+    engine
+}
+
+/// One tombstone was enough for a walk of the whole log, so a full pool was read once for each put that it refused.
+#[test]
+fn a_write_that_is_refused_does_not_walk_the_log_for_a_few_tombstones() {
+    let engine = full_of_what_counts(20);
+    for _ in 0..30 {
+        let pass = engine.clean(Aim::Space).expect("sound");
+        assert!(!pass.is_walking, "{pass:?}");
+    }
+    assert!(!engine.cleaner.are_tombstones_examined() && engine.noted.count() == 20, "{}", engine.stats());
+    engine.let_go();
+}
+
+/// It was one pass, which saw neither a stop nor a pause before it had walked all of the log, and freed nothing meanwhile.
+#[test]
+fn the_walk_that_a_write_waits_for_is_many_passes() {
+    let engine = full_of_what_counts(80);
+    let (mut passes, mut walks) = (0, 0);
+    while engine.noted.count() > 0 || engine.cleaner.are_tombstones_examined() {
+        engine.clean(Aim::Space).expect("sound");
+        walks += u32::from(engine.cleaner.are_tombstones_examined());
+        passes += 1;
+        assert!(passes < 100, "the walk ends: {}", engine.stats());
+    }
+    assert!(walks > 1, "after {walks} passes there was more to walk");
     engine.let_go();
 }
