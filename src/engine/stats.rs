@@ -109,7 +109,10 @@ impl<I: Index + 'static> Engine<I> {
         let extents = self.extents.usage();
         let live_bytes = op_bytes.saturating_sub(dead_bytes) + extents.live_bytes();
         let segment_bytes = self.space.geometry().segment_size_bytes;
-        let free = by_state[SlotState::Free as usize];
+        let given_back = self.space.given_back();
+        // As those see it who take them, not as the table does: a slot that nobody gave back is not free.
+        let ready = u64::from(self.space.free_slots());
+        let free = ready + u64::from(given_back.hollow_slots);
         let reserved = free.min(u64::from(self.space.reserved_slots()));
         let slots_bytes = (u64::from(self.space.slot_count()) * segment_bytes).max(1);
         // Tombstones included: to tell them apart each would have to be read.
@@ -118,7 +121,6 @@ impl<I: Index + 'static> Engine<I> {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (appended, moved) = (self.oplog.appended_bytes(), count(&cleaner.bytes_written));
         let (delays, delayed_us) = self.cleaner.delays();
-        let given_back = self.space.given_back();
         let (huge_page_bytes, huge_page_refusals) = self.media.region().merged_large_pages();
         json!({
             "media": self.media.kind().name(),
@@ -145,7 +147,7 @@ impl<I: Index + 'static> Engine<I> {
             "huge_page_bytes": huge_page_bytes,
             "huge_page_refusals": huge_page_refusals,
             "segments": {
-                "free": by_state[SlotState::Free as usize].saturating_sub(u64::from(given_back.hollow_slots)),
+                "free": ready,
                 "hollow": given_back.hollow_slots,
                 "open": by_state[SlotState::Open as usize],
                 "active": by_state[SlotState::Active as usize],

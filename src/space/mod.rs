@@ -1,5 +1,6 @@
 //! Who owns which bytes: the superblock, the table of segments, free slots and growth, extents of blobs.
 
+mod audit;
 pub mod extent;
 mod growth;
 mod refusal;
@@ -141,6 +142,7 @@ pub struct Space {
     quota: Option<u64>,
     reserve: Reserve,
     grown_in_foreground: AtomicU64,
+    taken: AtomicU64,
     /// Told that a sync of a growth failed, before whoever asked for the growth is.
     on_failed_sync: OnceLock<FailureListener>,
 }
@@ -173,6 +175,7 @@ impl Space {
             quota,
             reserve: Reserve::default(),
             grown_in_foreground: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             on_failed_sync: OnceLock::new(),
         }
     }
@@ -314,6 +317,7 @@ impl Space {
         if free.ready.len() as u32 <= self.reserve.kept_from(purpose) {
             return None;
         }
+        self.taken.fetch_add(1, Ordering::Relaxed);
         free.ready.pop_first().map(SegmentSlot)
     }
 

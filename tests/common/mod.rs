@@ -117,8 +117,12 @@ pub fn assert_exact(store: &Store, when: &str) {
     }
     let live = report.log_bytes - report.dead_bytes + report.extent_bytes;
     assert_eq!(stat(store, "live_bytes"), live, "{when}: live bytes");
-    let slots = stat(store, "free_bytes") / stat(store, "segment_size_bytes");
-    assert_eq!(stat(store, "segments.free"), slots, "{when}: free bytes");
+    // Counted as they are taken, and as the table of segments has them.
+    let free = stat(store, "segments.free") + stat(store, "segments.hollow");
+    assert_eq!(free, report.free_segments, "{when}: free slots\n{}", store.stats_json());
+    let free_bytes = free * stat(store, "segment_size_bytes");
+    assert_eq!(stat(store, "free_bytes"), free_bytes, "{when}: free bytes");
+    assert!(stat(store, "reserved_bytes") <= free_bytes, "{when}: reserved bytes");
     let in_use = ["log", "survivor", "extent"].map(|class| stat(store, &format!("segments.{class}")));
     let by_state =
         ["open", "active", "sealed", "releasable"].map(|state| stat(store, &format!("segments.{state}")));

@@ -7,7 +7,7 @@
 //!    the cleaner moved it
 //! 3. if nothing was written and nothing cleaned since the start: totals. Per segment as many entries are live as the index
 //!    has there, so each entry of the index leads to an operation; and extents in use are those of live values, each used
-//!    once, and those that wait to be free
+//!    once, and those that wait to be free. Each slot is in use or free, and not both; and the reserve is what the heads need
 //!
 //! Not looked at: bytes that nothing counts on, such as free slots and what lies behind the end of a head; and the accounts
 //! of a segment that is damaged, or of a poisoned store.
@@ -21,6 +21,7 @@ pub use report::{Finding, Verification};
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::index::Index;
+use crate::space::table::SlotState;
 use crate::sync::Ordering;
 use crate::types::{MediaRange, SegmentSlot};
 use segment::Tally;
@@ -35,6 +36,7 @@ struct Moment {
     moved: u64,
     freed: u64,
     on_their_way: u64,
+    slots_taken: u64,
 }
 
 impl<I: Index + 'static> Engine<I> {
@@ -99,6 +101,7 @@ impl<I: Index + 'static> Engine<I> {
             moved: count(&cleaner.entries_moved),
             freed: count(&cleaner.segments_freed),
             on_their_way: count(&self.extents.staged) + self.committer.tickets.bytes_in_flight(),
+            slots_taken: self.space.slots_taken(),
         }
     }
 
@@ -124,6 +127,7 @@ impl<I: Index + 'static> Engine<I> {
 
     fn sum_up(&self, tallies: &BTreeMap<SegmentSlot, Tally>, report: &mut Verification) {
         report.segments = tallies.len() as u64;
+        report.free_segments = self.slots_in(SlotState::Free);
         for tally in tallies.values() {
             report.frames += tally.frames;
             report.entries += tally.entries;
@@ -162,6 +166,31 @@ impl<I: Index + 'static> Engine<I> {
         let usage = self.extents.usage();
         report.compare("extent bytes", 0, report.extent_bytes + usage.retired_bytes, usage.extent_bytes);
         check_apart(tallies, report);
+        if !self.options.read_only {
+            self.check_slots(report);
+        }
+    }
+
+    fn slots_in(&self, state: SlotState) -> u64 {
+        let table = self.space.table();
+        let is_in = |slot: &u32| table.slot(SegmentSlot(*slot)).state() == state;
+        (0..self.space.slot_count()).filter(is_in).count() as u64
+    }
+
+    /// Nobody holds a slot: those who take one are writers, who were waited for, and the cleaner, which is held up.
+    fn check_slots(&self, report: &mut Verification) {
+        for misplaced in self.space.misplaced_slots() {
+            let offset = self.space.geometry().offset_of(misplaced.slot);
+            let found = u64::from(misplaced.is_in_use);
+            let what = "slot that is either free or in use";
+            report.add(Finding { what, segment: 0, offset, expected: 1 - found, found });
+        }
+        let is_backed = |log: &usize| self.oplog.lock(*log).has_backed_head();
+        let heads = (0..self.oplog.log_count()).filter(is_backed).count() as u64;
+        let (backed, releasable) = self.space.reserved_for();
+        report.compare("heads that slots are reserved for", 0, heads, u64::from(backed));
+        let on_their_way = self.slots_in(SlotState::Releasable);
+        report.compare("segments on their way to be free", 0, on_their_way, u64::from(releasable));
     }
 }
 
@@ -174,3 +203,7 @@ fn check_apart(tallies: &BTreeMap<SegmentSlot, Tally>, report: &mut Verification
         report.add(Finding { what: "extents of two values", segment: 0, offset: found, expected, found });
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "../tests/verify.rs"]
+mod tests;

@@ -27,6 +27,8 @@ pub struct Finding {
 pub struct Verification {
     /// Segments of the log that were read, and extent segments whose headers were.
     pub segments: u64,
+    /// Slots in which the store has nothing, those included that were given back.
+    pub free_segments: u64,
     /// Whole frames.
     pub frames: u64,
     /// Entries in them, dead ones included.
@@ -85,6 +87,7 @@ impl Verification {
             "ok": self.is_ok(),
             "is_quiet": self.is_quiet,
             "segments": self.segments,
+            "free_segments": self.free_segments,
             "frames": self.frames,
             "entries": self.entries,
             "live_entries": self.live_entries,
