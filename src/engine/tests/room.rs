@@ -4,7 +4,7 @@ use super::*;
 use crate::index::hash::HashIndex;
 use crate::media::sim::{Fault, SimKind, SimMedia};
 use crate::options::WriteOptions;
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool};
 use std::sync::mpsc;
 
 /// Large enough that a head can list hundreds.
@@ -162,12 +162,12 @@ fn a_write_is_not_refused_because_others_wake_it() {
     let engine = pool_on(&device(), true);
     let pass = engine.cleaner.hold();
     let (others, settled) = mpsc::channel::<Vec<crate::types::MediaRange>>();
-    let mut tries = 0;
+    let (mut tries, is_over) = (0, AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let engine = &engine;
+        let (engine, is_over) = (&engine, &is_over);
         scope.spawn(move || {
             for ranges in settled {
-                while !engine.cleaner_thread.is_awaited() {
+                while !engine.cleaner_thread.is_awaited() && !is_over.load(Ordering::Relaxed) {
                     std::thread::yield_now();
                 }
                 engine.extents.release_retired(&ranges);
@@ -184,6 +184,7 @@ fn a_write_is_not_refused_because_others_wake_it() {
             others.send(ranges).expect("it listens");
             Err(Error::NoSpace { needed_bytes: 1, free_bytes: 0, limit: "this test".into() })
         });
+        is_over.store(true, Ordering::Relaxed);
         drop(others);
         result.expect("the cleaner may gain something yet");
     });
