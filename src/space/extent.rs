@@ -4,6 +4,7 @@
 //!   - block 0 of an extent segment holds its header and is never given out
 //!   - an extent lies within one segment
 //!   - nothing is allocated in a closed segment: the cleaner empties it
+//!   - the lock of the segments is held across no growth and no drain: whoever overwrites a large value needs it
 
 use super::{Purpose, Space};
 use crate::constants::{BLOB_CHUNK_BYTES_MAX, EXTENT_BLOCK_BYTES_MAX};
@@ -181,16 +182,48 @@ impl Extents {
             let max = most * self.block_bytes;
             return Err(NoRoom::Refused(Error::TooLarge { what: "value in this pool", len, max }));
         }
-        let mut segments = self.segments.lock();
-        let pieces = match self.one_run(&segments, blocks) {
-            Some(piece) => vec![piece],
-            None => {
-                // Every piece but the last has so many blocks, so there are at most `pieces_max`.
-                let shortest = blocks.div_ceil(pieces_max as u64) as u32;
-                self.several_runs(&mut segments, blocks, shortest, purpose)?
+        // Every piece but the last has so many blocks, so there are at most `pieces_max`.
+        let shortest = blocks.div_ceil(pieces_max as u64) as u32;
+        // For this value alone, until it is placed: nobody waits while they are opened.
+        let mut opened = Vec::new();
+        loop {
+            let mut segments = self.segments.lock();
+            let (pieces, missing) = match self.one_run(&segments, blocks) {
+                Some(piece) => (vec![piece], 0),
+                None => self.several_runs(&segments, &opened, blocks, shortest),
+            };
+            if missing == 0 {
+                self.insert(&mut segments, &opened);
+                return Ok(self.take(&mut segments, len, pieces));
             }
-        };
-        Ok(self.take(&mut segments, len, pieces))
+            let free: u64 = segments.open_with(1).map(|(_, bitmap)| u64::from(bitmap.free_blocks)).sum();
+            drop(segments);
+            if let Err(error) = self.open_segments(missing, purpose, &mut opened) {
+                self.lacks_blocks.store(free < blocks, Ordering::Relaxed);
+                self.insert(&mut self.segments.lock(), &opened);
+                return Err(error);
+            }
+        }
+    }
+
+    /// Opens so many segments.
+    fn open_segments(&self, count: usize, purpose: Purpose, opened: &mut Vec<u32>) -> Result<(), NoRoom> {
+        // Slots for all of it before any is opened: a value that is refused must not leave segments behind it.
+        let mut slots = self.space.take_slots(count, purpose).map_err(NoRoom::Refused)?;
+        while let Some(slot) = slots.pop() {
+            if let Err(error) = self.space.open_segment(SegmentClass::Extent, slot) {
+                slots.into_iter().for_each(|slot| self.space.return_slot(slot));
+                return Err(NoRoom::Unknown(error));
+            }
+            opened.push(slot.0);
+        }
+        Ok(())
+    }
+
+    /// Segments in which nothing is are for everybody.
+    fn insert(&self, segments: &mut Segments, opened: &[u32]) {
+        segments.bitmaps.extend(opened.iter().map(|slot| (*slot, Bitmap::new(self.blocks_per_segment()))));
+        self.note_usage(segments);
     }
 
     /// The first free run that holds all `blocks`.
@@ -202,39 +235,26 @@ impl Extents {
         })
     }
 
-    /// The longest pieces of free runs, none shorter than `shortest`, that together have `blocks` or more, opening segments
-    /// for what is missing.
+    /// The longest pieces of free runs and of empty segments, none shorter than `shortest`, that together have `blocks` or
+    /// more; and how many segments are missing for that.
     fn several_runs(
         &self,
-        segments: &mut Segments,
+        segments: &Segments,
+        empty: &[u32],
         blocks: u64,
         shortest: u32,
-        purpose: Purpose,
-    ) -> Result<Vec<Piece>, NoRoom> {
+    ) -> (Vec<Piece>, usize) {
         let mut pieces = Vec::new();
         for (slot, bitmap) in segments.open_with(1) {
             pieces.extend(bitmap.runs(u32::MAX).flat_map(|run| self.pieces_of(*slot, run, shortest)));
         }
-        let found: u64 = pieces.iter().map(|piece| u64::from(piece.count)).sum();
         let whole = (1, self.blocks_per_segment() - 1);
+        pieces.extend(empty.iter().flat_map(|slot| self.pieces_of(*slot, whole, shortest)));
+        let found: u64 = pieces.iter().map(|piece| u64::from(piece.count)).sum();
         let per_segment: u64 = self.pieces_of(0, whole, shortest).map(|piece| u64::from(piece.count)).sum();
-        let opened = blocks.saturating_sub(found).div_ceil(per_segment) as usize;
-        // Slots for all of it before any is opened: a value that is refused must not leave segments behind it.
-        let mut slots = self.space.take_slots(opened, purpose).map_err(|refusal| {
-            let free: u64 = segments.open_with(1).map(|(_, bitmap)| u64::from(bitmap.free_blocks)).sum();
-            self.lacks_blocks.store(free < blocks, Ordering::Relaxed);
-            NoRoom::Refused(refusal)
-        })?;
-        while let Some(slot) = slots.pop() {
-            if let Err(error) = self.space.open_segment(SegmentClass::Extent, slot) {
-                slots.into_iter().for_each(|slot| self.space.return_slot(slot));
-                return Err(NoRoom::Unknown(error));
-            }
-            segments.bitmaps.insert(slot.0, Bitmap::new(self.blocks_per_segment()));
-            pieces.extend(self.pieces_of(slot.0, whole, shortest));
-        }
+        let missing = blocks.saturating_sub(found).div_ceil(per_segment) as usize;
         pieces.sort_unstable_by_key(|piece| (Reverse(piece.count), piece.slot, piece.first));
-        Ok(pieces)
+        (pieces, missing)
     }
 
     /// A run cut into pieces of at most a chunk; what remains and is shorter than `shortest` is left out.

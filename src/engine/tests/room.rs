@@ -191,3 +191,28 @@ fn a_write_is_not_refused_because_others_wake_it() {
     drop(pass);
     engine.let_go();
 }
+
+/// The lock of the extent segments was held across growth and two drains for each segment that was opened, so whoever
+/// overwrote a large value, and readers that ended its grace period, waited for them.
+#[test]
+fn nobody_waits_for_the_segments_that_a_large_value_opens() {
+    let engine = pool_on(&device(), false);
+    let free = engine.space.free_slots();
+    // No segment can be opened while this is held.
+    let roll_lock = engine.space.identities();
+    let (answer, answers) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let engine = &engine;
+        let opens = scope.spawn(move || engine.extents.allocate(3 * SEGMENT, 9, Purpose::Put).is_ok());
+        while engine.space.free_slots() == free {
+            std::thread::yield_now();
+        }
+        scope.spawn(move || answer.send(engine.extents.usage().segment_bytes));
+        let seen = answers.recv_timeout(Duration::from_secs(20));
+        drop(roll_lock);
+        assert!(opens.join().expect("no panic"), "there is room");
+        assert_eq!(seen, Ok(0), "it was answered before any was opened");
+    });
+    assert!(engine.extents.usage().segment_bytes >= 3 * SEGMENT);
+    engine.let_go();
+}
