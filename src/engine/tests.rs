@@ -211,11 +211,10 @@ fn a_simulated_pool_is_the_same_in_every_run_of_one_seed() {
 /// `left` slots are there for new data; what was written.
 fn almost_full_engine(logs: usize, left: u32) -> (Arc<Engine<HashIndex>>, Vec<u32>) {
     let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
-    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
     let slots = 40;
     let quota = 8192 + u64::from(slots) * 4096;
     let options = testing::with_logs(testing::options(), logs).max_bytes(quota);
-    let engine = Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh pool");
+    let engine = testing::engine_on(media, options);
     let room = || engine.space.available(Purpose::Put) + slots - engine.space.allocated_slots();
     let written = std::sync::Mutex::new(Vec::new());
     on_log(0, logs, || {

@@ -200,7 +200,9 @@ impl Extents {
             drop(segments);
             if let Err(error) = self.open_segments(missing, purpose, &mut opened) {
                 self.lacks_blocks.store(free < blocks, Ordering::Relaxed);
-                self.insert(&mut self.segments.lock(), &opened);
+                let mut segments = self.segments.lock();
+                self.insert(&mut segments, &opened);
+                self.note_usage(&segments);
                 return Err(error);
             }
         }
@@ -223,7 +225,6 @@ impl Extents {
     /// Segments in which nothing is are for everybody.
     fn insert(&self, segments: &mut Segments, opened: &[u32]) {
         segments.bitmaps.extend(opened.iter().map(|slot| (*slot, Bitmap::new(self.blocks_per_segment()))));
-        self.note_usage(segments);
     }
 
     /// The first free run that holds all `blocks`.

@@ -6,18 +6,33 @@ use crate::index::hash::HashIndex;
 use crate::options::WriteOptions;
 use crate::sync::Arc;
 
+fn key(number: u32) -> Vec<u8> {
+    format!("{number:04}").into_bytes()
+}
+
+fn put(engine: &Engine<HashIndex>, number: u32) {
+    engine.put(&WriteOptions::default(), &key(number), &[7; 200]).expect("room");
+}
+
+fn delete_all(engine: &Engine<HashIndex>, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        assert!(engine.delete(&WriteOptions::default(), &key(number)).expect("room"), "it was there");
+    }
+}
+
+/// A pool with nothing but values that were deleted: it grows as it likes, and nobody cleans yet.
+fn full_of_deleted_values() -> Arc<Engine<HashIndex>> {
+    let engine = crate::testing::engine(512 << 10, false);
+    engine.stop_cleaning();
+    (0..250).for_each(|number| put(&engine, number));
+    delete_all(&engine, 0..250);
+    engine
+}
+
 /// It walked the whole log within a pass, and a write that waited for room waited for that.
 #[test]
 fn a_pass_walks_a_few_segments_and_the_next_one_goes_on() {
-    let engine = crate::testing::engine(512 << 10, false);
-    // The pool grows as it likes, and nobody cleans yet.
-    engine.stop_cleaning();
-    let options = WriteOptions::default();
-    let key = |number: u32| format!("{number:04}").into_bytes();
-    (0..250).for_each(|number| engine.put(&options, &key(number), &[7; 200]).expect("room"));
-    for number in 0..250 {
-        assert!(engine.delete(&options, &key(number)).expect("room"), "it was there");
-    }
+    let engine = full_of_deleted_values();
     let is_examining = || engine.cleaner.are_tombstones_examined();
     let tombstones = || engine.noted.count() + engine.cleaner.tombstones_kept();
     assert_eq!(tombstones(), 250);
@@ -38,14 +53,7 @@ fn a_pass_walks_a_few_segments_and_the_next_one_goes_on() {
 /// They were in no counter until the walk was over, so whoever sampled it then found next to no tombstones.
 #[test]
 fn tombstones_that_are_being_examined_are_counted() {
-    let engine = crate::testing::engine(512 << 10, false);
-    engine.stop_cleaning();
-    let options = WriteOptions::default();
-    let key = |number: u32| format!("{number:04}").into_bytes();
-    (0..250).for_each(|number| engine.put(&options, &key(number), &[7; 200]).expect("room"));
-    for number in 0..250 {
-        assert!(engine.delete(&options, &key(number)).expect("room"), "it was there");
-    }
+    let engine = full_of_deleted_values();
     engine.clean(Aim::Tidy).expect("sound");
     assert!(engine.cleaner.are_tombstones_examined(), "more is left to walk: {}", engine.stats());
     assert_eq!(engine.noted.count() + engine.cleaner.tombstones_kept(), 250, "{}", engine.stats());
@@ -57,16 +65,12 @@ fn full_of_what_counts(deletes: u32) -> Arc<Engine<HashIndex>> {
     let engine = crate::testing::engine(1 << 20, true);
     // Only this test cleans.
     engine.stop_cleaning();
-    let options = WriteOptions::default();
-    let key = |number: u32| format!("{number:04}").into_bytes();
     let mut puts = 0;
     while engine.oplog.rolls() < 75 {
-        engine.put(&options, &key(puts), &[7; 200]).expect("room");
+        put(&engine, puts);
         puts += 1;
     }
-    for number in 0..deletes {
-        assert!(engine.delete(&options, &key(number)).expect("room"), "it was there");
-    }
+    delete_all(&engine, 0..deletes);
     while engine.clean(Aim::Tidy).expect("sound").emptied > 0 {}
     assert_eq!(engine.noted.count(), u64::from(deletes), "too few for a walk beside something else");
     engine
