@@ -23,6 +23,18 @@ pub enum IndexKind {
     /// Point operations only, at most 12 bytes of DRAM per key on average.
     #[default]
     Hash,
+    /// Keys in order, about 25 bytes of DRAM per key; point operations take longer than with `Hash`.
+    Ordered,
+}
+
+impl IndexKind {
+    /// The name that [`Options::set`] takes and the statistics show.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            IndexKind::Hash => "hash",
+            IndexKind::Ordered => "ordered",
+        }
+    }
 }
 
 /// Who shares a drain.
@@ -155,7 +167,7 @@ impl Options {
         self
     }
 
-    /// Which index. Default: `Hash`.
+    /// Which index. Held in memory only: the same pool opens with either. Default: `Hash`.
     pub fn index(mut self, index: IndexKind) -> Self {
         self.index = index;
         self
@@ -298,7 +310,10 @@ impl Options {
                 )?;
             }
             "durability" => self.durability = parse_durability(name, value)?,
-            "index" => self.index = choose(name, value, &[("hash", IndexKind::Hash)])?,
+            "index" => {
+                let kinds = [("hash", IndexKind::Hash), ("ordered", IndexKind::Ordered)];
+                self.index = choose(name, value, &kinds)?;
+            }
             "create" => self.create = parse_bool(name, value)?,
             "read_only" => self.read_only = parse_bool(name, value)?,
             "max_bytes" => {

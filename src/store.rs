@@ -9,8 +9,9 @@ use crate::error::Result;
 use crate::format::{HOLDER_OFFSET, HolderRecord};
 use crate::holder;
 use crate::index::hash::HashIndex;
+use crate::index::ordered::OrderedIndex;
 use crate::media::{self, Media, OpenRequest};
-use crate::options::{Options, WriteOptions};
+use crate::options::{IndexKind, Options, WriteOptions};
 use crate::sync::Arc;
 use crate::write_batch::WriteBatch;
 use std::path::Path;
@@ -27,12 +28,29 @@ pub struct Store {
 
 /// What the clones of a store share: the last one to go ends the housekeeper, which must not be what releases the pool.
 struct Handle {
-    engine: Arc<Engine<HashIndex>>,
+    engine: AnyEngine,
+}
+
+/// The engine with the index that the store was opened with. A branch that always goes the same way costs a call less than
+/// a table of functions, and values stay generic below.
+enum AnyEngine {
+    Hash(Arc<Engine<HashIndex>>),
+    Ordered(Arc<Engine<OrderedIndex>>),
+}
+
+/// Calls the engine of a handle, whatever its index.
+macro_rules! with_engine {
+    ($handle:expr, $engine:ident => $call:expr) => {
+        match &$handle.engine {
+            AnyEngine::Hash($engine) => $call,
+            AnyEngine::Ordered($engine) => $call,
+        }
+    };
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.engine.let_go();
+        with_engine!(self, engine => engine.let_go());
     }
 }
 
@@ -76,7 +94,14 @@ impl Store {
         options: Options,
         holder: &HolderRecord,
     ) -> Result<Store> {
-        let engine = Engine::open(media, is_new, options, holder, HashIndex::with_expected)?;
+        let engine = match options.index {
+            IndexKind::Hash => {
+                AnyEngine::Hash(Engine::open(media, is_new, options, holder, HashIndex::with_expected)?)
+            }
+            IndexKind::Ordered => {
+                AnyEngine::Ordered(Engine::open(media, is_new, options, holder, OrderedIndex::with_expected)?)
+            }
+        };
         Ok(Store { handle: Arc::new(Handle { engine }) })
     }
 
@@ -92,7 +117,7 @@ impl Store {
     /// [`Store::health`] is well the pool could not grow, and the old value stays; else this drain failed, the store is
     /// poisoned, and recovery decides which value survived.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.handle.engine.put(&WriteOptions::default(), key, value)
+        with_engine!(self.handle, engine => engine.put(&WriteOptions::default(), key, value))
     }
 
     /// [`Store::put`] with options of its own.
@@ -100,7 +125,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn put_with(&self, options: &WriteOptions, key: &[u8], value: &[u8]) -> Result<()> {
-        self.handle.engine.put(options, key, value)
+        with_engine!(self.handle, engine => engine.put(options, key, value))
     }
 
     /// Copies the value of `key`; `None` if it has none.
@@ -109,7 +134,7 @@ impl Store {
     /// `InvalidArgument`, `TooLarge` (key), `Corrupted` (the value, or what would prove its absence, is damaged), `Closed`,
     /// `Forked`.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.handle.engine.get(key)
+        with_engine!(self.handle, engine => engine.get(key))
     }
 
     /// Copies the value of `key` into `buf` and returns its length; allocates nothing for inline values.
@@ -117,7 +142,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`]; `BufferTooSmall` with the length needed.
     pub fn get_into(&self, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> {
-        self.handle.engine.get_into(key, buf)
+        with_engine!(self.handle, engine => engine.get_into(key, buf))
     }
 
     /// Pins the value of `key`: it stays readable and unchanged until the [`ValueRef`] is dropped, without a copy where it
@@ -126,7 +151,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`].
     pub fn get_pinned(&self, key: &[u8]) -> Result<Option<ValueRef>> {
-        self.handle.engine.get_pinned(key)
+        with_engine!(self.handle, engine => engine.get_pinned(key))
     }
 
     /// Deletes `key`; `false` if it had no value. Works on a full store.
@@ -134,7 +159,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn delete(&self, key: &[u8]) -> Result<bool> {
-        self.handle.engine.delete(&WriteOptions::default(), key)
+        with_engine!(self.handle, engine => engine.delete(&WriteOptions::default(), key))
     }
 
     /// [`Store::delete`] with options of its own.
@@ -142,7 +167,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn delete_with(&self, options: &WriteOptions, key: &[u8]) -> Result<bool> {
-        self.handle.engine.delete(options, key)
+        with_engine!(self.handle, engine => engine.delete(options, key))
     }
 
     /// True if `key` has a value. Reads no blob.
@@ -150,7 +175,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get`].
     pub fn exists(&self, key: &[u8]) -> Result<bool> {
-        self.handle.engine.exists(key)
+        with_engine!(self.handle, engine => engine.exists(key))
     }
 
     /// Applies a batch: after any crash all of it is there, or nothing. Of several operations on one key the last counts.
@@ -160,7 +185,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn write(&self, batch: &WriteBatch) -> Result<()> {
-        self.handle.engine.write(&WriteOptions::default(), batch)
+        with_engine!(self.handle, engine => engine.write(&WriteOptions::default(), batch))
     }
 
     /// [`Store::write`] with options of its own.
@@ -168,19 +193,19 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn write_with(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
-        self.handle.engine.write(options, batch)
+        with_engine!(self.handle, engine => engine.write(options, batch))
     }
 
     /// Copies many values, in the order of `keys`, with the memory accesses of several keys overlapped. Each key has a
     /// result of its own.
     pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
-        self.handle.engine.multi_get(keys)
+        with_engine!(self.handle, engine => engine.multi_get(keys))
     }
 
     /// Asks for the memory of at most [`FETCH_GROUP`] keys that are read next.
     #[cfg(feature = "capi")]
     pub(crate) fn fetch_ahead(&self, keys: &[&[u8]]) {
-        self.handle.engine.fetch_ahead(keys);
+        with_engine!(self.handle, engine => engine.fetch_ahead(keys));
     }
 
     /// Accepts a put and returns at once. It is visible and durable within `commit_wait_us_max` without further calls, or
@@ -191,7 +216,7 @@ impl Store {
     /// As [`Store::put`]; whatever can be refused is refused now. A later failure poisons the store and is reported for
     /// every ticket from the failed one on.
     pub fn put_async(&self, key: &[u8], value: &[u8]) -> Result<Ticket> {
-        self.handle.engine.put_async(key, value).map(Ticket)
+        with_engine!(self.handle, engine => engine.put_async(key, value).map(Ticket))
     }
 
     /// [`Store::put_async`] for a batch.
@@ -199,7 +224,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_async`].
     pub fn write_async(&self, batch: &WriteBatch) -> Result<Ticket> {
-        self.handle.engine.write_async(batch).map(Ticket)
+        with_engine!(self.handle, engine => engine.write_async(batch).map(Ticket))
     }
 
     /// Waits until the write of `ticket`, and every one before it, is durable.
@@ -208,12 +233,12 @@ impl Store {
     /// The failure of that write or of an earlier one, after which the store is poisoned; `InvalidArgument` for a ticket that
     /// was never given; `Closed`, `Forked`.
     pub fn wait(&self, ticket: Ticket) -> Result<()> {
-        self.handle.engine.wait(ticket.0)
+        with_engine!(self.handle, engine => engine.wait(ticket.0))
     }
 
     /// Every ticket up to this one is durable; 0 before the first.
     pub fn durable_ticket(&self) -> Ticket {
-        Ticket(self.handle.engine.durable_ticket())
+        Ticket(with_engine!(self.handle, engine => engine.durable_ticket()))
     }
 
     /// Makes every earlier write durable, asynchronous ones and those at durability `os` too. At most one drain per log.
@@ -221,7 +246,7 @@ impl Store {
     /// # Errors
     /// `Io`: the store is poisoned. `Poisoned`, `Closed`, `Forked`.
     pub fn sync(&self) -> Result<()> {
-        self.handle.engine.sync()
+        with_engine!(self.handle, engine => engine.sync())
     }
 
     /// Ends cleaning in the background until [`Store::maintenance_resume`]: for a stretch of time in which nothing but the
@@ -231,7 +256,7 @@ impl Store {
     /// # Errors
     /// `NoSpace` while free space is so scarce that writes would soon stop. `ReadOnly`, `Poisoned`, `Closed`, `Forked`.
     pub fn maintenance_pause(&self) -> Result<()> {
-        self.handle.engine.pause_maintenance()
+        with_engine!(self.handle, engine => engine.pause_maintenance())
     }
 
     /// Lets the store clean again.
@@ -239,13 +264,13 @@ impl Store {
     /// # Errors
     /// `ReadOnly`, `Poisoned`, `Closed`, `Forked`.
     pub fn maintenance_resume(&self) -> Result<()> {
-        self.handle.engine.resume_maintenance()
+        with_engine!(self.handle, engine => engine.resume_maintenance())
     }
 
     /// Counters, sizes and what open found, as JSON with stable names. `keys` counts what the index holds: keys that have a
     /// value, and deleted keys whose tombstones have to be kept.
     pub fn stats_json(&self) -> String {
-        self.handle.engine.stats().to_string()
+        with_engine!(self.handle, engine => engine.stats().to_string())
     }
 
     /// Reads the whole pool: checks every checksum, that every entry of the index leads to its operation, and that the sizes
@@ -256,7 +281,7 @@ impl Store {
     /// # Errors
     /// `Closed`, `Forked`. What is wrong with the pool is no error but a [`Finding`].
     pub fn verify(&self) -> Result<Verification> {
-        self.handle.engine.verify()
+        with_engine!(self.handle, engine => engine.verify())
     }
 
     /// Ok, or the state that refuses writes and why. Reads go on in every such state.
@@ -264,7 +289,7 @@ impl Store {
     /// # Errors
     /// `Poisoned`, `Closed`, `Forked`.
     pub fn health(&self) -> Result<()> {
-        self.handle.engine.health()
+        with_engine!(self.handle, engine => engine.health())
     }
 
     /// Ends the store cleanly: the next open need not look for a torn tail. Calls on any clone answer `Closed` afterwards.
@@ -274,44 +299,44 @@ impl Store {
     /// meanwhile may have answered `Closed`. `Io`: the store is closed, the next
     /// open recovers it. `Closed`, `Forked`, `Poisoned`.
     pub fn close(&self) -> Result<()> {
-        self.handle.engine.close()
+        with_engine!(self.handle, engine => engine.close())
     }
 
     /// Refuses writes from now on: a bug was caught, and what it did is for the next open to judge.
     #[cfg_attr(not(feature = "capi"), allow(dead_code, reason = "the C boundary catches panics"))]
     pub(crate) fn poison(&self, why: &str) {
-        self.handle.engine.poison(why);
+        with_engine!(self.handle, engine => engine.poison(why));
     }
 
     #[cfg(feature = "sim")]
     pub(crate) fn mark_idle(&self) -> Result<()> {
-        self.handle.engine.mark_idle_logs()
+        with_engine!(self.handle, engine => engine.mark_idle_logs())
     }
 
     #[cfg(feature = "sim")]
     pub(crate) fn clean(&self, aim: Aim) -> Result<usize> {
-        self.handle.engine.clean(aim).map(|pass| pass.emptied)
+        with_engine!(self.handle, engine => engine.clean(aim).map(|pass| pass.emptied))
     }
 
     #[cfg(feature = "sim")]
     pub(crate) fn give_back(&self) -> Result<bool> {
-        self.handle.engine.give_back_all()
+        with_engine!(self.handle, engine => engine.give_back_all())
     }
 
     #[cfg(feature = "sim")]
     pub(crate) fn tidy_up(&self) -> bool {
-        self.handle.engine.tidy_up(|| false).is_some()
+        with_engine!(self.handle, engine => engine.tidy_up(|| false).is_some())
     }
 
     #[cfg(feature = "sim")]
     pub(crate) fn stop_cleaning(&self) {
-        self.handle.engine.stop_cleaning();
+        with_engine!(self.handle, engine => engine.stop_cleaning());
     }
 
     /// Ends the store as a killed process would: nothing more is written.
     #[cfg(feature = "sim")]
     pub(crate) fn abandon(&self) {
-        self.handle.engine.abandon();
+        with_engine!(self.handle, engine => engine.abandon());
     }
 }
 

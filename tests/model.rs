@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Rng, assert_sound, memory_dir, report, small, stat, with_logs};
-use flatkv::{Durability, Error, MediaChoice, Options, Result, Store, Ticket, WriteBatch, WriteOptions};
+use flatkv::{
+    Durability, Error, IndexKind, MediaChoice, Options, Result, Store, Ticket, WriteBatch, WriteOptions,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -81,6 +83,8 @@ struct Case {
     keys: Vec<Vec<u8>>,
     workers: Workers,
     operations: usize,
+    /// Counted on from the seed.
+    opens: u64,
 }
 
 fn as_batch(changes: &[Change]) -> WriteBatch {
@@ -146,6 +150,7 @@ impl Case {
             keys,
             workers: Workers::start(3),
             operations: 0,
+            opens: seed,
         };
         case.open();
         case
@@ -159,8 +164,11 @@ impl Case {
         options.commit_wait_us_max([50, 1_000, 100_000][self.rng.below(3)])
     }
 
+    /// The index is in memory only, so each open may take the other one.
     fn open(&mut self) {
-        let options = self.options();
+        self.opens += 1;
+        let kind = if self.opens.is_multiple_of(2) { IndexKind::Hash } else { IndexKind::Ordered };
+        let options = self.options().index(kind);
         self.store =
             Some(options.open(&self.path).unwrap_or_else(|error| panic!("the pool does not open: {error}")));
     }

@@ -1,6 +1,6 @@
 //! One pass through everything a store does, on both kinds of medium.
 
-use flatkv::{MediaChoice, Options, Store, WriteBatch};
+use flatkv::{IndexKind, MediaChoice, Options, Store, WriteBatch};
 use std::path::Path;
 
 fn check(store: &Store, big: &[u8]) {
@@ -13,10 +13,12 @@ fn check(store: &Store, big: &[u8]) {
     assert_eq!(store.get(b"async").unwrap().unwrap(), b"later");
 }
 
-fn exercise(media: MediaChoice, puts: u32, dir: &Path) {
+/// The pool is opened with each index in turn.
+fn exercise(media: MediaChoice, puts: u32, dir: &Path, first: IndexKind, second: IndexKind) {
     let path = dir.join("pool.fkv");
-    let open = || Options::new().media(media).segment_size_bytes(64 << 10).open(&path).unwrap();
-    let store = open();
+    let open =
+        |index| Options::new().media(media).segment_size_bytes(64 << 10).index(index).open(&path).unwrap();
+    let store = open(first);
     for i in 0..puts {
         store.put(&i.to_le_bytes(), format!("value {i}").as_bytes()).unwrap();
     }
@@ -36,23 +38,30 @@ fn exercise(media: MediaChoice, puts: u32, dir: &Path) {
     store.close().unwrap();
     drop(store);
 
-    let store = open();
+    let store = open(second);
     check(&store, &big);
     drop(store);
 
-    let store = open();
+    let store = open(first);
     check(&store, &big);
     store.put(b"after", b"no close").unwrap();
 }
 
+const ORDERS: [(IndexKind, IndexKind); 2] =
+    [(IndexKind::Hash, IndexKind::Ordered), (IndexKind::Ordered, IndexKind::Hash)];
+
 #[test]
 fn a_store_on_a_file_keeps_what_it_was_given() {
-    let dir = tempfile::tempdir().unwrap();
-    exercise(MediaChoice::File, 300, dir.path());
+    for (first, second) in ORDERS {
+        let dir = tempfile::tempdir().unwrap();
+        exercise(MediaChoice::File, 300, dir.path(), first, second);
+    }
 }
 
 #[test]
 fn a_store_on_emulated_pm_keeps_what_it_was_given() {
-    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    exercise(MediaChoice::EmulatedPm, 20_000, dir.path());
+    for (first, second) in ORDERS {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        exercise(MediaChoice::EmulatedPm, 20_000, dir.path(), first, second);
+    }
 }

@@ -61,7 +61,7 @@ const STRANGERS: &[u32] = &[1, 3];
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("engine", "options", "options are words: the engine reads what callers chose"),
     ("engine", "write_batch", "a batch is words, too: its key and value checks are those of single puts"),
-    ("oplog", "index", "the entry reader answers the index's questions about keys (trait KeyHashes)"),
+    ("oplog", "index", "the entry reader answers the index's questions about keys (trait LogKeys)"),
     ("index", "media", "durable tokens only, see the_index_knows_only_the_durable_tokens"),
 ];
 

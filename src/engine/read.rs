@@ -188,9 +188,9 @@ impl<I: Index + 'static> Engine<I> {
             return;
         }
         let _guard = epoch::pin();
-        keys.iter().for_each(|key| self.index.prefetch(key.hash));
-        for key in keys {
-            self.index.get(*key, |addr| {
+        self.index.prefetch(keys);
+        for &key in keys {
+            self.index.get(key, |addr| {
                 self.reader.prefetch(addr);
                 None::<()>
             });

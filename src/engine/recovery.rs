@@ -29,7 +29,7 @@ use crate::format::{
     HOLDER_OFFSET, HolderRecord, NUMBERS_END, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SUPERBLOCK_BYTES,
     SUPERBLOCK_MAGIC_BYTES, SegmentState, Superblock,
 };
-use crate::index::{Index, KeyHashes};
+use crate::index::{Index, LogKeys};
 use crate::media::durable::{Dirty, InFlight};
 use crate::media::guarded::GuardedReads;
 use crate::media::{FlushGranularity, Media, Site};
@@ -150,8 +150,8 @@ struct Parts {
 
 /// Makes an index that can ask for the hash of a key in the log, with room for about so many entries at once and for so
 /// many at most.
-pub trait MakeIndex<I>: FnOnce(Arc<dyn KeyHashes>, u64, u64) -> Result<I> {}
-impl<I, F: FnOnce(Arc<dyn KeyHashes>, u64, u64) -> Result<I>> MakeIndex<I> for F {}
+pub trait MakeIndex<I>: FnOnce(Arc<dyn LogKeys>, u64, u64) -> Result<I> {}
+impl<I, F: FnOnce(Arc<dyn LogKeys>, u64, u64) -> Result<I>> MakeIndex<I> for F {}
 
 impl<I: Index + 'static> Engine<I> {
     /// Opens the pool on a locked medium, formatting it if it is new.

@@ -141,7 +141,7 @@ impl<I: Index + 'static> Engine<I> {
             "extent_segment_bytes": extents.segment_bytes,
             "log_entries": entries,
             "keys": index_entries,
-            "index": "hash",
+            "index": self.options.index.name(),
             "index_bytes": self.index.memory_bytes(),
             "index_huge_page_bytes": self.index.huge_page_bytes(),
             "huge_page_bytes": huge_page_bytes,

@@ -56,7 +56,6 @@ impl<I: Index + 'static> Engine<I> {
         self.check_writable()?;
         self.counters.put(key.len() + value.len());
         let key = self.key(key);
-        self.index.prefetch(key.hash);
         let result = self.with_room(|| self.put_once(options, key, value));
         self.after_write();
         result
@@ -254,7 +253,7 @@ impl<I: Index + 'static> Engine<I> {
         for (i, (op, key)) in batch.ops().iter().zip(&keys).enumerate() {
             if i.is_multiple_of(FETCH_GROUP) {
                 let group = &keys[i..keys.len().min(i + FETCH_GROUP)];
-                group.iter().for_each(|key| self.index.prefetch(key.hash));
+                self.index.prefetch(group);
             }
             if !is_last[i] {
                 continue;

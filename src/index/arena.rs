@@ -49,6 +49,54 @@ pub struct Line {
     pub numbers: [AtomicU32; LINE_NUMBERS],
 }
 
+/// Entries of a leaf of the ordered index: what fills eight cache lines, so that no leaf lies on two pages.
+pub const LEAF_SLOTS: usize = 31;
+/// Separators of an inner node of the ordered index.
+pub const INNER_SLICES: usize = 83;
+/// Words of key bytes in a [`Layer`].
+pub const LAYER_WORDS: usize = 5;
+
+/// A leaf of the ordered index: sorted slices of keys, and beside each a word that says what it stands for.
+#[repr(C, align(512))]
+pub struct Leaf {
+    /// Its version lock.
+    pub version: AtomicU64,
+    /// Slots in use.
+    pub count: AtomicU64,
+    /// Eight bytes of each key.
+    pub slices: [AtomicU64; LEAF_SLOTS],
+    /// What they lead to.
+    pub words: [AtomicU64; LEAF_SLOTS],
+}
+
+/// An inner node of the ordered index: child `i` holds the slices from separator `i - 1` up to separator `i`.
+#[repr(C, align(1024))]
+pub struct Inner {
+    /// Its version lock.
+    pub version: AtomicU64,
+    /// Separators in use; there is one child more.
+    pub count: AtomicU64,
+    /// The separators.
+    pub slices: [AtomicU64; INNER_SLICES],
+    /// The children.
+    pub children: [AtomicU32; INNER_SLICES + 1],
+}
+
+/// The head of one tree of the ordered index, or more bytes of its prefix.
+#[repr(C, align(64))]
+pub struct Layer {
+    /// Its version lock: guards `root`.
+    pub version: AtomicU64,
+    /// The root node.
+    pub root: AtomicU32,
+    /// Bytes that all keys have before the slices of this tree.
+    pub prefix_bytes: AtomicU32,
+    /// The node with more bytes of the prefix; 0 for none.
+    pub more: AtomicU32,
+    /// The prefix, most significant byte first.
+    pub prefix: [AtomicU64; LAYER_WORDS],
+}
+
 /// A counter that shares no cache line, nor the line that the CPU prefetches beside it.
 #[repr(C, align(128))]
 pub struct Counter {
@@ -59,6 +107,8 @@ pub struct Counter {
 const _: () =
     assert!(size_of::<Bucket>() as u64 == CACHE_LINE_BYTES && size_of::<Line>() as u64 == CACHE_LINE_BYTES);
 const _: () = assert!(size_of::<Page>() as u64 == PAGE_BYTES);
+const _: () = assert!(size_of::<Leaf>() == 512 && size_of::<Inner>() == 1024);
+const _: () = assert!(size_of::<Layer>() as u64 == CACHE_LINE_BYTES);
 const _: () = assert!(size_of::<usize>() == 8, "reservations are larger than a 32-bit address space");
 
 /// What a reservation may hold.
@@ -92,6 +142,36 @@ unsafe impl Node for Page {
             .iter()
             .flat_map(|bucket| &bucket.slots)
             .for_each(|slot| slot.store(0, Ordering::Relaxed));
+    }
+}
+
+// SAFETY: integer atomics and arrays of them, aligned to less than a page.
+unsafe impl Node for Leaf {
+    fn clear(&self) {
+        self.version.store(0, Ordering::Relaxed);
+        self.count.store(0, Ordering::Relaxed);
+        self.slices.iter().chain(&self.words).for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+}
+
+// SAFETY: integer atomics and arrays of them, aligned to less than a page.
+unsafe impl Node for Inner {
+    fn clear(&self) {
+        self.version.store(0, Ordering::Relaxed);
+        self.count.store(0, Ordering::Relaxed);
+        self.slices.iter().for_each(|slice| slice.store(0, Ordering::Relaxed));
+        self.children.iter().for_each(|child| child.store(0, Ordering::Relaxed));
+    }
+}
+
+// SAFETY: integer atomics, an array of them and padding.
+unsafe impl Node for Layer {
+    fn clear(&self) {
+        self.version.store(0, Ordering::Relaxed);
+        [&self.root, &self.prefix_bytes, &self.more]
+            .iter()
+            .for_each(|number| number.store(0, Ordering::Relaxed));
+        self.prefix.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 

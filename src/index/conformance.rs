@@ -5,7 +5,8 @@
 //! and reads hashes again many times.
 
 use super::hash::HashIndex;
-use super::{Candidate, Index, Key, KeyHashes, Upsert};
+use super::ordered::OrderedIndex;
+use super::{Candidate, Index, Key, LogKeys, Upsert};
 use crate::epoch;
 use crate::media::durable::{Durable, Publishable};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, threads};
@@ -73,11 +74,19 @@ impl FakeLog {
     }
 }
 
-impl KeyHashes for FakeLog {
+impl LogKeys for FakeLog {
     fn key_hash(&self, at: Addr) -> Option<u64> {
         self.hashes_read.fetch_add(1, Ordering::Relaxed);
         let unreadable = self.unreadable.load(Ordering::Relaxed);
         (unreadable == 0 || !at.to_bits().is_multiple_of(unreadable)).then(|| (self.hash)(self.entry(at).0))
+    }
+
+    fn with_key(&self, at: Addr, look: &mut dyn FnMut(&[u8])) -> bool {
+        let can_be_read = self.key_hash(at).is_some();
+        if can_be_read {
+            look(&self.entry(at).0.to_le_bytes());
+        }
+        can_be_read
     }
 
     fn prefetch(&self, _at: Addr) {}
@@ -265,7 +274,6 @@ fn entries_that_cannot_be_read_stay_findable<I: Index>(make: fn(Arc<FakeLog>) ->
     log.unreadable.store(1_000, Ordering::Relaxed);
     let subject = Subject { index: make(log.clone()), log };
     (0..KEYS).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
-    assert!(subject.log.hashes_read.load(Ordering::Relaxed) > KEYS / 8, "growth needed hashes");
     (0..KEYS).for_each(|key| assert_eq!(subject.seq(key), Some(1), "key {key}"));
     assert_eq!(subject.index.len(), KEYS, "copies are not keys");
     // They can be replaced, moved and forgotten like others.
@@ -278,6 +286,17 @@ fn entries_that_cannot_be_read_stay_findable<I: Index>(make: fn(Arc<FakeLog>) ->
         }
         assert_eq!(subject.seq(key), [Some(2), Some(1), None][key as usize % 3]);
     }
+}
+
+/// The premise of the test above for this kind.
+#[test]
+fn the_hash_index_reads_hashes_when_it_grows() {
+    const KEYS: u64 = 300_000;
+    let log = FakeLog::new(KEYS, mix);
+    let subject =
+        Subject { index: HashIndex::with_expected(log.clone(), 0, u64::MAX).expect("address space"), log };
+    (0..KEYS).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
+    assert!(subject.log.hashes_read.load(Ordering::Relaxed) > KEYS / 8, "growth needed hashes");
 }
 
 /// Every thread publishes every `Seq` that it drew for keys that all share; whatever the order, the newest stays.
@@ -450,12 +469,22 @@ fn a_new_index_is_cheap<I: Index>(make: fn(Arc<FakeLog>) -> I) {
 /// A log for figures: the entry of `key` lies at `key + 1`, so that comparing keys touches no memory.
 struct NumberLog;
 
-impl KeyHashes for NumberLog {
+impl LogKeys for NumberLog {
     fn key_hash(&self, at: Addr) -> Option<u64> {
         Some(mix(at.to_bits() - 1))
     }
 
+    fn with_key(&self, at: Addr, look: &mut dyn FnMut(&[u8])) -> bool {
+        look(&number_key(at.to_bits() - 1));
+        true
+    }
+
     fn prefetch(&self, _at: Addr) {}
+}
+
+/// Sixteen bytes in no order.
+fn number_key(key: u64) -> [u8; 16] {
+    (u128::from(mix(key)) << 64 | u128::from(key)).to_be_bytes()
 }
 
 fn insert_numbers(index: &impl Index, keys: impl Iterator<Item = u64>) {
@@ -464,15 +493,16 @@ fn insert_numbers(index: &impl Index, keys: impl Iterator<Item = u64>) {
     let mut keys = keys.fuse();
     loop {
         group.clear();
-        group.extend(keys.by_ref().take(GROUP).map(|key| (key, mix(key))));
+        group.extend(keys.by_ref().take(GROUP).map(|key| (key, number_key(key))));
         if group.is_empty() {
             return;
         }
         let _guard = epoch::pin();
-        group.iter().for_each(|&(_, hash)| index.prefetch(hash));
-        for &(key, hash) in &group {
+        let keys: Vec<Key<'_>> = group.iter().map(|(key, bytes)| Key { bytes, hash: mix(*key) }).collect();
+        index.prefetch(&keys);
+        for (&(key, _), &asked) in group.iter().zip(&keys) {
             let new: Publishable<Addr> = Durable::recovered(Addr::from_bits(key + 1)).into();
-            let done = index.upsert_if_newer(Key { bytes: &[], hash }, new, |at| {
+            let done = index.upsert_if_newer(asked, new, |at| {
                 if at.to_bits() == key + 1 { Candidate::Older } else { Candidate::OtherKey }
             });
             assert_eq!(done, Upsert::Inserted);
@@ -484,12 +514,14 @@ fn get_numbers(index: &impl Index, keys: impl Iterator<Item = u64>, group: usize
     let keys: Vec<u64> = keys.collect();
     for group in keys.chunks(group) {
         let _guard = epoch::pin();
+        let bytes: Vec<_> = group.iter().map(|&key| number_key(key)).collect();
+        let asked: Vec<Key<'_>> =
+            group.iter().zip(&bytes).map(|(&key, bytes)| Key { bytes, hash: mix(key) }).collect();
         if group.len() > 1 {
-            group.iter().for_each(|&key| index.prefetch(mix(key)));
+            index.prefetch(&asked);
         }
-        for &key in group {
-            let found =
-                index.get(Key { bytes: &[], hash: mix(key) }, |at| (at.to_bits() == key + 1).then_some(()));
+        for (&key, &asked) in group.iter().zip(&asked) {
+            let found = index.get(asked, |at| (at.to_bits() == key + 1).then_some(()));
             assert!(found.is_some());
         }
     }
@@ -513,7 +545,7 @@ fn ns_per_call(threads: u64, calls: u64, work: impl Fn(u64) + Sync) -> f64 {
     began.elapsed().as_nanos() as f64 * threads as f64 / calls as f64
 }
 
-fn print_speed<I: Index>(make: fn(Arc<dyn KeyHashes>) -> I, out: &mut impl Write) -> std::io::Result<()> {
+fn print_speed<I: Index>(make: fn(Arc<dyn LogKeys>) -> I, out: &mut impl Write) -> std::io::Result<()> {
     const KEYS: u64 = 2_000_000;
     for threads in [1, 2] {
         let index = make(Arc::new(NumberLog));
@@ -542,7 +574,7 @@ fn print_speed<I: Index>(make: fn(Arc<dyn KeyHashes>) -> I, out: &mut impl Write
 
 /// Prints, and returns as average over sizes in steps of a tenth and as maximum, the bytes of memory per key.
 fn print_memory<I: Index>(
-    make: fn(Arc<dyn KeyHashes>) -> I,
+    make: fn(Arc<dyn LogKeys>) -> I,
     keys: u64,
     out: &mut impl Write,
 ) -> std::io::Result<(f64, f64)> {
@@ -597,6 +629,9 @@ fn memory_per_key_in_this_process() {
     let (average, most) = print_memory(make, 2_500_000, &mut std::io::sink()).expect("a sink");
     assert!(average <= 12.0, "{average:.2} bytes per key on average");
     assert!(most <= 16.0, "{most:.2} bytes per key at most");
+    let make = |log| OrderedIndex::with_expected(log, 0, u64::MAX).expect("address space");
+    let (_, most) = print_memory(make, 2_500_000, &mut std::io::sink()).expect("a sink");
+    assert!(most <= 40.0, "{most:.2} bytes per 16-byte key at most, ordered");
 }
 
 #[test]
@@ -604,6 +639,23 @@ fn memory_per_key_in_this_process() {
 fn figures_of_hash_memory() {
     let make = |hashes| HashIndex::with_expected(hashes, 0, u64::MAX).expect("address space");
     print_memory(make, 16_000_000, &mut std::io::stderr()).expect("stderr");
+}
+
+#[test]
+#[ignore = "prints figures: run alone, in release"]
+fn figures_of_ordered_memory() {
+    let make = |log| OrderedIndex::with_expected(log, 0, u64::MAX).expect("address space");
+    print_memory(make, 16_000_000, &mut std::io::stderr()).expect("stderr");
+}
+
+#[test]
+#[ignore = "prints figures: run alone, in release"]
+fn figures_of_ordered_speed() {
+    print_speed(
+        |log| OrderedIndex::with_expected(log, 0, u64::MAX).expect("address space"),
+        &mut std::io::stderr(),
+    )
+    .expect("stderr");
 }
 
 #[test]
@@ -653,4 +705,6 @@ macro_rules! every_kind {
 every_kind! {
     hash = |log| HashIndex::with_expected(log, 0, u64::MAX).expect("address space");
     hash_of_a_bounded_pool = |log| HashIndex::with_expected(log, 0, 1 << 18).expect("address space");
+    ordered = |log| OrderedIndex::with_expected(log, 0, u64::MAX).expect("address space");
+    ordered_of_a_bounded_pool = |log| OrderedIndex::with_expected(log, 0, 1 << 18).expect("address space");
 }

@@ -26,15 +26,15 @@
 //! keys; under one long guard a growing index keeps every page it ever had.
 
 use super::arena::{
-    AddressSpace, BUCKET_SLOTS, Bucket, Counter, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved,
-    prefetch,
+    AddressSpace, BUCKET_SLOTS, Bucket, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved, prefetch,
 };
-use super::{Candidate, Index, Key, KeyHashes, Upsert};
+use super::count::EntryCount;
+use super::{Candidate, Direction, Edge, Index, Key, LogKeys, Upsert};
 use crate::constants::{ADDR_BITS, PAGE_BYTES};
-use crate::epoch;
+use crate::epoch::{self, Guard};
 use crate::error::Result;
 use crate::media::durable::{Durable, Publishable};
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, thread_number};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::{Backoff, CachePadded};
 
@@ -95,15 +95,10 @@ const NEXT_PART: usize = 12;
 const CLAIM: usize = 13;
 const _: () = assert!(PAGE_COUNT == PART_PAGES_MAX);
 
-/// Threads with a counter that only they write.
-const OWNED_COUNTERS: usize = 96;
-/// Counters that later threads share.
-const SHARED_COUNTERS: usize = 32;
-
 /// See the module.
 pub struct HashIndex {
     storage: Arc<Storage>,
-    hashes: Arc<dyn KeyHashes>,
+    log: Arc<dyn LogKeys>,
     /// Bits of the hash that the directory uses now.
     depth: AtomicU32,
     depth_max: u32,
@@ -117,7 +112,7 @@ struct Storage {
     directory: Reserved<AtomicU32>,
     descriptors: Pool<Line>,
     pages: Pool<Page>,
-    counters: Reserved<Counter>,
+    entries: EntryCount,
 }
 
 /// The low `depth` bits.
@@ -264,7 +259,7 @@ impl HashIndex {
     ///
     /// # Errors
     /// `Io` if address space cannot be reserved.
-    pub fn with_expected(hashes: Arc<dyn KeyHashes>, expected: u64, most: u64) -> Result<HashIndex> {
+    pub fn with_expected(log: Arc<dyn LogKeys>, expected: u64, most: u64) -> Result<HashIndex> {
         let storage = Arc::new(Storage::reserve(most)?);
         let depth_max = storage.directory.count().ilog2().min(DEPTH_MAX);
         let (depth, pages) = shape_for(expected, depth_max);
@@ -274,7 +269,7 @@ impl HashIndex {
         }
         Ok(HashIndex {
             storage,
-            hashes,
+            log,
             depth: AtomicU32::new(depth),
             depth_max,
             is_broken: AtomicBool::new(false),
@@ -300,20 +295,6 @@ impl HashIndex {
     #[inline]
     fn is_current(&self, cell: Cell<'_>, hash: u64) -> bool {
         self.cell(hash).number == cell.number
-    }
-
-    #[inline]
-    fn count(&self, change: i64) {
-        let thread = thread_number();
-        let change = change as u64;
-        if thread < OWNED_COUNTERS {
-            // This thread alone writes this counter, so no locked instruction is needed.
-            let counter = &self.storage.counters.get(thread).value;
-            counter.store(counter.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
-        } else {
-            let shared = OWNED_COUNTERS + thread % SHARED_COUNTERS;
-            self.storage.counters.get(shared).value.fetch_add(change, Ordering::Relaxed);
-        }
     }
 
     /// Settles one slot of an upsert, however often other threads change it meanwhile.
@@ -471,7 +452,7 @@ impl HashIndex {
         let is_refill = (depth + 1).is_multiple_of(GROWTH_BITS);
         for group in words.chunks(REFILL_GROUP) {
             if is_refill {
-                group.iter().for_each(|&word| self.hashes.prefetch(addr(word)));
+                group.iter().for_each(|&word| self.log.prefetch(addr(word)));
             }
             for &word in group {
                 let (word, sides) =
@@ -488,7 +469,7 @@ impl HashIndex {
 
     /// A word with the growth bits of depth `depth + 1`, read from the log, and the sides of the split it belongs to.
     fn refill(&self, word: u64, depth: u32, prefix: u64) -> (u64, [bool; 2]) {
-        let read = self.hashes.key_hash(addr(word));
+        let read = self.log.key_hash(addr(word));
         // A hash that contradicts the slot was not read from the entry that the slot meant.
         if let Some(hash) = read.filter(|&hash| may_be(word, tag(hash, depth))) {
             let belongs = hash & low_bits(depth) == prefix;
@@ -575,11 +556,10 @@ impl Storage {
     /// of nodes before the pool is full, which is a panic in whoever grows it. A put cannot be refused for it: how many
     /// nodes it needs is known only when its entry is in the log, and growth has claimed its cell.
     fn reserve(most: u64) -> Result<Storage> {
-        const COUNTERS: usize = OWNED_COUNTERS + SHARED_COUNTERS;
         let wanted = (most / PAGE_ENTRIES_RESERVED).clamp(PAGES_MIN as u64, PAGES_MAX as u64) as usize;
         let mut pages = wanted.next_power_of_two();
         let mut space = loop {
-            let bytes = AddressSpace::needed_bytes::<Counter>(COUNTERS)
+            let bytes = EntryCount::needed_bytes()
                 + AddressSpace::needed_bytes::<AtomicU32>(pages)
                 + AddressSpace::needed_bytes::<Line>(pages)
                 + AddressSpace::needed_bytes::<Page>(pages);
@@ -590,7 +570,7 @@ impl Storage {
             }
         };
         Ok(Storage {
-            counters: space.take(COUNTERS),
+            entries: EntryCount::new(&mut space),
             directory: space.take(pages),
             descriptors: Pool::new(space.take(pages)),
             pages: Pool::new(space.take(pages)),
@@ -708,6 +688,8 @@ impl Storage {
 }
 
 impl Index for HashIndex {
+    const PREFETCHES_BY_HASH: bool = true;
+
     #[inline]
     fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
         loop {
@@ -745,7 +727,7 @@ impl Index for HashIndex {
         loop {
             if let Some(done) = self.try_upsert(key.hash, new, &mut judge) {
                 if done == Upsert::Inserted {
-                    self.count(1);
+                    self.storage.entries.add(1);
                 }
                 return done;
             }
@@ -761,16 +743,31 @@ impl Index for HashIndex {
     fn remove(&self, key: Key<'_>, at: Addr) -> bool {
         let is_removed = self.exchange(key.hash, at, |_| REMOVED);
         if is_removed {
-            self.count(-1);
+            self.storage.entries.add(-1);
         }
         is_removed
     }
 
     #[inline]
-    fn prefetch(&self, hash: u64) {
-        if let Some(bucket) = Probe::new(&self.storage, self.cell(hash), hash).next() {
-            prefetch(bucket);
+    fn prefetch(&self, keys: &[Key<'_>]) {
+        for key in keys {
+            if let Some(bucket) = Probe::new(&self.storage, self.cell(key.hash), key.hash).next() {
+                prefetch(bucket);
+            }
         }
+    }
+
+    fn scan<'a>(
+        &'a self,
+        _: &'a Guard,
+        _: Edge<'_>,
+        _: Direction,
+    ) -> Option<impl Iterator<Item = Addr> + 'a> {
+        None::<std::iter::Empty<Addr>>
+    }
+
+    fn estimate(&self, _: &Guard, _: Edge<'_>, _: Edge<'_>) -> Option<u64> {
+        None
     }
 
     fn for_each(&self, mut visit: impl FnMut(Addr)) {
@@ -796,21 +793,15 @@ impl Index for HashIndex {
     }
 
     fn len(&self) -> u64 {
-        let counters = 0..self.storage.counters.count();
-        let sum = counters.fold(0_u64, |sum, at| {
-            sum.wrapping_add(self.storage.counters.get(at).value.load(Ordering::Relaxed))
-        });
-        // A removal may be seen before the insert that it followed on another thread.
-        (sum as i64).max(0) as u64
+        self.storage.entries.sum()
     }
 
     fn memory_bytes(&self) -> u64 {
         let directory = (size_of::<AtomicU32>() as u64) << self.depth.load(Ordering::Relaxed);
-        let counters = (self.storage.counters.count() * size_of::<Counter>()) as u64;
         directory.next_multiple_of(PAGE_BYTES)
             + self.storage.descriptors.memory_bytes().next_multiple_of(PAGE_BYTES)
             + self.storage.pages.memory_bytes()
-            + counters
+            + self.storage.entries.memory_bytes()
     }
     fn merge_huge_page(&self) -> bool {
         self.storage.pages.merge_huge_page()

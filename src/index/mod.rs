@@ -6,10 +6,26 @@
 pub mod arena;
 #[cfg(test)]
 mod conformance;
+mod count;
 pub mod hash;
+pub mod ordered;
 
+use crate::epoch::Guard;
 use crate::media::durable::{Durable, Publishable};
 use crate::types::Addr;
+
+/// One end of a range of keys; `Unbounded` is the end of all keys.
+pub type Edge<'a> = std::ops::Bound<&'a [u8]>;
+
+/// Which way a scan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "iterators are not public yet"))]
+pub enum Direction {
+    /// To greater keys.
+    Forward,
+    /// To smaller keys.
+    Backward,
+}
 
 /// A key and its seeded 64-bit hash, computed once per operation.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +58,13 @@ pub enum Upsert {
     Lost(Addr),
 }
 
-/// Gives the hash of the key whose entry lies at an address; growth needs it once an index slot's own bits are used up.
-pub trait KeyHashes: Send + Sync {
-    /// The hash, or `None` if the entry cannot be read any more (damage): it then stays where it is found today.
+/// The keys that the index does not hold, in the log: growth and order need them where an index slot's own bits end.
+pub trait LogKeys: Send + Sync {
+    /// The hash of the key whose entry lies at `at`, or `None` if the entry cannot be read any more (damage): it then
+    /// stays where it is found today.
     fn key_hash(&self, at: Addr) -> Option<u64>;
+    /// Shows the key whose entry lies at `at`; false if the entry cannot be read.
+    fn with_key(&self, at: Addr, look: &mut dyn FnMut(&[u8])) -> bool;
     /// Asks for the bytes at `at` before they are needed.
     fn prefetch(&self, at: Addr);
 }
@@ -54,6 +73,7 @@ pub trait KeyHashes: Send + Sync {
 ///
 /// Thread-safe; `get` writes no shared memory. Callers hold an epoch guard during every call, so that no address they
 /// are shown is reused. Tombstones are entries like others: the index keeps them until [`Index::remove`].
+#[cfg_attr(not(test), expect(dead_code, reason = "what iterators will call"))]
 pub trait Index: Send + Sync {
     /// Shows `probe` each entry that may be the key's until it answers `Some`, and returns that.
     fn get<R>(&self, key: Key<'_>, probe: impl FnMut(Addr) -> Option<R>) -> Option<R>;
@@ -73,8 +93,32 @@ pub trait Index: Send + Sync {
     /// Forgets the key if it still points at `at`. Only for tombstones that the log may forget, too.
     fn remove(&self, key: Key<'_>, at: Addr) -> bool;
 
-    /// Asks for the memory that a call with this hash will read first. A hint.
-    fn prefetch(&self, hash: u64);
+    /// Asks for the memory that calls with these keys will read, for all of them at a time so that the misses overlap.
+    /// A hint, worth it for several keys. With [`Index::PREFETCHES_BY_HASH`] the bytes of the keys are not looked at.
+    fn prefetch(&self, keys: &[Key<'_>]);
+
+    /// Whether hashes are all that [`Index::prefetch`] needs.
+    const PREFETCHES_BY_HASH: bool;
+
+    /// The entries from an edge on, in the order of their keys; `None` if this kind has none.
+    ///
+    /// Each key that is there all the time is shown exactly once, whatever happens around it; others once or not at all.
+    /// An address stays readable while the guard is held. Who goes on under a new guard starts a new scan behind the
+    /// last key it was shown. What a reader may not see (a tombstone, a later `Seq`) it passes over itself: keys do not
+    /// leave the index while anybody may need an entry of theirs.
+    fn scan<'a>(
+        &'a self,
+        guard: &'a Guard,
+        from: Edge<'_>,
+        direction: Direction,
+    ) -> Option<impl Iterator<Item = Addr> + 'a>;
+
+    /// About how many entries lie between two edges, in the time of a few lookups; `None` if this kind has no order.
+    fn estimate(&self, guard: &Guard, from: Edge<'_>, to: Edge<'_>) -> Option<u64>;
+
+    /// Shows entries that no scan shows: their place in the order was not known when it was needed, because they could
+    /// not be read. Damage, so nearly always none.
+    fn unplaced(&self, _visit: impl FnMut(Addr)) {}
 
     /// Shows every entry, in no order; entries published or moved meanwhile may be shown twice or not at all.
     fn for_each(&self, visit: impl FnMut(Addr));

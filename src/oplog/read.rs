@@ -5,7 +5,7 @@ use crate::checksum::{CheckSite, SegmentSeed, hash64};
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::error::{Error, Result};
 use crate::format::{FRAME_HEADER_BYTES, FrameHeader, OP_FIELDS_BYTES_MAX, Op};
-use crate::index::KeyHashes;
+use crate::index::LogKeys;
 use crate::media::Media;
 use crate::media::guarded::{GuardedReads, Scratch};
 use crate::space::Space;
@@ -165,9 +165,16 @@ fn copied_op<'a>(
     Op::decode(guarded.copy(MediaRange::new(offset, len), scratch)?)
 }
 
-impl KeyHashes for EntryReader {
+impl LogKeys for EntryReader {
     fn key_hash(&self, at: Addr) -> Option<u64> {
         self.op(at, &Scratch::new()).map(|op| self.hash(op.key()))
+    }
+
+    fn with_key(&self, at: Addr, look: &mut dyn FnMut(&[u8])) -> bool {
+        let scratch = Scratch::new();
+        let Some(op) = self.op(at, &scratch) else { return false };
+        look(op.key());
+        true
     }
 
     fn prefetch(&self, at: Addr) {

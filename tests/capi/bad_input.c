@@ -92,7 +92,7 @@ static void options_list_what_they_accept(void)
     static const char *const values[][3] = {
         { "media", "floppy", "auto or dax or file or emulated-pm" },
         { "durability", "maybe", "sync or os" },
-        { "index", "tree", "hash" },
+        { "index", "tree", "hash or ordered" },
         { "create", "yes", "true or false" },
         { "read_only", "", "true or false" },
         { "max_bytes", "-1", "a number of bytes" },

@@ -432,11 +432,27 @@ impl<I: Index + 'static> Engine<I> {
         }
         share.pending.push_back(pending);
         if share.pending.len() == 2 * GROUP {
-            for pending in share.pending.range(GROUP..) {
-                self.index.prefetch(pending.hash);
-            }
+            self.prefetch_newest(share);
             self.insert_oldest(share, GROUP);
         }
+    }
+
+    /// Asks for what the newest group needs of the index. An index that wants the keys themselves finds them in bytes that
+    /// were just scanned; guarded reads would copy them once more, which costs more than it saves.
+    fn prefetch_newest(&self, share: &Share) {
+        let scratch = Scratch::new();
+        let mut keys: [Key<'_>; GROUP] = [Key { bytes: &[], hash: 0 }; GROUP];
+        if !I::PREFETCHES_BY_HASH && self.reader.is_guarded() {
+            return;
+        }
+        for (key, pending) in keys.iter_mut().zip(share.pending.range(GROUP..)) {
+            key.hash = pending.hash;
+            if !I::PREFETCHES_BY_HASH {
+                key.bytes = self.reader.op(pending.addr, &scratch).map_or(&[], |op| op.key());
+            }
+        }
+        let _guard = epoch::pin();
+        self.index.prefetch(&keys);
     }
 
     fn insert_pending(&self, share: &mut Share) {

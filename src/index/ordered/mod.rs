@@ -1,0 +1,411 @@
+//! The ordered index: a trie of concurrent B+-trees over eight-byte slices of the keys, about 25 bytes of DRAM per key.
+//!
+//! After Masstree (Mao, Kohler, Morris, EuroSys 2012): a tree orders keys by one slice of eight bytes, and a slice that
+//! too many longer keys share leads to a tree of its own, a *layer*, which goes on behind it. Unlike there, up to
+//! `RUN_MAX` longer keys with one slice stay side by side, a *run*: their order lies in the log, and bits of their
+//! hashes tell a lookup which of them to read. Bytes that all keys of a layer share behind the slice are its *prefix*,
+//! kept once. So no key lies in a node, lookups compare machine words until they reach the log entry, and only a new
+//! place inside a run, or a new layer, reads keys from the log.
+//!
+//! Nodes are locked and validated as in optimistic lock coupling, see `node.rs`: readers store nothing.
+//!
+//! Invariants:
+//!   - the slots of a leaf are sorted by slice and rank; keys of a run, equal in both, by their bytes
+//!   - a link covers every key that starts with its bytes of the slice: no other slot of its tree holds such a key, and no
+//!     separator lies among them
+//!   - slots with one slice lie in one leaf: separators are slices. So `RUN_MAX` leaves a leaf that can be split
+//!   - what a node says of places changes only together with its version. A word alone changes under the lock and the old
+//!     version, for the same key or, for a link, to a layer with the same keys; whoever stores to it compares it first
+//!   - a locked thread waits for nothing and reads no log; parents are locked before children, and only by trying
+//!   - prefixes never change; a layer, or a node, that leaves the tree is marked and comes back after the grace period
+//!   - entries whose bytes could not be read when a layer was made for their run are `unplaced`: found by lookups, not by
+//!     scans
+//!   - the tree of the first layer is never replaced: its number is `FIRST_LAYER`
+
+mod estimate;
+mod node;
+mod scan;
+mod shrink;
+mod split;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use super::arena::{AddressSpace, Inner, LEAF_SLOTS, Layer, Leaf, Pool};
+use super::count::EntryCount;
+use super::{Candidate, Direction, Edge, Index, Key, LogKeys, Upsert};
+use crate::epoch::{self, Guard};
+use crate::error::Result;
+use crate::media::durable::{Durable, Publishable};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
+use crate::types::Addr;
+use crossbeam_utils::Backoff;
+use node::{Attempt, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word};
+use walk::{Place, Spot};
+
+/// Longer keys with one slice that stay in a leaf.
+const RUN_MAX: usize = 16;
+// A leaf that is full has two slices: all ranks of one slice and a run do not fill it.
+const _: () = assert!(SLICE_BYTES + 1 + RUN_MAX < LEAF_SLOTS);
+/// Below this a leaf takes from a neighbour or joins it.
+const LEAF_MIN: usize = LEAF_SLOTS / 4;
+/// A layer of one leaf with no more entries than this goes back to where its link is.
+const COLLAPSE_MAX: usize = RUN_MAX / 2;
+
+/// See the module.
+const FIRST_LAYER: u32 = 1;
+/// Address space for leaves: 32 GiB, enough for more than a billion keys. There may be as many layers, which are smaller.
+const LEAVES_MAX: usize = 1 << 26;
+/// Least reservation, for pools of a few segments and where the address space is limited.
+const LEAVES_MIN: usize = 1 << 10;
+/// Entries per leaf for which a small pool reserves. Most leaves hold twenty; keys that leave the prefixes of others one by
+/// one, which are long then and few, take a leaf and a layer each.
+const LEAF_ENTRIES_RESERVED: u64 = 2;
+/// Leaves below an inner node, at the least that is reserved for.
+const INNER_LEAVES_RESERVED: usize = 16;
+/// Keys that are walked down together by a prefetch.
+const PREFETCH_GROUP: usize = 32;
+
+/// See the module.
+pub struct OrderedIndex {
+    nodes: Arc<Nodes>,
+    log: Arc<dyn LogKeys>,
+    entries: EntryCount,
+    unplaced: Unplaced,
+}
+
+struct Nodes {
+    layers: Pool<Layer>,
+    inners: Pool<Inner>,
+    leaves: Pool<Leaf>,
+}
+
+/// Entries without a place in the order. Nearly always none, which costs lookups of absent keys one load.
+#[derive(Default)]
+struct Unplaced {
+    count: AtomicUsize,
+    words: Mutex<Vec<Word>>,
+}
+
+impl Unplaced {
+    fn add(&self, word: Word) {
+        let mut words = self.words.lock();
+        words.push(word);
+        self.count.store(words.len(), Ordering::Release);
+    }
+
+    /// Those that may be the key's.
+    #[inline]
+    fn candidates(&self, hash: u64) -> Vec<Word> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        self.words.lock().iter().copied().filter(|word| word.has_hash(hash)).collect()
+    }
+
+    /// Lets go of `word`, or puts another in its place; false if it is not there any more.
+    fn exchange(&self, word: Word, by: Option<Word>) -> bool {
+        let mut words = self.words.lock();
+        let Some(at) = words.iter().position(|known| *known == word) else { return false };
+        match by {
+            Some(by) => words[at] = by,
+            None => drop(words.swap_remove(at)),
+        }
+        self.count.store(words.len(), Ordering::Release);
+        true
+    }
+}
+
+/// Repeats an attempt until it succeeds.
+#[inline]
+fn retry<T>(mut attempt: impl FnMut() -> Attempt<T>) -> T {
+    if let Ok(done) = attempt() {
+        return done;
+    }
+    let backoff = Backoff::new();
+    loop {
+        if let Ok(done) = attempt() {
+            return done;
+        }
+        backoff.snooze();
+    }
+}
+
+impl OrderedIndex {
+    /// An empty index that never gets more than `most` entries. It grows leaf by leaf, so how many are expected makes no
+    /// difference.
+    ///
+    /// # Errors
+    /// `Io` if address space cannot be reserved.
+    pub fn with_expected(log: Arc<dyn LogKeys>, _expected: u64, most: u64) -> Result<OrderedIndex> {
+        let wanted = (most / LEAF_ENTRIES_RESERVED).clamp(LEAVES_MIN as u64, LEAVES_MAX as u64);
+        let mut leaves = wanted as usize;
+        let inners = |leaves: usize| leaves / INNER_LEAVES_RESERVED;
+        let mut space = loop {
+            let bytes = EntryCount::needed_bytes()
+                + AddressSpace::needed_bytes::<Layer>(leaves)
+                + AddressSpace::needed_bytes::<Inner>(inners(leaves))
+                + AddressSpace::needed_bytes::<Leaf>(leaves);
+            match AddressSpace::reserve(bytes) {
+                Ok(space) => break space,
+                Err(error) if leaves == LEAVES_MIN => return Err(error),
+                Err(_) => leaves = (leaves / 2).max(LEAVES_MIN),
+            }
+        };
+        let entries = EntryCount::new(&mut space);
+        let nodes = Nodes {
+            layers: Pool::new(space.take(leaves)),
+            inners: Pool::new(space.take(inners(leaves))),
+            leaves: Pool::new(space.take(leaves)),
+        };
+        let first = nodes.new_layer(&[], nodes.leaves.allocate());
+        assert_eq!(first, FIRST_LAYER, "pools hand out their nodes in order");
+        Ok(OrderedIndex { nodes: Arc::new(nodes), log, entries, unplaced: Unplaced::default() })
+    }
+
+    /// Frees nodes, by a closure, once nobody can see them.
+    fn retire(&self, free: impl FnOnce(&Nodes) + Send + 'static) {
+        // Weak: a dropped index gives its memory back at once, not after the last grace period.
+        let nodes = Arc::downgrade(&self.nodes);
+        epoch::retire(&epoch::pin(), move || {
+            if let Some(nodes) = nodes.upgrade() {
+                free(&nodes);
+            }
+        });
+    }
+
+    #[inline]
+    fn try_get<R>(&self, key: Key<'_>, probe: &mut impl FnMut(Addr) -> Option<R>) -> Attempt<Option<R>> {
+        let Place::Here(spot) = self.nodes.locate(key.bytes)? else { return Ok(None) };
+        let wanted = Word::entry(Addr::from_bits(0), spot.rank, key.hash);
+        for word in spot.candidates() {
+            if word.may_be(wanted) {
+                // Before the log is read at an address that may be none.
+                spot.check()?;
+                if let Some(found) = probe(word.addr()) {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        spot.check()?;
+        Ok(None)
+    }
+
+    fn try_upsert(
+        &self,
+        key: Key<'_>,
+        new: Addr,
+        judge: &mut impl FnMut(Addr) -> Candidate,
+    ) -> Attempt<Upsert> {
+        let spot = match self.nodes.locate(key.bytes)? {
+            Place::Here(spot) => spot,
+            Place::Apart(spot, apart) => {
+                self.split_prefix(&spot, &apart)?;
+                return Err(Restart);
+            }
+        };
+        let word = Word::entry(new, spot.rank, key.hash);
+        for (at, known) in (spot.at..).zip(spot.candidates()) {
+            if known.may_be(word) {
+                spot.check()?;
+                match judge(known.addr()) {
+                    Candidate::OtherKey => {}
+                    Candidate::Newer => return Ok(Upsert::Lost(known.addr())),
+                    Candidate::Older => {
+                        spot.exchange(at, known, word)?;
+                        return Ok(Upsert::Replaced(known.addr()));
+                    }
+                }
+            }
+        }
+        self.insert(key, &spot, word)?;
+        Ok(Upsert::Inserted)
+    }
+
+    /// Gives a key that is not there its slot, or makes room for it and starts again.
+    fn insert(&self, key: Key<'_>, spot: &Spot<'_>, word: Word) -> Attempt<()> {
+        if spot.count == LEAF_SLOTS {
+            self.make_room(spot.layer, spot.slice)?;
+            return Err(Restart);
+        }
+        let mut at = spot.at;
+        if spot.rank == RANK_LONGER {
+            let run = spot.candidates().count();
+            if run >= RUN_MAX {
+                self.make_layer(key.bytes, spot, run)?;
+                return Err(Restart);
+            }
+            at = self.place_in_run(key.bytes, spot, run)?;
+        }
+        let mut leaf = Locked::new(&spot.leaf.version, spot.version)?;
+        leaf.changed();
+        spot.leaf.insert(at, spot.slice, word);
+        Ok(())
+    }
+
+    /// The slot in a run before which a key belongs: behind the last one that is read and is less.
+    fn place_in_run(&self, key: &[u8], spot: &Spot<'_>, run: usize) -> Attempt<usize> {
+        let (mut low, mut high) = (spot.at, spot.at + run);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let (mut at, mut is_less) = (middle, None);
+            while at < high && is_less.is_none() {
+                let known = spot.leaf.word(at);
+                spot.check()?;
+                self.log.with_key(known.addr(), &mut |other| is_less = Some(other < key));
+                at += 1;
+            }
+            // What cannot be read is passed over: the others are sorted all the same.
+            if is_less == Some(true) { low = at } else { high = middle }
+        }
+        Ok(low)
+    }
+
+    /// The cleaner's and the forgetter's half: changes the slot of the key, if it holds `from`, with its leaf locked.
+    fn change(
+        &self,
+        key: Key<'_>,
+        from: Addr,
+        change: impl Fn(&mut Locked<'_>, &Spot<'_>, usize, Word),
+    ) -> bool {
+        retry(|| {
+            let Place::Here(spot) = self.nodes.locate(key.bytes)? else { return Ok(false) };
+            let found = (spot.at..).zip(spot.candidates()).find(|(_, word)| word.addr() == from);
+            spot.check()?;
+            let Some((at, word)) = found else { return Ok(false) };
+            let mut locked = Locked::new(&spot.leaf.version, spot.version)?;
+            if spot.leaf.word(at) != word {
+                return Err(Restart);
+            }
+            change(&mut locked, &spot, at, word);
+            Ok(true)
+        })
+    }
+
+    fn unplaced_at(&self, key: Key<'_>, at: Addr) -> Option<Word> {
+        self.unplaced.candidates(key.hash).into_iter().find(|word| word.addr() == at)
+    }
+
+    /// An upsert of a key that the tree did not have: it may be one of the unplaced.
+    #[cold]
+    fn replace_unplaced(&self, key: Key<'_>, judge: &mut impl FnMut(Addr) -> Candidate) -> Option<Addr> {
+        let older = self
+            .unplaced
+            .candidates(key.hash)
+            .into_iter()
+            .find(|word| judge(word.addr()) == Candidate::Older)
+            .filter(|&word| self.unplaced.exchange(word, None))?;
+        Some(older.addr())
+    }
+}
+
+impl Index for OrderedIndex {
+    const PREFETCHES_BY_HASH: bool = false;
+
+    #[inline]
+    fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
+        let found = retry(|| self.try_get(key, &mut probe));
+        found.or_else(|| self.unplaced.candidates(key.hash).into_iter().find_map(|word| probe(word.addr())))
+    }
+
+    #[inline]
+    fn upsert_if_newer(
+        &self,
+        key: Key<'_>,
+        new: Publishable<Addr>,
+        mut judge: impl FnMut(Addr) -> Candidate,
+    ) -> Upsert {
+        let new = new.into_inner();
+        assert!(new.to_bits() != 0, "the pool head lies at address 0");
+        let done = retry(|| {
+            if self.unplaced.count.load(Ordering::Acquire) != 0
+                && let Some(newer) = self
+                    .unplaced
+                    .candidates(key.hash)
+                    .into_iter()
+                    .find(|word| judge(word.addr()) == Candidate::Newer)
+            {
+                return Ok(Upsert::Lost(newer.addr()));
+            }
+            self.try_upsert(key, new, &mut judge)
+        });
+        if done != Upsert::Inserted {
+            return done;
+        }
+        if self.unplaced.count.load(Ordering::Acquire) != 0
+            && let Some(older) = self.replace_unplaced(key, &mut judge)
+        {
+            return Upsert::Replaced(older);
+        }
+        self.entries.add(1);
+        Upsert::Inserted
+    }
+
+    fn relocate(&self, key: Key<'_>, from: Addr, to: Durable<Addr>) -> bool {
+        let to = to.into_inner();
+        assert!(to.to_bits() != 0, "the pool head lies at address 0");
+        let is_moved = self.change(key, from, |_, spot, at, word| spot.leaf.set_word(at, word.moved(to)));
+        is_moved
+            || self
+                .unplaced_at(key, from)
+                .is_some_and(|word| self.unplaced.exchange(word, Some(word.moved(to))))
+    }
+
+    fn remove(&self, key: Key<'_>, at: Addr) -> bool {
+        let is_removed = self.change(key, at, |locked, spot, at, _| {
+            locked.changed();
+            spot.leaf.cut(at, at + 1);
+        });
+        if is_removed {
+            self.shrink(key.bytes);
+        } else if !self.unplaced_at(key, at).is_some_and(|word| self.unplaced.exchange(word, None)) {
+            return false;
+        }
+        self.entries.add(-1);
+        true
+    }
+
+    fn prefetch(&self, keys: &[Key<'_>]) {
+        // For one key it would only be the walk that follows anyway.
+        if keys.len() > 1 {
+            keys.chunks(PREFETCH_GROUP).for_each(|group| self.nodes.prefetch(group));
+        }
+    }
+
+    fn scan<'a>(
+        &'a self,
+        guard: &'a Guard,
+        from: Edge<'_>,
+        direction: Direction,
+    ) -> Option<impl Iterator<Item = Addr> + 'a> {
+        Some(scan::Scan::new(self, guard, from, direction))
+    }
+
+    fn estimate(&self, _guard: &Guard, from: Edge<'_>, to: Edge<'_>) -> Option<u64> {
+        Some(self.nodes.estimate(from, to))
+    }
+
+    fn unplaced(&self, visit: impl FnMut(Addr)) {
+        if self.unplaced.count.load(Ordering::Acquire) != 0 {
+            let words = self.unplaced.words.lock().clone();
+            words.into_iter().map(Word::addr).for_each(visit);
+        }
+    }
+
+    fn for_each(&self, mut visit: impl FnMut(Addr)) {
+        let guard = epoch::pin();
+        scan::Scan::new(self, &guard, Edge::Unbounded, Direction::Forward).for_each(&mut visit);
+        self.unplaced(visit);
+    }
+
+    fn len(&self) -> u64 {
+        self.entries.sum()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.nodes.layers.memory_bytes()
+            + self.nodes.inners.memory_bytes()
+            + self.nodes.leaves.memory_bytes()
+            + self.entries.memory_bytes()
+    }
+}

@@ -1,0 +1,415 @@
+//! What lies in the nodes, and the version lock on each of them.
+//!
+//! The lock is that of optimistic lock coupling (Leis, Scheibner, Kemper, Neumann, "The ART of Practical
+//! Synchronization", DaMoN 2016): a reader remembers the version, reads, and asks whether the version is still the same;
+//! only writers store to it. The memory order needs no fence: what a locked node holds is stored with `Release` and loaded
+//! with `Acquire`, so whoever sees a new value also sees that the version was locked before it.
+
+use super::super::arena::{INNER_SLICES, Inner, LAYER_WORDS, LEAF_SLOTS, Layer, Leaf, prefetch};
+use crate::constants::ADDR_BITS;
+use crate::sync::{AtomicU64, Ordering};
+use crate::types::Addr;
+use crossbeam_utils::Backoff;
+
+/// Bytes of a key in one slice.
+pub const SLICE_BYTES: usize = 8;
+/// The rank of a key that goes on behind its slice.
+pub const RANK_LONGER: u64 = SLICE_BYTES as u64 + 1;
+/// Set in the number of a child that is an inner node.
+pub const INNER: u32 = 1 << 31;
+
+const LOCKED: u64 = 1;
+const OBSOLETE: u64 = 2;
+const CHANGE: u64 = 4;
+
+/// What was read may be no state that the index ever had, or the node has left the tree: look again from the top.
+#[derive(Debug)]
+pub struct Restart;
+
+/// The outcome of one attempt.
+pub type Attempt<T> = Result<T, Restart>;
+
+/// Waits until the node is not locked and gives its version.
+#[inline]
+pub fn version(lock: &AtomicU64) -> Attempt<u64> {
+    let version = lock.load(Ordering::Acquire);
+    if version & (LOCKED | OBSOLETE) == 0 { Ok(version) } else { wait_for_version(lock) }
+}
+
+#[cold]
+fn wait_for_version(lock: &AtomicU64) -> Attempt<u64> {
+    let backoff = Backoff::new();
+    loop {
+        let version = lock.load(Ordering::Acquire);
+        if version & OBSOLETE != 0 {
+            return Err(Restart);
+        }
+        if version & LOCKED == 0 {
+            return Ok(version);
+        }
+        backoff.snooze();
+    }
+}
+
+/// What was loaded since `seen` was the version is one state of the node.
+#[inline]
+pub fn check(lock: &AtomicU64, seen: u64) -> Attempt<()> {
+    if lock.load(Ordering::Acquire) == seen { Ok(()) } else { Err(Restart) }
+}
+
+/// A locked node. Readers see a change of version afterwards only if [`Locked::changed`] or [`Locked::obsolete`] was said.
+pub struct Locked<'a> {
+    lock: &'a AtomicU64,
+    seen: u64,
+    after: u64,
+}
+
+impl<'a> Locked<'a> {
+    /// Locks a node that is as it was when its version was `seen`.
+    #[inline]
+    pub fn new(lock: &'a AtomicU64, seen: u64) -> Attempt<Locked<'a>> {
+        match lock.compare_exchange(seen, seen | LOCKED, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Ok(Locked { lock, seen, after: seen }),
+            Err(_) => Err(Restart),
+        }
+    }
+
+    /// What is being changed is more than a word for the same key.
+    #[inline]
+    pub fn changed(&mut self) {
+        self.after = self.seen + CHANGE;
+    }
+
+    /// The node leaves the tree.
+    #[inline]
+    pub fn obsolete(&mut self) {
+        self.after = (self.seen + CHANGE) | OBSOLETE;
+    }
+}
+
+impl Drop for Locked<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.lock.store(self.after, Ordering::Release);
+    }
+}
+
+/// The word of a slot. For a key: its address (41 bits), its rank (4 bits), bits of its hash (18). For a link: the number
+/// of a layer (32 bits), how many bytes of the slice all keys in there start with (the rank's bits), the link mark.
+///
+/// The rank of a key is how many bytes of it the slice holds, or `RANK_LONGER`. Slices are padded with zeroes, so slice
+/// and rank together order any two keys that differ within the slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word(pub u64);
+
+const RANK_SHIFT: u32 = ADDR_BITS;
+const RANK_MASK: u64 = 0xF << RANK_SHIFT;
+const HASH_SHIFT: u32 = RANK_SHIFT + 4;
+const HASH_BITS: u32 = 63 - HASH_SHIFT;
+const LINK: u64 = 1 << 63;
+const ADDR_MASK: u64 = (1 << ADDR_BITS) - 1;
+
+impl Word {
+    /// The word of an entry.
+    #[inline]
+    pub fn entry(at: Addr, rank: u64, hash: u64) -> Word {
+        Word(at.to_bits() | rank << RANK_SHIFT | hash >> (64 - HASH_BITS) << HASH_SHIFT)
+    }
+
+    /// The word of a link.
+    #[inline]
+    pub fn link(layer: u32, slice_bytes: usize) -> Word {
+        debug_assert!((1..=SLICE_BYTES).contains(&slice_bytes));
+        Word(LINK | u64::from(layer) | (slice_bytes as u64) << RANK_SHIFT)
+    }
+
+    #[inline]
+    pub fn is_link(self) -> bool {
+        self.0 & LINK != 0
+    }
+
+    /// The layer of a link.
+    #[inline]
+    pub fn layer(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline]
+    pub fn rank(self) -> u64 {
+        (self.0 & RANK_MASK) >> RANK_SHIFT
+    }
+
+    #[inline]
+    pub fn addr(self) -> Addr {
+        Addr::from_bits(self.0 & ADDR_MASK)
+    }
+
+    /// The word of the same key at another address.
+    #[inline]
+    pub fn moved(self, to: Addr) -> Word {
+        Word(self.0 & !ADDR_MASK | to.to_bits())
+    }
+
+    /// The word of the same key in another place.
+    #[inline]
+    pub fn ranked(self, rank: u64) -> Word {
+        Word(self.0 & !RANK_MASK | rank << RANK_SHIFT)
+    }
+
+    /// Whether both may be words of one key that ends in one slice, or of one key that does not.
+    #[inline]
+    pub fn may_be(self, other: Word) -> bool {
+        (self.0 ^ other.0) & !ADDR_MASK == 0
+    }
+
+    /// Whether a key with this hash may be its.
+    #[inline]
+    pub fn has_hash(self, hash: u64) -> bool {
+        (self.0 ^ Word::entry(Addr::from_bits(0), 0, hash).0) & !(ADDR_MASK | RANK_MASK) == 0
+    }
+
+    /// Whether a link in a slot with slice `of` leads to keys that start with `slice`, of which `rank` says the length.
+    #[inline]
+    pub fn covers(self, of: u64, slice: u64, rank: u64) -> bool {
+        self.is_link() && rank >= self.rank() && (of ^ slice) >> (64 - 8 * self.rank()) == 0
+    }
+}
+
+/// The first eight bytes, most significant first, padded with zeroes.
+#[inline]
+pub fn padded(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk::<SLICE_BYTES>() {
+        Some(chunk) => u64::from_be_bytes(*chunk),
+        None => bytes
+            .iter()
+            .fold(0, |slice, &byte| slice << 8 | u64::from(byte))
+            .unbounded_shl(8 * (SLICE_BYTES - bytes.len()) as u32),
+    }
+}
+
+/// The slice of a key at `offset`, and its rank.
+#[inline]
+pub fn slice_at(key: &[u8], offset: usize) -> (u64, u64) {
+    let rest = &key[offset..];
+    (padded(rest), (rest.len() as u64).min(RANK_LONGER))
+}
+
+/// Puts the first `count` bytes of a slice behind `key`.
+pub fn push_bytes(key: &mut Vec<u8>, slice: u64, count: usize) {
+    key.extend_from_slice(&slice.to_be_bytes()[..count]);
+}
+
+/// The rank of the shortest key with this slice.
+pub fn least_rank(slice: u64) -> u64 {
+    SLICE_BYTES as u64 - u64::from(slice.trailing_zeros()) / 8
+}
+
+/// The shortest bytes whose slice is `slice`: of all keys they part those with lower slices from the others.
+pub fn push_separator(key: &mut Vec<u8>, slice: u64) {
+    push_bytes(key, slice, least_rank(slice) as usize);
+}
+
+/// Makes `key` the least one above all that start with it; false if there is none.
+pub fn step_over(key: &mut Vec<u8>) -> bool {
+    while let Some(last) = key.pop() {
+        if last < u8::MAX {
+            key.push(last + 1);
+            return true;
+        }
+    }
+    false
+}
+
+/// How many of `slices`, of which the first `count` are sorted, hold `is_before`. No branch depends on what is loaded.
+#[inline]
+fn partition(slices: &[AtomicU64], count: usize, is_before: impl Fn(u64) -> bool) -> usize {
+    if count == 0 {
+        return 0;
+    }
+    let (mut base, mut size) = (0, count);
+    while size > 1 {
+        let half = size / 2;
+        base = if is_before(slices[base + half - 1].load(Ordering::Acquire)) { base + half } else { base };
+        size -= half;
+    }
+    base + usize::from(is_before(slices[base].load(Ordering::Acquire)))
+}
+
+impl Leaf {
+    #[inline]
+    pub fn len(&self) -> usize {
+        (self.count.load(Ordering::Acquire) as usize).min(LEAF_SLOTS)
+    }
+
+    #[inline]
+    pub fn slice(&self, at: usize) -> u64 {
+        self.slices[at].load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub fn word(&self, at: usize) -> Word {
+        Word(self.words[at].load(Ordering::Acquire))
+    }
+
+    /// The first slot that is not below a slice and rank.
+    #[inline]
+    pub fn lower_bound(&self, count: usize, slice: u64, rank: u64) -> usize {
+        let mut at = partition(&self.slices, count, |other| other < slice);
+        while at < count && self.slice(at) == slice && self.word(at).rank() < rank {
+            at += 1;
+        }
+        at
+    }
+
+    /// Asks for all of it.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.version);
+        (6..LEAF_SLOTS).step_by(8).for_each(|at| prefetch(&self.slices[at]));
+        (7..LEAF_SLOTS).step_by(8).for_each(|at| prefetch(&self.words[at]));
+    }
+
+    /// The caller holds the lock, or nobody else can see the leaf; so below.
+    #[inline]
+    pub fn set_word(&self, at: usize, word: Word) {
+        self.words[at].store(word.0, Ordering::Release);
+    }
+
+    #[inline]
+    fn set(&self, at: usize, slice: u64, word: u64) {
+        self.slices[at].store(slice, Ordering::Release);
+        self.words[at].store(word, Ordering::Release);
+    }
+
+    #[inline]
+    pub fn insert(&self, at: usize, slice: u64, word: Word) {
+        let count = self.len();
+        assert!(at <= count && count < LEAF_SLOTS);
+        for from in (at..count).rev() {
+            self.set(from + 1, self.slice(from), self.word(from).0);
+        }
+        self.set(at, slice, word.0);
+        self.count.store(count as u64 + 1, Ordering::Release);
+    }
+
+    /// Takes the slots `from..to` out.
+    pub fn cut(&self, from: usize, to: usize) {
+        let count = self.len();
+        assert!(from <= to && to <= count);
+        for at in to..count {
+            self.set(at - (to - from), self.slice(at), self.word(at).0);
+        }
+        self.count.store((count - (to - from)) as u64, Ordering::Release);
+    }
+
+    /// All slots.
+    pub fn entries(&self) -> Vec<(u64, Word)> {
+        (0..self.len()).map(|at| (self.slice(at), self.word(at))).collect()
+    }
+
+    /// Replaces all slots.
+    pub fn fill(&self, entries: &[(u64, Word)]) {
+        assert!(entries.len() <= LEAF_SLOTS);
+        debug_assert!(
+            entries.is_sorted_by(|a, b| (a.0, a.1.rank()) <= (b.0, b.1.rank())),
+            "a leaf is sorted by slice and rank"
+        );
+        entries.iter().enumerate().for_each(|(at, &(slice, word))| self.set(at, slice, word.0));
+        self.count.store(entries.len() as u64, Ordering::Release);
+    }
+}
+
+impl Inner {
+    /// Separators.
+    #[inline]
+    pub fn len(&self) -> usize {
+        (self.count.load(Ordering::Acquire) as usize).min(INNER_SLICES)
+    }
+
+    #[inline]
+    pub fn slice(&self, at: usize) -> u64 {
+        self.slices[at].load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub fn child(&self, at: usize) -> u32 {
+        self.children[at].load(Ordering::Acquire)
+    }
+
+    /// Which child holds `slice`.
+    #[inline]
+    pub fn child_of(&self, count: usize, slice: u64) -> usize {
+        partition(&self.slices, count, |separator| separator <= slice)
+    }
+
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.version);
+        (6..INNER_SLICES).step_by(8).for_each(|at| prefetch(&self.slices[at]));
+    }
+
+    /// The caller holds the lock, or nobody else can see the node; so below.
+    pub fn set_child(&self, at: usize, child: u32) {
+        self.children[at].store(child, Ordering::Release);
+    }
+
+    pub fn set_slice(&self, at: usize, slice: u64) {
+        self.slices[at].store(slice, Ordering::Release);
+    }
+
+    /// Puts separator `at` and the child to its right in place.
+    pub fn insert(&self, at: usize, separator: u64, right: u32) {
+        let count = self.len();
+        assert!(at <= count && count < INNER_SLICES);
+        for from in (at..count).rev() {
+            self.set_slice(from + 1, self.slice(from));
+            self.set_child(from + 2, self.child(from + 1));
+        }
+        self.set_slice(at, separator);
+        self.set_child(at + 1, right);
+        self.count.store(count as u64 + 1, Ordering::Release);
+    }
+
+    /// Takes separator `at` and the child to its right out.
+    pub fn remove(&self, at: usize) {
+        let count = self.len();
+        assert!(at < count);
+        for from in at + 1..count {
+            self.set_slice(from - 1, self.slice(from));
+            self.set_child(from, self.child(from + 1));
+        }
+        self.count.store(count as u64 - 1, Ordering::Release);
+    }
+
+    /// Separators, and children, of which there is one more.
+    pub fn contents(&self) -> (Vec<u64>, Vec<u32>) {
+        let count = self.len();
+        ((0..count).map(|at| self.slice(at)).collect(), (0..=count).map(|at| self.child(at)).collect())
+    }
+
+    /// Replaces all.
+    pub fn fill(&self, slices: &[u64], children: &[u32]) {
+        assert!(slices.len() <= INNER_SLICES && children.len() == slices.len() + 1);
+        debug_assert!(slices.is_sorted());
+        slices.iter().enumerate().for_each(|(at, &slice)| self.set_slice(at, slice));
+        children.iter().enumerate().for_each(|(at, &child)| self.set_child(at, child));
+        self.count.store(slices.len() as u64, Ordering::Release);
+    }
+}
+
+/// Bytes of a prefix that one node of a layer holds.
+pub const LAYER_BYTES: usize = LAYER_WORDS * SLICE_BYTES;
+
+impl Layer {
+    /// Word `at` of this node's part of the prefix.
+    #[inline]
+    pub fn prefix_word(&self, at: usize) -> u64 {
+        self.prefix[at].load(Ordering::Acquire)
+    }
+
+    /// Length of the whole prefix; only the first node of a layer knows it.
+    #[inline]
+    pub fn prefix_len(&self) -> usize {
+        self.prefix_bytes.load(Ordering::Acquire) as usize
+    }
+}
