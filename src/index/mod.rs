@@ -7,6 +7,8 @@ pub mod arena;
 #[cfg(test)]
 mod conformance;
 mod count;
+#[cfg(test)]
+mod figures;
 pub mod hash;
 pub mod ordered;
 
