@@ -779,3 +779,159 @@ mod index_slots {
         });
     }
 }
+
+/// The version lock of leaves: `version`, `check` and `Locked` of `src/index/ordered/node.rs`, `try_get` and `insert` of
+/// `src/index/ordered/mod.rs`, for a leaf of three slots. A slot is `key << 8 | address`.
+mod leaf_versions {
+    use super::*;
+
+    const LOCKED: u64 = 1;
+    const CHANGE: u64 = 4;
+
+    struct Leaf {
+        version: AtomicU64,
+        count: AtomicU64,
+        slots: [AtomicU64; 3],
+        /// What a move of slots adds to the version.
+        change: u64,
+    }
+
+    impl Leaf {
+        fn new(change: u64) -> Arc<Leaf> {
+            let slots = [AtomicU64::new(2 << 8 | 1), AtomicU64::new(4 << 8 | 1), AtomicU64::new(0)];
+            Arc::new(Leaf { version: AtomicU64::new(0), count: AtomicU64::new(2), slots, change })
+        }
+
+        fn seen(&self) -> u64 {
+            loop {
+                let version = self.version.load(Ordering::Acquire);
+                if version & LOCKED == 0 {
+                    return version;
+                }
+                thread::yield_now();
+            }
+        }
+
+        fn slot(&self, at: usize) -> u64 {
+            self.slots[at].load(Ordering::Acquire)
+        }
+
+        /// `None` if what was read may be no state of the leaf.
+        fn find(&self, key: u64) -> Option<(u64, Option<(usize, u64)>)> {
+            let seen = self.seen();
+            let count = self.count.load(Ordering::Acquire) as usize;
+            let found = (0..count).map(|at| (at, self.slot(at))).find(|(_, slot)| slot >> 8 == key);
+            (self.version.load(Ordering::Acquire) == seen).then_some((seen, found))
+        }
+
+        fn get(&self, key: u64) -> Option<u64> {
+            loop {
+                if let Some((_, found)) = self.find(key) {
+                    return found.map(|(_, slot)| slot & 0xFF);
+                }
+                thread::yield_now();
+            }
+        }
+
+        fn lock(&self, seen: u64) -> bool {
+            let locked = seen | LOCKED;
+            self.version.compare_exchange(seen, locked, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        }
+
+        /// Inserts in front, so that all slots move.
+        fn insert_first(&self, slot: u64) {
+            loop {
+                let seen = self.seen();
+                if self.lock(seen) {
+                    let count = self.count.load(Ordering::Acquire) as usize;
+                    for from in (0..count).rev() {
+                        self.slots[from + 1].store(self.slot(from), Ordering::Release);
+                    }
+                    self.slots[0].store(slot, Ordering::Release);
+                    self.count.store(count as u64 + 1, Ordering::Release);
+                    self.version.store(seen + self.change, Ordering::Release);
+                    return;
+                }
+                thread::yield_now();
+            }
+        }
+
+        /// Puts another address, if it is greater, under the lock and the old version.
+        fn replace(&self, key: u64, address: u64) {
+            loop {
+                if let Some((seen, Some((at, slot)))) = self.find(key) {
+                    if slot & 0xFF > address {
+                        return;
+                    }
+                    if self.lock(seen) {
+                        let is_same = self.slot(at) == slot;
+                        if is_same {
+                            self.slots[at].store(key << 8 | address, Ordering::Release);
+                        }
+                        self.version.store(seen, Ordering::Release);
+                        if is_same {
+                            return;
+                        }
+                    }
+                }
+                thread::yield_now();
+            }
+        }
+    }
+
+    fn read_while_slots_move(change: u64) {
+        let leaf = Leaf::new(change);
+        let reader = {
+            let leaf = Arc::clone(&leaf);
+            // It is there before, while and after the slots move; key 3 never is.
+            thread::spawn(move || leaf.get(4))
+        };
+        leaf.insert_first(1 << 8 | 1);
+        assert_eq!(reader.join().unwrap(), Some(1));
+        assert_eq!((leaf.get(1), leaf.get(2), leaf.get(4), leaf.get(3)), (Some(1), Some(1), Some(1), None));
+    }
+
+    fn model(run: impl Fn() + Send + Sync + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(run);
+    }
+
+    #[test]
+    fn a_key_that_stays_is_found_while_slots_move() {
+        model(|| read_while_slots_move(CHANGE));
+    }
+
+    #[test]
+    fn a_replacement_is_not_lost_while_slots_move() {
+        model(|| {
+            let leaf = Leaf::new(CHANGE);
+            let writer = {
+                let leaf = Arc::clone(&leaf);
+                thread::spawn(move || leaf.insert_first(1 << 8 | 1))
+            };
+            leaf.replace(4, 9);
+            writer.join().unwrap();
+            assert_eq!((leaf.get(4), leaf.get(2), leaf.get(1)), (Some(9), Some(1), Some(1)));
+        });
+    }
+
+    #[test]
+    fn of_two_replacements_the_greater_stays() {
+        model(|| {
+            let leaf = Leaf::new(CHANGE);
+            let other = {
+                let leaf = Arc::clone(&leaf);
+                thread::spawn(move || leaf.replace(4, 8))
+            };
+            leaf.replace(4, 9);
+            other.join().unwrap();
+            assert_eq!(leaf.get(4), Some(9));
+        });
+    }
+
+    #[test]
+    fn without_a_new_version_a_reader_misses_a_key() {
+        refuted(|| read_while_slots_move(0));
+    }
+}
