@@ -55,12 +55,20 @@ impl Nodes {
         self.layers.give_back(numbers);
     }
 
+    /// The inner node that a split below this parent takes besides the right half: the root over the two halves. Got before
+    /// anything is moved, because running out of nodes is a panic: what had moved by then would be in no tree.
+    fn root_for(&self, parent: &Parent<'_>) -> u32 {
+        match parent {
+            Parent::Inner(..) => 0,
+            Parent::Layer(_) => self.inners.allocate(),
+        }
+    }
+
     /// Lets a parent that is locked know the right half of its child.
-    fn adopt(&self, parent: &Parent<'_>, left: u32, separator: u64, right: u32) {
+    fn adopt(&self, parent: &Parent<'_>, root: u32, left: u32, separator: u64, right: u32) {
         match parent {
             Parent::Inner(inner, at) => inner.insert(*at, separator, right),
             Parent::Layer(layer) => {
-                let root = self.inners.allocate();
                 self.inners.get(root).fill(&[separator], &[left, right]);
                 layer.root.store(root | INNER, Ordering::Release);
             }
@@ -125,12 +133,13 @@ impl OrderedIndex {
             if is_full {
                 let mut locked_parent = Locked::new(parent.lock(), parent_version)?;
                 let mut locked = Locked::new(lock, seen)?;
+                let root = nodes.root_for(&parent);
                 let (separator, right) = if is_leaf {
                     nodes.split_leaf(nodes.leaves.get(number), slice, edges)
                 } else {
                     nodes.split_inner(inner, slice, edges)
                 };
-                nodes.adopt(&parent, number, separator, right);
+                nodes.adopt(&parent, root, number, separator, right);
                 locked.changed();
                 locked_parent.changed();
                 return Ok(());

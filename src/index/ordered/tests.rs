@@ -79,8 +79,12 @@ fn key_of(bytes: &[u8]) -> Key<'_> {
 
 impl Subject {
     fn new() -> Subject {
+        Subject::with_most(u64::MAX)
+    }
+
+    fn with_most(most: u64) -> Subject {
         let log = Arc::<Log>::default();
-        let index = OrderedIndex::with_expected(Arc::clone(&log) as Arc<dyn LogKeys>, 0, u64::MAX)
+        let index = OrderedIndex::with_expected(Arc::clone(&log) as Arc<dyn LogKeys>, 0, most)
             .expect("address space");
         Subject { index, log }
     }
@@ -349,6 +353,36 @@ fn keys_of_64_kib_that_differ_in_one_byte_are_parted() {
         assert!(subject.remove(&key, at));
     }
     assert_eq!(subject.assert_consistent(), (1, 0));
+}
+
+/// Nodes run out where address space is limited. What was put before is found, in its order, in a store that goes on reading.
+#[test]
+fn running_out_of_nodes_hides_no_key() {
+    // First roots above leaves, of which there are fewest; then leaves.
+    for keys_per_start in [40_u64, 4_000] {
+        let subject = Subject::with_most(0);
+        let key_at = |n: u64| {
+            [&(n / keys_per_start).to_be_bytes()[..], &mix(n % keys_per_start).to_be_bytes()].concat()
+        };
+        let mut put: Vec<(Vec<u8>, Addr)> = Vec::new();
+        let panicked = loop {
+            let key = key_at(put.len() as u64);
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| subject.put(&key))) {
+                Ok((at, done)) => {
+                    assert_eq!(done, Upsert::Inserted);
+                    put.push((key, at));
+                }
+                Err(panic) => break panic,
+            }
+        };
+        let message = panicked.downcast_ref::<String>().expect("a text");
+        assert!(message.contains("index nodes are in use"), "{message}");
+        assert!(put.iter().all(|(key, at)| subject.get(key) == Some(*at)), "{keys_per_start} keys per start");
+        subject.assert_consistent();
+        put.sort();
+        let in_order: Vec<Addr> = put.iter().map(|(_, at)| *at).collect();
+        assert_eq!(subject.scan(Bound::Unbounded, Direction::Forward, usize::MAX), in_order);
+    }
 }
 
 #[test]
