@@ -1,7 +1,7 @@
 //! The index seam: volatile, rebuilt from the log at open, chosen at open and never in the format. An index knows keys
 //! and addresses; what a key is compared with lies in the log and is reached through the closures and traits here.
 //!
-//! A new kind is one file, one arm in the registry and one line in `conformance.rs`.
+//! A new kind is one file or folder, its arms in `store.rs` and one line in `conformance.rs`.
 
 pub mod arena;
 #[cfg(test)]

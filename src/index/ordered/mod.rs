@@ -16,7 +16,8 @@
 //!   - slots with one slice lie in one leaf: separators are slices. So `RUN_MAX` leaves a leaf that can be split
 //!   - what a node says of places changes only together with its version. A word alone changes under the lock and the old
 //!     version, for the same key or, for a link, to a layer with the same keys; whoever stores to it compares it first
-//!   - a locked thread waits for nothing and reads no log; parents are locked before children, and only by trying
+//!   - a locked thread waits for nothing but the list of free nodes, and reads no log; parents are locked before children,
+//!     and only by trying
 //!   - prefixes never change; a layer, or a node, that leaves the tree is marked and comes back after the grace period
 //!   - entries whose bytes could not be read when a layer was made for their run are `unplaced`: found by lookups, not by
 //!     scans
