@@ -5,30 +5,32 @@
 mod common;
 
 use common::stat;
-use flatkv::Store;
 use flatkv::testing;
 use flatkv::testing::sim::{SimKind, SimMedia};
+use flatkv::{IndexKind, Store};
 use std::sync::Arc;
 
 const SEGMENT: u64 = 8192;
 
-fn on_both_kinds(test: impl Fn(&str, &Store)) {
-    for kind in [SimKind::Pm, SimKind::File] {
-        let media = Arc::new(SimMedia::new(kind, 4 << 20));
-        // So that it is not cleaned before it is tidied.
-        let options = testing::options().segment_size_bytes(SEGMENT).target_utilization(0.1);
-        let store = testing::open_on(media.clone(), options).expect("a fresh pool");
-        test(&format!("{kind:?}"), &store);
-        testing::kill(&store);
-        let image = Arc::new(SimMedia::from_image(kind, &media.view(), 4 << 20));
-        let store = testing::open_on(image, testing::options()).expect("a pool");
-        for key in 0..KEYS {
-            assert_eq!(
-                store.get(&key.to_le_bytes()).expect("sound"),
-                None,
-                "{kind:?}: a deleted key is back"
-            );
-        }
+/// Kinds of medium, and kinds of index.
+fn on_all_kinds(test: impl Fn(&str, &Store)) {
+    for index in [IndexKind::Hash, IndexKind::Ordered] {
+        [SimKind::Pm, SimKind::File].into_iter().for_each(|kind| on_kind(kind, index, &test));
+    }
+}
+
+fn on_kind(kind: SimKind, index: IndexKind, test: impl Fn(&str, &Store)) {
+    let media = Arc::new(SimMedia::new(kind, 4 << 20));
+    // So that it is not cleaned before it is tidied.
+    let options = testing::options().index(index).segment_size_bytes(SEGMENT).target_utilization(0.1);
+    let store = testing::open_on(media.clone(), options).expect("a fresh pool");
+    let name = format!("{kind:?}, {index:?}");
+    test(&name, &store);
+    testing::kill(&store);
+    let image = Arc::new(SimMedia::from_image(kind, &media.view(), 4 << 20));
+    let store = testing::open_on(image, testing::options().index(index)).expect("a pool");
+    for key in 0..KEYS {
+        assert_eq!(store.get(&key.to_le_bytes()).expect("sound"), None, "{name}: a deleted key is back");
     }
 }
 
@@ -60,7 +62,7 @@ fn check_empty(kind: &str, store: &Store) {
 
 #[test]
 fn tombstones_beside_the_values_that_keep_them_go() {
-    on_both_kinds(|kind, store| {
+    on_all_kinds(|kind, store| {
         for key in 0..KEYS {
             put(store, key);
             delete(store, key);
@@ -72,7 +74,7 @@ fn tombstones_beside_the_values_that_keep_them_go() {
 
 #[test]
 fn segments_that_keep_each_others_tombstones_go() {
-    on_both_kinds(|kind, store| {
+    on_all_kinds(|kind, store| {
         // A queue: each segment holds values, and the tombstones of those in the one before.
         for key in 0..KEYS + 50 {
             if key < KEYS {
@@ -90,7 +92,7 @@ fn segments_that_keep_each_others_tombstones_go() {
 /// It was never sealed, as nothing filled it, so it was never emptied; and its dead values kept tombstones in others.
 #[test]
 fn values_that_were_moved_and_then_deleted_keep_nothing() {
-    on_both_kinds(|kind, store| {
+    on_all_kinds(|kind, store| {
         (0..KEYS).for_each(|key| put(store, key));
         (0..KEYS).filter(|key| key % 16 != 0).for_each(|key| delete(store, key));
         roll(store);
@@ -102,10 +104,22 @@ fn values_that_were_moved_and_then_deleted_keep_nothing() {
     });
 }
 
+/// They were looked for in the index by the hash of their key alone, which an ordered index does not know: each key that
+/// ever was stayed in it, and its tombstone in the log.
+#[test]
+fn no_deleted_key_stays_in_the_index() {
+    on_all_kinds(|kind, store| {
+        (0..KEYS).for_each(|key| put(store, key));
+        (0..KEYS).for_each(|key| delete(store, key));
+        assert!(testing::tidy_up(store), "{kind}");
+        assert_eq!(stat(store, "keys"), 0, "{kind}: {}", store.stats_json());
+    });
+}
+
 /// What moves nothing away must not go on for ever, nor begin anew with every look.
 #[test]
 fn a_store_that_holds_something_is_left_alone_once_it_is_tidy() {
-    on_both_kinds(|kind, store| {
+    on_all_kinds(|kind, store| {
         (0..KEYS).for_each(|key| put(store, key));
         (0..KEYS).filter(|key| key % 3 == 0).for_each(|key| delete(store, key));
         assert!(testing::tidy_up(store), "{kind}");

@@ -72,12 +72,13 @@ impl<I: Index + 'static> Engine<I> {
                 emptied.push((victim.slot, victim.id));
             }
         }
-        self.relocate(victims, &copier.finish()?)?;
+        let moves = copier.finish()?;
+        self.relocate(work, victims, &moves)?;
         Ok(emptied)
     }
 
     /// Tells the index; what was overwritten meanwhile stays as it is.
-    fn relocate(&self, victims: &[Victim], moves: &Durable<Vec<Move>>) -> Result<()> {
+    fn relocate(&self, work: &mut Work, victims: &[Victim], moves: &Durable<Vec<Move>>) -> Result<()> {
         let geometry = self.space.geometry();
         for group in (0..moves.get().len()).step_by(RELOCATE_GROUP) {
             let _guard = epoch::pin();
@@ -96,6 +97,9 @@ impl<I: Index + 'static> Engine<I> {
                     self.limbo.entry_moves(from, new);
                 }
                 if self.index.relocate(key, from, one.map(|_| new)) {
+                    if op.kind() == OpKind::Delete {
+                        work.tombstones.note_move(*hash, from, new);
+                    }
                     self.note_dead(from, op.kind(), op.footprint_bytes());
                 } else {
                     self.note_dead(new, op.kind(), *to_bytes);

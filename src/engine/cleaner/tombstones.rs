@@ -17,6 +17,8 @@
 //!   - a segment is gone only when no digest that can ever rule lists it
 //!   - after a restart all tombstones in the log count as noted and none as examined
 //!   - equal hashes of different keys only keep a tombstone longer
+//!   - the walk meets the tombstones, too, and moves are followed: so one is found again by its place, with whatever index,
+//!     and no key is kept in memory. What lies at a place is believed only if the index leads there
 //!   - with damage in the pool nobody knows what lies there: no tombstone goes
 
 use super::super::Engine;
@@ -86,11 +88,33 @@ impl Noted {
     }
 }
 
+/// What is known of a deleted key.
+#[derive(Clone, Copy)]
+struct Deleted {
+    /// Older values.
+    values: u32,
+    /// Stamp of the tombstone.
+    seq: Seq,
+    /// Where it lies, once it was met.
+    at: Option<Addr>,
+}
+
+impl Deleted {
+    /// Of two notes of one key the newer counts.
+    fn note(keys: &mut HashMap<u64, Deleted>, hash: u64, seq: Seq, at: Option<Addr>) {
+        let new = Deleted { values: 0, seq, at };
+        let known = keys.entry(hash).or_insert(new);
+        if known.seq < seq {
+            *known = new;
+        }
+    }
+}
+
 /// What is known of deleted keys.
 #[derive(Default)]
 pub(super) struct Tombstones {
-    /// Values that keep a tombstone, by hash of the key: how many, and the tombstone's stamp.
-    kept: HashMap<u64, (u32, Seq)>,
+    /// Those with older values, by hash of the key.
+    kept: HashMap<u64, Deleted>,
     /// The hashes of the values that were counted, by segment.
     by_segment: HashMap<SegmentId, Vec<u64>>,
     running: Option<Examination>,
@@ -100,7 +124,7 @@ pub(super) struct Tombstones {
 
 /// Keys that are looked for, and segments that were not walked yet.
 struct Examination {
-    keys: HashMap<u64, (u32, Seq)>,
+    keys: HashMap<u64, Deleted>,
     by_segment: HashMap<SegmentId, Vec<u64>>,
     segments: Vec<Part>,
 }
@@ -122,6 +146,16 @@ impl Tombstones {
     /// True if an examination is on its way: what is kept by what is not known.
     pub(super) fn are_examined(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// A tombstone was moved.
+    pub(super) fn note_move(&mut self, hash: u64, from: Addr, to: Addr) {
+        let examined = self.running.as_mut().and_then(|running| running.keys.get_mut(&hash));
+        for deleted in examined.into_iter().chain(self.kept.get_mut(&hash)) {
+            if deleted.at.is_none_or(|at| at == from) {
+                deleted.at = Some(to);
+            }
+        }
     }
 
     /// True if a value in this segment keeps a tombstone.
@@ -194,15 +228,13 @@ impl<I: Index + 'static> Engine<I> {
         let noted = self.noted.take();
         self.oplog.raise_floor(self.oplog.newest_seq());
         self.wait_for_publications();
-        let mut keys: HashMap<u64, (u32, Seq)> = HashMap::new();
+        let mut keys = HashMap::new();
         for (hash, seq) in noted {
-            let known = keys.entry(hash).or_insert((0, seq));
-            known.1 = known.1.max(seq);
+            Deleted::note(&mut keys, hash, seq, None);
         }
         // Those that are kept are counted anew: a key may have been put and deleted again since.
-        for (hash, (_, seq)) in std::mem::take(&mut work.tombstones.kept) {
-            let known = keys.entry(hash).or_insert((0, seq));
-            known.1 = known.1.max(seq);
+        for (hash, Deleted { seq, at, .. }) in std::mem::take(&mut work.tombstones.kept) {
+            Deleted::note(&mut keys, hash, seq, at);
         }
         work.tombstones.by_segment.clear();
         Examination { keys, by_segment: HashMap::new(), segments: self.parts_of_the_log(work) }
@@ -240,19 +272,25 @@ impl<I: Index + 'static> Engine<I> {
         let mut is_whole = true;
         let base = self.space.geometry().offset_of(part.slot);
         SegmentBytes::new(bytes, base, info.seed()).walk(start, end, |piece| match piece {
-            Piece::Frame { header, frame, .. } => {
+            Piece::Frame { at, header, frame } => {
                 if matches!(header.kind, FrameKind::BatchCommit | FrameKind::Mark | FrameKind::Close) {
                     return;
                 }
                 let mut seen = 0;
-                for (_, op) in Ops::new(frame, &header) {
+                for (op_at, op) in Ops::new(frame, &header) {
                     let Some(seq) = op.seq(&header) else { break };
                     seen += 1;
-                    let hash = self.reader.hash(op.key());
-                    let Some((count, deleted)) = running.keys.get_mut(&hash) else { continue };
-                    if op.kind() != OpKind::Delete && seq < *deleted {
-                        *count += 1;
-                        running.by_segment.entry(part.id).or_default().push(hash);
+                    let key = self.key(op.key());
+                    let Some(deleted) = running.keys.get_mut(&key.hash) else { continue };
+                    if op.kind() != OpKind::Delete && seq < deleted.seq {
+                        deleted.values += 1;
+                        running.by_segment.entry(part.id).or_default().push(key.hash);
+                    } else if op.kind() == OpKind::Delete && seq == deleted.seq {
+                        let here = Addr::from_offset(base + u64::from(at + op_at));
+                        // There are more copies than one as long as a victim is not freed.
+                        if deleted.at.is_none() || self.leads_to(key, here, &epoch::pin()) {
+                            deleted.at = Some(here);
+                        }
                     }
                 }
                 is_whole &= seen == header.op_count;
@@ -264,52 +302,60 @@ impl<I: Index + 'static> Engine<I> {
 
     fn end_examination(&self, work: &mut Work, running: Examination) {
         let (kept, free): (HashMap<_, _>, HashMap<_, _>) =
-            running.keys.into_iter().partition(|(_, (count, _))| *count > 0);
+            running.keys.into_iter().partition(|(_, deleted)| deleted.values > 0);
         work.tombstones.kept = kept;
         work.tombstones.by_segment = running.by_segment;
         self.cleaner.note_kept(&work.tombstones);
-        free.into_iter().for_each(|(hash, (_, seq))| self.forget_tombstone(hash, seq));
+        free.into_iter().for_each(|(hash, deleted)| self.forget_tombstone(hash, deleted));
     }
 
     /// A segment was freed, and with it the values that were counted in it.
     pub(super) fn values_are_gone(&self, tombstones: &mut Tombstones, segment: SegmentId) {
         if let Some(running) = &mut tombstones.running {
             for hash in running.by_segment.remove(&segment).into_iter().flatten() {
-                running.keys.get_mut(&hash).expect("counted there").0 -= 1;
+                running.keys.get_mut(&hash).expect("counted there").values -= 1;
             }
         }
         for hash in tombstones.by_segment.remove(&segment).into_iter().flatten() {
             let kept = tombstones.kept.get_mut(&hash).expect("counted there");
-            kept.0 -= 1;
-            if let (0, seq) = *kept {
+            kept.values -= 1;
+            if kept.values == 0 {
+                let deleted = *kept;
                 tombstones.kept.remove(&hash);
-                self.forget_tombstone(hash, seq);
+                self.forget_tombstone(hash, deleted);
             }
         }
     }
 
     /// Lets the index forget the tombstone of a key of which no older value is left, unless the key was written since.
-    fn forget_tombstone(&self, hash: u64, newest: Seq) {
-        let _guard = epoch::pin();
-        if let Some((addr, bytes)) = self.find_tombstone(hash, newest)
-            && self.index.remove(Key { bytes: &[], hash }, addr)
-        {
-            self.note_dead(addr, OpKind::Delete, bytes);
-        }
+    fn forget_tombstone(&self, hash: u64, deleted: Deleted) {
+        self.with_tombstone(hash, deleted, |key, addr, bytes| {
+            if self.index.remove(key, addr) {
+                self.note_dead(addr, OpKind::Delete, bytes);
+            }
+        });
     }
 
-    /// Where the tombstone lies and its bytes, unless the key was written since. Under an epoch guard.
-    fn find_tombstone(&self, hash: u64, newest: Seq) -> Option<(Addr, u64)> {
-        // The index compares nothing but hashes and addresses here.
-        self.index.get(Key { bytes: &[], hash }, |addr| {
-            let scratch = Scratch::new();
-            let op = self.reader.op(addr, &scratch)?;
-            if op.kind() != OpKind::Delete || self.reader.hash(op.key()) != hash {
-                return None;
-            }
-            let (seq, _) = self.reader.order(addr, &op)?;
-            (seq <= newest).then(|| (addr, op.footprint_bytes()))
-        })
+    /// Shows the key of a tombstone, its place and its bytes, unless the key was written since.
+    fn with_tombstone<R>(
+        &self,
+        hash: u64,
+        deleted: Deleted,
+        show: impl FnOnce(Key<'_>, Addr, u64) -> R,
+    ) -> Option<R> {
+        let addr = deleted.at?;
+        let slot = self.space.geometry().slot_of_addr(addr);
+        // If the key was written since, the slot may be free by now, and hollow. Only we free slots: it stays as it is.
+        if slot.0 >= self.space.slot_count() || self.space.table().slot(slot).state() == SlotState::Free {
+            return None;
+        }
+        let guard = epoch::pin();
+        let scratch = Scratch::new();
+        let op = self.reader.op(addr, &scratch)?;
+        let key = self.key(op.key());
+        // The slot may hold anything by now; where the index leads there is an entry.
+        let is_it = key.hash == hash && op.kind() == OpKind::Delete && self.leads_to(key, addr, &guard);
+        is_it.then(|| show(key, addr, op.footprint_bytes()))
     }
 
     /// Bytes, by segment, of the tombstones that no value outside of these segments keeps.
@@ -323,14 +369,13 @@ impl<I: Index + 'static> Engine<I> {
             hashes.iter().for_each(|hash| *values.entry(*hash).or_default() += 1);
         }
         let mut bytes_of = HashMap::new();
-        let _guard = epoch::pin();
         for (hash, count) in values {
-            let Some((all, newest)) = tombstones.kept.get(&hash) else { continue };
-            if *all == count
-                && let Some((addr, bytes)) = self.find_tombstone(hash, *newest)
-            {
+            let Some(deleted) = tombstones.kept.get(&hash).filter(|deleted| deleted.values == count) else {
+                continue;
+            };
+            self.with_tombstone(hash, *deleted, |_, addr, bytes| {
                 *bytes_of.entry(self.space.geometry().slot_of_addr(addr)).or_default() += bytes;
-            }
+            });
         }
         bytes_of
     }
