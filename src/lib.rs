@@ -53,5 +53,5 @@ pub use error::{Error, Result, status};
 pub use options::{
     CommitPolicy, Durability, IndexKind, MediaChoice, OPTION_NAMES, Options, SigbusPolicy, WriteOptions,
 };
-pub use store::{Finding, Store, Ticket, ValueRef, Verification};
+pub use store::{Finding, Iter, RangeEstimate, Snapshot, Store, Ticket, ValueRef, Verification};
 pub use write_batch::WriteBatch;

@@ -14,9 +14,10 @@ use crate::media::{self, Media, OpenRequest};
 use crate::options::{IndexKind, Options, WriteOptions};
 use crate::sync::Arc;
 use crate::write_batch::WriteBatch;
+use std::ops::Bound;
 use std::path::Path;
 
-pub use crate::engine::{Finding, ValueRef, Verification};
+pub use crate::engine::{Finding, Iter, RangeEstimate, Snapshot, ValueRef, Verification};
 
 /// An open store. `Send`, `Sync` and cheap to clone; all clones are the same store, and the pool stays locked until the last
 /// one, and the last [`ValueRef`], is dropped. Dropping without [`Store::close`] is safe: every acknowledged write is on
@@ -239,6 +240,30 @@ impl Store {
     /// Every ticket up to this one is durable; 0 before the first.
     pub fn durable_ticket(&self) -> Ticket {
         Ticket(with_engine!(self.handle, engine => engine.durable_ticket()))
+    }
+
+    /// The store as it is now, for reading. Waits for writes that are under way, for at most a drain; no write waits for it.
+    ///
+    /// # Errors
+    /// `Closed`, `Forked`.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        with_engine!(self.handle, engine => engine.snapshot())
+    }
+
+    /// The entries of the store as it is now, in the order of their keys.
+    ///
+    /// # Errors
+    /// `Unsupported` with `index=hash`, `Closed`, `Forked`.
+    pub fn iter(&self) -> Result<Iter> {
+        self.snapshot()?.iter()
+    }
+
+    /// About how many entries lie between two keys, and how many bytes, in the time of a few lookups.
+    ///
+    /// # Errors
+    /// `Unsupported` with `index=hash`, `Closed`, `Forked`.
+    pub fn estimate_range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<RangeEstimate> {
+        with_engine!(self.handle, engine => engine.estimate_range(from, to))
     }
 
     /// Makes every earlier write durable, asynchronous ones and those at durability `os` too. At most one drain per log.

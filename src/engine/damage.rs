@@ -24,6 +24,15 @@ impl Damage {
     fn concerns(&self, hash: u32, answer: Seq) -> bool {
         answer < self.bound && self.filter.as_ref().is_none_or(|filter| filter.may_contain(hash))
     }
+
+    fn error(&self) -> Error {
+        Error::Corrupted {
+            what: "damaged log range that may hold the newest entry of the key: segment",
+            offset: self.range.offset,
+            expected: self.segment.0,
+            found: self.segment.0,
+        }
+    }
 }
 
 /// All damage found at open.
@@ -56,17 +65,20 @@ impl DamageList {
         self.list.read().len()
     }
 
+    /// What says that keys may be missing, if there is any.
+    pub fn first(&self) -> Option<Error> {
+        if self.is_empty() {
+            return None;
+        }
+        self.list.read().first().map(Damage::error)
+    }
+
     /// Refuses an answer with stamp `answer` (`Seq::ZERO`: absent) for a key with this short hash if it may be stale.
     #[cold]
     pub fn check(&self, hash: u32, answer: Seq) -> Result<(), Error> {
         match self.list.read().iter().find(|damage| damage.concerns(hash, answer)) {
             None => Ok(()),
-            Some(damage) => Err(Error::Corrupted {
-                what: "damaged log range that may hold the newest entry of the key: segment",
-                offset: damage.range.offset,
-                expected: damage.segment.0,
-                found: damage.segment.0,
-            }),
+            Some(damage) => Err(damage.error()),
         }
     }
 }

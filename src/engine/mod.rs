@@ -3,7 +3,8 @@
 //! Lock order, outermost first: a stripe of deletes -> a log's state -> a lane's stage -> the list of extents that wait to be
 //! freed -> extents -> growth -> free slots. The roll lock (`Space::identities`) is taken under a log's state, or under
 //! extents, which open segments; whoever holds it takes none of these: it neither allocates extents nor takes or returns
-//! slots.
+//! slots. The list of points (`versions.rs`) is taken around a log's state, by who opens or closes a snapshot; the tables of
+//! older versions are innermost.
 //! No lock is held while an epoch guard is held across a drain on a disk: guards are taken for lookups and publications.
 //!
 //! Start order: medium, superblock, space, log, index (recovery), then the housekeeper. Stop order is the reverse.
@@ -13,21 +14,26 @@ mod cleaner;
 pub(crate) mod commit;
 mod damage;
 mod housekeeper;
+mod iter;
 mod pins;
 mod read;
 mod recovery;
+mod snapshot;
 mod stats;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod tickets;
 mod verify;
+mod versions;
 mod write;
 
 #[cfg(feature = "sim")]
 pub use cleaner::Aim;
+pub use iter::{Iter, RangeEstimate};
 pub use pins::ValueRef;
 #[cfg(feature = "capi")]
 pub use read::FETCH_GROUP;
+pub use snapshot::Snapshot;
 pub use verify::{Finding, Verification};
 
 use crate::error::{Error, Result};
@@ -48,6 +54,7 @@ use crossbeam_utils::CachePadded;
 use damage::DamageList;
 use housekeeper::Housekeeper;
 use stats::{Counters, OpenFacts};
+use versions::Versions;
 
 /// Deletes of different keys meet in one stripe so rarely that it does not matter that they then follow each other.
 const DELETE_STRIPES: usize = 128;
@@ -69,6 +76,8 @@ pub struct Engine<I: Index> {
     cleaner_thread: CleanerThread,
     /// Tombstones that the cleaner has not looked at.
     noted: Noted,
+    /// Entries that were replaced and that snapshots show.
+    versions: Versions,
     superblock: Mutex<SuperblockStore>,
     options: Options,
     inline_value_bytes_max: usize,

@@ -76,8 +76,14 @@ impl<I: Index + 'static> Engine<I> {
         let _guard = epoch::pin();
         let scratch = Scratch::new();
         let Some((addr, op)) = self.find_live(self.key(key), &scratch)? else { return Ok(None) };
+        self.whole_value(addr, &op).map(Some)
+    }
+
+    /// The value of an entry, all of it.
+    #[inline]
+    pub(super) fn whole_value(&self, addr: Addr, op: &Op<'_>) -> Result<Vec<u8>> {
         if op.kind() == OpKind::Put {
-            return Ok(Some(op.value().to_vec()));
+            return Ok(op.value().to_vec());
         }
         let descriptor = self.descriptor(op.value(), addr.offset())?;
         let mut value = Vec::new();
@@ -85,7 +91,7 @@ impl<I: Index + 'static> Engine<I> {
         for chunk in &descriptor.chunks {
             value.extend_from_slice(self.chunk(chunk, &Scratch::new())?);
         }
-        Ok(Some(value))
+        Ok(value)
     }
 
     /// Copies a value into `buf` and returns its length.
@@ -145,12 +151,7 @@ impl<I: Index + 'static> Engine<I> {
         if let Some(range) = one_piece(&descriptor) {
             return self.pin(range).map(Some);
         }
-        let mut value = Vec::new();
-        value.try_reserve_exact(descriptor.len as usize).map_err(|_| out_of_memory(descriptor.len))?;
-        for chunk in &descriptor.chunks {
-            value.extend_from_slice(self.chunk(chunk, &Scratch::new())?);
-        }
-        self.pin_copy(value).map(Some)
+        self.pin_copy(self.whole_value(addr, &op)?).map(Some)
     }
 
     /// True if the key has a value; reads no value bytes beyond the entry.

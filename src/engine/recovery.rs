@@ -305,6 +305,7 @@ impl<I: Index + 'static> Engine<I> {
             cleaner: super::cleaner::Cleaner::default(),
             cleaner_thread: super::cleaner::CleanerThread::default(),
             noted: super::cleaner::Noted::default(),
+            versions: super::Versions::default(),
             superblock: Mutex::new(parts.superblock),
             counters: Counters::default(),
             facts: parts.facts,

@@ -122,6 +122,7 @@ impl<I: Index + 'static> Engine<I> {
         let (appended, moved) = (self.oplog.appended_bytes(), count(&cleaner.bytes_written));
         let (delays, delayed_us) = self.cleaner.delays();
         let (huge_page_bytes, huge_page_refusals) = self.media.region().merged_large_pages();
+        let kept = self.versions.kept();
         json!({
             "media": self.media.kind().name(),
             "media_why": self.media.why(),
@@ -184,6 +185,12 @@ impl<I: Index + 'static> Engine<I> {
             "put_bytes": self.counters.sum(|shard| &shard.put_bytes),
             "deletes": self.counters.sum(|shard| &shard.deletes),
             "gets": self.counters.sum(|shard| &shard.gets),
+            "snapshots": {
+                "open": kept.open,
+                "oldest_ms": kept.oldest_ms,
+                "versions": kept.versions,
+                "kept_bytes": kept.bytes,
+            },
             "pinned_values": self.pinned.load(Ordering::Relaxed),
             "async_bytes_in_flight": self.committer.tickets.bytes_in_flight(),
             "damaged_ranges": self.damage.len(),

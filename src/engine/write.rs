@@ -477,12 +477,17 @@ impl<I: Index + 'static> Engine<I> {
                 return Candidate::OtherKey;
             };
             older = Some((op.kind(), op.footprint_bytes()));
+            let is_asked = self.versions.are_needed();
             // Most are in a segment of which the new entry has the newest stamp: then the frame's header is not looked at.
             // The one other entry with its stamp could be a move of it, which nobody can make before it is published.
-            if self.newest_beside(known) <= new.seq {
+            if !is_asked && self.newest_beside(known) <= new.seq {
                 return Candidate::Older;
             }
-            self.compare(known, &op, (new.seq, new.frame_seq, new.addr))
+            let (candidate, seq) = self.compare(known, &op, (new.seq, new.frame_seq, new.addr));
+            if is_asked {
+                self.keep_if_needed(key.hash, candidate, (known, seq), (new.addr, new.seq));
+            }
+            candidate
         });
         match upsert {
             Upsert::Inserted => {}
@@ -497,19 +502,18 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     pub(super) fn judge(&self, key: Key<'_>, known: Addr, new: (Seq, Seq, Addr)) -> Candidate {
         let scratch = Scratch::new();
-        let Some(op) = self.reader.op(known, &scratch) else { return Candidate::OtherKey };
-        if op.key() != key.bytes {
-            return Candidate::OtherKey;
+        match self.reader.op(known, &scratch).filter(|op| op.key() == key.bytes) {
+            Some(op) => self.compare(known, &op, new).0,
+            None => Candidate::OtherKey,
         }
-        self.compare(known, &op, new)
     }
 
-    /// Which of two entries of a key is the newer one.
+    /// Which of two entries of a key is the newer one, and the stamp of the known one.
     #[inline]
-    fn compare(&self, known: Addr, op: &Op<'_>, new: (Seq, Seq, Addr)) -> Candidate {
+    fn compare(&self, known: Addr, op: &Op<'_>, new: (Seq, Seq, Addr)) -> (Candidate, Seq) {
         match self.reader.order(known, op) {
-            Some((seq, frame_seq)) if (seq, frame_seq, known) > new => Candidate::Newer,
-            _ => Candidate::Older,
+            Some((seq, frame_seq)) if (seq, frame_seq, known) > new => (Candidate::Newer, seq),
+            order => (Candidate::Older, order.map_or(Seq::ZERO, |(seq, _)| seq)),
         }
     }
 

@@ -21,7 +21,6 @@ pub type Edge<'a> = std::ops::Bound<&'a [u8]>;
 
 /// Which way a scan goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "iterators are not public yet"))]
 pub enum Direction {
     /// To greater keys.
     Forward,
@@ -75,7 +74,6 @@ pub trait LogKeys: Send + Sync {
 ///
 /// Thread-safe; `get` writes no shared memory. Callers hold an epoch guard during every call, so that no address they
 /// are shown is reused. Tombstones are entries like others: the index keeps them until [`Index::remove`].
-#[cfg_attr(not(test), expect(dead_code, reason = "what iterators will call"))]
 pub trait Index: Send + Sync {
     /// Shows `probe` each entry that may be the key's until it answers `Some`, and returns that.
     fn get<R>(&self, key: Key<'_>, probe: impl FnMut(Addr) -> Option<R>) -> Option<R>;

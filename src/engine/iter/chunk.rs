@@ -1,0 +1,216 @@
+//! The entries that a cursor holds, and where they come from.
+
+use super::super::Engine;
+use super::{Limits, has_no_order};
+use crate::checksum::CheckSite;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::{Op, OpKind};
+use crate::index::{Direction, Index};
+use crate::media::guarded::Scratch;
+use crate::types::{Addr, Seq};
+use std::ops::{Bound, Range};
+
+/// Longer values are read when they are asked for.
+const VALUE_BYTES_MAX: usize = 1024;
+/// A chunk with as many bytes is full.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
+/// Entries of the index that are looked at under one guard, tombstones and newer ones included.
+const LOOKS_MAX: usize = 512;
+
+struct Entry {
+    key: Range<usize>,
+    value: Option<Range<usize>>,
+}
+
+/// Entries that follow each other in one direction. Invariants:
+///   - nothing lies between `start` and the first, between two of them, or between the last and `end`
+///   - before `end` is an entry that can be read: whoever goes on meets no damaged one a second time
+pub struct Chunk {
+    direction: Direction,
+    start: Bound<Vec<u8>>,
+    /// Where the next chunk starts; `None` if there is nothing more.
+    end: Option<Bound<Vec<u8>>>,
+    wanted: usize,
+    entries: Vec<Result<Entry>>,
+    /// Keys and values.
+    bytes: Vec<u8>,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Chunk {
+            direction: Direction::Forward,
+            start: Bound::Unbounded,
+            end: None,
+            wanted: 0,
+            entries: Vec::new(),
+            bytes: Vec::new(),
+        }
+    }
+}
+
+impl Chunk {
+    pub(super) fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Why the entry cannot be shown, if it cannot.
+    pub(super) fn check(&self, at: usize) -> Result<()> {
+        match self.entries.get(at) {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn key(&self, at: usize) -> Option<&[u8]> {
+        let entry = self.entries.get(at)?.as_ref().ok()?;
+        Some(&self.bytes[entry.key.clone()])
+    }
+
+    /// `None` if it has to be read.
+    pub(super) fn value(&self, at: usize) -> Option<&[u8]> {
+        let entry = self.entries.get(at)?.as_ref().ok()?;
+        entry.value.clone().map(|value| &self.bytes[value])
+    }
+
+    /// Empties it, for about so many entries from `start` on.
+    pub(super) fn restart(&mut self, direction: Direction, start: Bound<Vec<u8>>, wanted: usize) {
+        self.direction = direction;
+        self.start = start;
+        self.end = None;
+        self.wanted = wanted;
+        self.entries.clear();
+        self.bytes.clear();
+    }
+
+    /// Empties it for twice as many of the entries that follow, but no more than `most`; false if none do.
+    pub(super) fn go_on(&mut self, most: usize) -> bool {
+        let Some(start) = self.end.take() else { return false };
+        self.restart(self.direction, start, (self.wanted * 2).min(most));
+        true
+    }
+
+    /// Empties it for those before its first one, in the other direction; false if there are none.
+    pub(super) fn turn_around(&mut self, wanted: usize) -> bool {
+        let start = match std::mem::replace(&mut self.start, Bound::Unbounded) {
+            Bound::Unbounded => return false,
+            Bound::Included(key) => Bound::Excluded(key),
+            Bound::Excluded(key) => Bound::Included(key),
+        };
+        let direction = match self.direction {
+            Direction::Forward => Direction::Backward,
+            Direction::Backward => Direction::Forward,
+        };
+        self.restart(direction, start, wanted);
+        true
+    }
+
+    fn push(&mut self, op: &Op<'_>) {
+        let key = self.copy(op.key());
+        let is_short = op.kind() == OpKind::Put && op.value().len() <= VALUE_BYTES_MAX;
+        let value = is_short.then(|| self.copy(op.value()));
+        self.entries.push(Ok(Entry { key, value }));
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= self.wanted || self.bytes.len() >= CHUNK_BYTES_MAX
+    }
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// Fills an empty chunk from its start on.
+    ///
+    /// # Errors
+    /// `Unsupported` if the index has no order, `Closed`, `Forked`. Entries that cannot be read are in the chunk.
+    pub(in crate::engine) fn fill_chunk(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()> {
+        self.check_open()?;
+        let mut from = chunk.start.clone();
+        loop {
+            let next = self.fill_under_guard(chunk, &from, limits, point)?;
+            match next {
+                Some(end) if chunk.is_full() => chunk.end = Some(end),
+                Some(end) => {
+                    from = end;
+                    continue;
+                }
+                None => chunk.entries.extend(self.hidden_by_damage().map(Err)),
+            }
+            return Ok(());
+        }
+    }
+
+    /// Where it stopped; `None` at the end of what there is.
+    fn fill_under_guard(
+        &self,
+        chunk: &mut Chunk,
+        from: &Bound<Vec<u8>>,
+        limits: &Limits,
+        point: Seq,
+    ) -> Result<Option<Bound<Vec<u8>>>> {
+        let guard = epoch::pin();
+        let from = from.as_ref().map(Vec::as_slice);
+        let scan = self.index.scan(&guard, from, chunk.direction).ok_or_else(has_no_order)?;
+        for (looks, addr) in scan.enumerate() {
+            let scratch = Scratch::new();
+            let key = match self.show_entry(chunk, addr, limits, point, &scratch) {
+                Ok(Some(key)) => key,
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    chunk.entries.push(Err(error));
+                    continue;
+                }
+            };
+            if chunk.is_full() || looks >= LOOKS_MAX {
+                return Ok(Some(Bound::Excluded(key.to_vec())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Copies what is visible of the key whose newest entry lies at `addr`, and gives the key; `None` beyond the limits.
+    fn show_entry<'a>(
+        &'a self,
+        chunk: &mut Chunk,
+        addr: Addr,
+        limits: &Limits,
+        point: Seq,
+        scratch: &'a Scratch,
+    ) -> Result<Option<&'a [u8]>> {
+        let op = self.reader.op(addr, scratch).ok_or_else(|| self.unreadable(addr, scratch))?;
+        if self.options.verify_reads && !self.reader.verify(addr, &op, CheckSite::EntryOnGet) {
+            return Err(self.reader.corrupted(addr));
+        }
+        let bytes = op.key();
+        if limits.end_before(bytes, chunk.direction) {
+            return Ok(None);
+        }
+        let (seq, _) = self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
+        let found =
+            if seq <= point { Some((addr, op)) } else { self.find_older(self.key(bytes), point, scratch)? };
+        if !self.damage.is_empty() {
+            self.check_damage(self.key(bytes), found.as_ref().map(|(addr, op)| (*addr, op)))?;
+        }
+        if let Some((_, op)) = found.filter(|(_, op)| op.kind() != OpKind::Delete) {
+            chunk.push(&op);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// What says that keys may be missing in every order.
+    fn hidden_by_damage(&self) -> Option<Error> {
+        let mut unplaced = None;
+        self.index.unplaced(|addr| unplaced = unplaced.or(Some(addr)));
+        self.damage.first().or_else(|| unplaced.map(|addr| self.reader.corrupted(addr)))
+    }
+}

@@ -1,0 +1,285 @@
+//! Cursors over the entries of a snapshot in the order of their keys.
+//!
+//! A cursor holds a chunk: keys, and short values, copied under one epoch guard. Nothing of the index and no guard is held
+//! between two calls, so splits, moves and growth do not matter to it, and it holds up nobody. As a snapshot does not
+//! change, neither does what a chunk was copied from: steps in both directions stay inside of it, and the next chunk begins
+//! exactly where it ends.
+
+mod chunk;
+
+pub(super) use chunk::Chunk;
+
+use super::Engine;
+use super::snapshot::View;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::index::{Direction, Edge, Index};
+use crate::space::table::SlotState;
+use crate::sync::Arc;
+use crate::types::SegmentSlot;
+use std::ops::Bound;
+
+/// Entries of the first chunk behind a seek, and of the largest; each is twice as large as the one before.
+const CHUNK_ENTRIES_MIN: usize = 16;
+const CHUNK_ENTRIES_MAX: usize = 128;
+
+/// The keys that a cursor shows: from `lower` on and below `upper`.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    lower: Option<Vec<u8>>,
+    upper: Option<Vec<u8>>,
+}
+
+impl Limits {
+    /// True if nothing in this direction lies inside, from this key on.
+    fn end_before(&self, key: &[u8], direction: Direction) -> bool {
+        match direction {
+            Direction::Forward => self.upper.as_deref().is_some_and(|upper| key >= upper),
+            Direction::Backward => self.lower.as_deref().is_some_and(|lower| key < lower),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Before the first entry and behind the last.
+    Unplaced,
+    /// On an entry of the chunk.
+    At(usize),
+    /// It ran out of entries.
+    Ended,
+}
+
+/// A cursor over the entries of a [`Snapshot`](crate::Snapshot), or of the store as it was when the cursor was made, in the
+/// order of their keys. Writers never wait for it, and neither cleaning nor growth disturbs it. Like a snapshot it keeps
+/// what it shows in its place: see [`Iter::kept_bytes`].
+///
+/// New, or with new bounds, it is on no entry: the first step forward leads to the first one, the first step backward to the
+/// last. A step from the last entry in either direction ends it, until the next seek.
+///
+/// An entry that is damaged is an error of the step that leads to it; the next step goes on behind. If damage may hide
+/// entries altogether, the step behind the last entry says so.
+///
+/// As an [`Iterator`] it goes forward and copies.
+pub struct Iter {
+    view: Arc<View>,
+    limits: Limits,
+    chunk: Chunk,
+    place: Place,
+    /// A value that is too long for a chunk.
+    value: Option<Vec<u8>>,
+}
+
+impl Iter {
+    /// # Errors
+    /// `Unsupported` if the index has no order, `Closed`, `Forked`.
+    pub(super) fn new(view: Arc<View>) -> Result<Iter> {
+        let (limits, chunk) = (Limits::default(), Chunk::default());
+        let mut iter = Iter { view, limits, chunk, place: Place::Unplaced, value: None };
+        // Whoever cannot iterate is told now, not at the first step.
+        iter.chunk.restart(Direction::Forward, Bound::Unbounded, 0);
+        iter.view.host.fill(&mut iter.chunk, &iter.limits, iter.view.point)?;
+        Ok(iter)
+    }
+
+    /// Shows only keys from `lower` on and below `upper`; `None` is no bound. The cursor is on no entry then.
+    pub fn set_bounds(&mut self, lower: Option<&[u8]>, upper: Option<&[u8]>) {
+        self.limits = Limits { lower: lower.map(<[u8]>::to_vec), upper: upper.map(<[u8]>::to_vec) };
+        self.place = Place::Unplaced;
+    }
+
+    /// Shows only keys that start with `prefix`. The cursor is on no entry then.
+    pub fn set_prefix(&mut self, prefix: &[u8]) {
+        let end = behind_all(prefix);
+        self.set_bounds(Some(prefix), end.as_deref());
+    }
+
+    /// Goes to the first entry; false if there is none.
+    ///
+    /// # Errors
+    /// `Corrupted`, `Io` (an entry that cannot be read), `Closed`, `Forked`.
+    pub fn seek_first(&mut self) -> Result<bool> {
+        let start = self.limits.lower.clone().map_or(Bound::Unbounded, Bound::Included);
+        self.restart(Direction::Forward, start)
+    }
+
+    /// Goes to the last entry; false if there is none.
+    ///
+    /// # Errors
+    /// As [`Iter::seek_first`].
+    pub fn seek_last(&mut self) -> Result<bool> {
+        let start = self.limits.upper.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        self.restart(Direction::Backward, start)
+    }
+
+    /// Goes to the first entry whose key is not below `key`; false if there is none.
+    ///
+    /// # Errors
+    /// As [`Iter::seek_first`].
+    pub fn seek(&mut self, key: &[u8]) -> Result<bool> {
+        if self.limits.lower.as_deref().is_some_and(|lower| key < lower) {
+            return self.seek_first();
+        }
+        self.restart(Direction::Forward, Bound::Included(key.to_vec()))
+    }
+
+    /// Goes to the last entry whose key is not above `key`; false if there is none.
+    ///
+    /// # Errors
+    /// As [`Iter::seek_first`].
+    pub fn seek_for_prev(&mut self, key: &[u8]) -> Result<bool> {
+        if self.limits.upper.as_deref().is_some_and(|upper| key >= upper) {
+            return self.seek_last();
+        }
+        self.restart(Direction::Backward, Bound::Included(key.to_vec()))
+    }
+
+    /// Goes to the next entry; false if there is none.
+    ///
+    /// # Errors
+    /// As [`Iter::seek_first`].
+    pub fn move_next(&mut self) -> Result<bool> {
+        self.step(Direction::Forward)
+    }
+
+    /// Goes to the entry before; false if there is none.
+    ///
+    /// # Errors
+    /// As [`Iter::seek_first`].
+    pub fn move_prev(&mut self) -> Result<bool> {
+        self.step(Direction::Backward)
+    }
+
+    /// The key of the entry that the cursor is on.
+    pub fn key(&self) -> Option<&[u8]> {
+        let Place::At(at) = self.place else { return None };
+        self.chunk.key(at)
+    }
+
+    /// The value of the entry that the cursor is on. Long ones are read when they are asked for.
+    ///
+    /// # Errors
+    /// As [`Store::get`](crate::Store::get).
+    pub fn value(&mut self) -> Result<Option<&[u8]>> {
+        let Place::At(at) = self.place else { return Ok(None) };
+        let Some(key) = self.chunk.key(at) else { return Ok(None) };
+        if self.value.is_none() && self.chunk.value(at).is_none() {
+            self.value = self.view.host.get_at(key, self.view.point)?;
+        }
+        Ok(self.chunk.value(at).or(self.value.as_deref()))
+    }
+
+    /// As [`Snapshot::kept_bytes`](crate::Snapshot::kept_bytes).
+    pub fn kept_bytes(&self) -> u64 {
+        self.view.host.kept_bytes(self.view.point)
+    }
+
+    fn restart(&mut self, direction: Direction, start: Bound<Vec<u8>>) -> Result<bool> {
+        self.chunk.restart(direction, start, CHUNK_ENTRIES_MIN);
+        self.fill()
+    }
+
+    fn fill(&mut self) -> Result<bool> {
+        self.place = Place::Ended;
+        self.value = None;
+        self.view.host.fill(&mut self.chunk, &self.limits, self.view.point)?;
+        self.arrive(0)
+    }
+
+    fn arrive(&mut self, at: usize) -> Result<bool> {
+        self.value = None;
+        self.place = if at < self.chunk.len() { Place::At(at) } else { Place::Ended };
+        self.chunk.check(at).map(|()| self.place != Place::Ended)
+    }
+
+    fn step(&mut self, direction: Direction) -> Result<bool> {
+        let at = match self.place {
+            Place::Ended => return Ok(false),
+            Place::Unplaced if direction == Direction::Forward => return self.seek_first(),
+            Place::Unplaced => return self.seek_last(),
+            Place::At(at) => at,
+        };
+        if direction == self.chunk.direction() {
+            if at + 1 < self.chunk.len() {
+                return self.arrive(at + 1);
+            }
+            if self.chunk.go_on(CHUNK_ENTRIES_MAX) {
+                return self.fill();
+            }
+        } else {
+            if at > 0 {
+                return self.arrive(at - 1);
+            }
+            if self.chunk.turn_around(CHUNK_ENTRIES_MIN) {
+                return self.fill();
+            }
+        }
+        self.place = Place::Ended;
+        self.value = None;
+        Ok(false)
+    }
+}
+
+impl Iterator for Iter {
+    type Item = Result<(Vec<u8>, Vec<u8>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.move_next() {
+            Err(error) => Some(Err(error)),
+            Ok(false) => None,
+            Ok(true) => {
+                let key = self.key().map(<[u8]>::to_vec).unwrap_or_default();
+                Some(self.value().map(|value| (key, value.map(<[u8]>::to_vec).unwrap_or_default())))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Iter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Iter").field("key", &self.key()).finish_non_exhaustive()
+    }
+}
+
+/// About what lies in a range of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeEstimate {
+    /// Keys. Deleted ones whose tombstones have to be kept count, too.
+    pub keys: u64,
+    /// Bytes of their entries and values, if they are as long as all others on average.
+    pub bytes: u64,
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// About what lies between two keys.
+    ///
+    /// # Errors
+    /// `Unsupported` if the index has no order, `Closed`, `Forked`.
+    pub fn estimate_range(&self, from: Edge<'_>, to: Edge<'_>) -> Result<RangeEstimate> {
+        self.check_open()?;
+        let keys = self.index.estimate(&epoch::pin(), from, to).ok_or_else(has_no_order)?;
+        let bytes = self.live_bytes() as f64 / self.index.len().max(1) as f64 * keys as f64;
+        Ok(RangeEstimate { keys, bytes: bytes as u64 })
+    }
+
+    fn live_bytes(&self) -> u64 {
+        let table = self.space.table();
+        let slots = (0..self.space.slot_count()).map(|slot| table.slot(SegmentSlot(slot)));
+        let in_use = slots.filter(|info| info.state() != SlotState::Free);
+        let entries: u64 = in_use.map(|info| info.op_bytes().saturating_sub(info.dead_bytes())).sum();
+        entries + self.extents.usage().live_bytes()
+    }
+}
+
+#[cold]
+fn has_no_order() -> Error {
+    Error::Unsupported("the index has no order: open the store with index=ordered".into())
+}
+
+/// The least key above all that start with `prefix`; `None` if there is none.
+fn behind_all(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}

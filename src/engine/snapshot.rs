@@ -1,0 +1,224 @@
+//! Reading at a point: a stamp up to which writes are visible, whatever is written later. See `versions.rs` for how older
+//! versions stay readable.
+
+use super::Engine;
+use super::iter::{Chunk, Iter, Limits};
+use super::versions::{Held, Replaced};
+use crate::checksum::CheckSite;
+use crate::epoch;
+use crate::error::{Error, Result};
+use crate::format::{BlobDescriptor, Filter, Op, OpKind};
+use crate::index::{Candidate, Index, Key};
+use crate::media::guarded::Scratch;
+use crate::sync::Arc;
+use crate::types::{Addr, SegmentSlot, Seq};
+use crate::write_batch::check_key;
+
+/// What a snapshot needs of its store, whatever its index.
+pub(super) trait SnapshotHost: Send + Sync {
+    fn get_at(&self, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>>;
+    /// Fills a chunk from its start on.
+    fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()>;
+    fn kept_bytes(&self, point: Seq) -> u64;
+    fn close_point(&self, point: Seq);
+}
+
+/// An open point; closed by the last who uses it.
+pub(super) struct View {
+    pub(super) host: Arc<dyn SnapshotHost>,
+    pub(super) point: Seq,
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.host.close_point(self.point);
+    }
+}
+
+/// The store as it was at one moment: every write that had returned by then is visible, none that began later, and of a
+/// batch all or nothing. Writers never wait for it. As long as it is there, the values that it shows keep their space,
+/// those that were overwritten or deleted too: see [`Snapshot::kept_bytes`]. Cheap to make, to clone and to drop, on any
+/// thread, in any order. The pool stays locked until the last one is gone.
+#[derive(Clone)]
+pub struct Snapshot {
+    view: Arc<View>,
+}
+
+impl Snapshot {
+    /// Copies the value that `key` had; `None` if it had none.
+    ///
+    /// # Errors
+    /// As [`Store::get`](crate::Store::get).
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.view.host.get_at(key, self.view.point)
+    }
+
+    /// Copies many values, each with a result of its own.
+    pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+
+    /// The entries of the snapshot in the order of their keys.
+    ///
+    /// # Errors
+    /// `Unsupported` with `index=hash`, `Closed`, `Forked`.
+    pub fn iter(&self) -> Result<Iter> {
+        Iter::new(Arc::clone(&self.view))
+    }
+
+    /// Bytes of overwritten and deleted entries that are kept because of this snapshot. Those that a newer snapshot needs,
+    /// too, are counted there alone. What they lie in, whole segments, waits with them.
+    pub fn kept_bytes(&self) -> u64 {
+        self.view.host.kept_bytes(self.view.point)
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("kept_bytes", &self.kept_bytes()).finish_non_exhaustive()
+    }
+}
+
+impl<I: Index + 'static> SnapshotHost for Engine<I> {
+    fn get_at(&self, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>> {
+        check_key(key)?;
+        self.check_open()?;
+        self.counters.get();
+        let _guard = epoch::pin();
+        let scratch = Scratch::new();
+        let key = self.key(key);
+        let found = self.find_at(key, point, &scratch)?;
+        self.check_damage(key, found.as_ref().map(|(addr, op)| (*addr, op)))?;
+        match found {
+            Some((addr, op)) if op.kind() != OpKind::Delete => self.whole_value(addr, &op).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()> {
+        self.fill_chunk(chunk, limits, point)
+    }
+
+    fn kept_bytes(&self, point: Seq) -> u64 {
+        self.versions.bytes_at(point)
+    }
+
+    fn close_point(&self, point: Seq) {
+        // In a child of `fork` a thread that it does not have may hold the locks.
+        if crate::media::fork_generation() == self.fork_generation {
+            self.versions.close(point, |held| self.let_go_of_version(held));
+        }
+    }
+}
+
+impl<I: Index + 'static> Engine<I> {
+    /// The store as it is now.
+    ///
+    /// # Errors
+    /// `Closed`, `Forked`.
+    pub fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
+        self.check_open()?;
+        let take = || {
+            let point = self.oplog.newest_seq();
+            self.oplog.raise_floor(point);
+            point
+        };
+        let point = self.versions.open(take, |held| self.let_go_of_version(held));
+        let host = Arc::clone(self) as Arc<dyn SnapshotHost>;
+        let view = Arc::new(View { host, point });
+        // What was stamped below the point is visible there, so it has to be in the index before anybody looks.
+        self.wait_for_publications();
+        Ok(Snapshot { view })
+    }
+
+    /// Keeps the older one of two entries of a key, each with its stamp, if a snapshot shows it.
+    #[cold]
+    pub(super) fn keep_if_needed(
+        &self,
+        hash: u64,
+        known_is: Candidate,
+        known: (Addr, Seq),
+        new: (Addr, Seq),
+    ) {
+        let ((addr, seq), (_, by)) = if known_is == Candidate::Older { (known, new) } else { (new, known) };
+        if self.versions.may_need(seq) {
+            self.keep_version(Replaced { hash, addr, seq, by });
+        }
+    }
+
+    /// Keeps an entry that is about to be replaced. Under an epoch guard, so that its segment is there to be pinned.
+    #[cold]
+    pub(super) fn keep_version(&self, replaced: Replaced) {
+        self.versions.keep(replaced, || self.hold_version(replaced.addr));
+    }
+
+    fn hold_version(&self, addr: Addr) -> Held {
+        let geometry = self.space.geometry();
+        let mut held = Held { slots: vec![geometry.slot_of_addr(addr)], bytes: 0 };
+        if let Some(op) = self.reader.op(addr, &Scratch::new()) {
+            held.bytes = op.footprint_bytes();
+            if op.kind() == OpKind::PutBlob {
+                let descriptor = BlobDescriptor::decode(op.value());
+                let chunks = descriptor.iter().flat_map(|descriptor| &descriptor.chunks);
+                let slots = chunks.map(|chunk| geometry.slot_of(chunk.offset));
+                // A descriptor that rotted names anything.
+                held.slots.extend(slots.filter(|slot| slot.0 < self.space.slot_count()));
+                held.bytes += descriptor.map_or(0, |descriptor| descriptor.len);
+            }
+        }
+        held.slots.iter().for_each(|slot: &SegmentSlot| self.space.table().slot(*slot).pin());
+        held
+    }
+
+    fn let_go_of_version(&self, held: Held) {
+        held.slots.into_iter().for_each(|slot| self.space.table().slot(slot).unpin());
+    }
+
+    /// The entry of a key that is visible at a point, a tombstone included. Under an epoch guard.
+    ///
+    /// # Errors
+    /// As [`Engine::find`].
+    fn find_at<'a>(
+        &'a self,
+        key: Key<'_>,
+        point: Seq,
+        scratch: &'a Scratch,
+    ) -> Result<Option<(Addr, Op<'a>)>> {
+        let Some((addr, op)) = self.find(key, scratch)? else { return Ok(None) };
+        let (seq, _) = self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
+        if seq <= point { Ok(Some((addr, op))) } else { self.find_older(key, point, scratch) }
+    }
+
+    /// The older version of a key that is visible at a point, if the newest is not.
+    pub(super) fn find_older<'a>(
+        &'a self,
+        key: Key<'_>,
+        point: Seq,
+        scratch: &'a Scratch,
+    ) -> Result<Option<(Addr, Op<'a>)>> {
+        for addr in self.versions.visible_at(key.hash, point) {
+            let op = self.reader.op(addr, scratch).ok_or_else(|| self.unreadable(addr, scratch))?;
+            if self.options.verify_reads && !self.reader.verify(addr, &op, CheckSite::EntryOnGet) {
+                return Err(self.reader.corrupted(addr));
+            }
+            if op.key() == key.bytes {
+                return Ok(Some((addr, op)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn unreadable(&self, addr: Addr, scratch: &Scratch) -> Error {
+        scratch.failure().unwrap_or_else(|| self.reader.corrupted(addr))
+    }
+
+    /// Refuses an answer about a key that damage may have made stale.
+    pub(super) fn check_damage(&self, key: Key<'_>, found: Option<(Addr, &Op<'_>)>) -> Result<()> {
+        if self.damage.is_empty() {
+            return Ok(());
+        }
+        let answer =
+            found.and_then(|(addr, op)| self.reader.order(addr, op)).map_or(Seq::ZERO, |(seq, _)| seq);
+        self.damage.check(Filter::short_hash(key.hash), answer)
+    }
+}
