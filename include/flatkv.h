@@ -15,8 +15,8 @@
  *              alignment. The library never keeps a pointer that it was given.
  *   Ownership  What the library allocates is freed by its own free function, never by free().
  *   Threads    Every function may be called from any thread, and a store from all of them at once. Options, write
- *              options and batches may be read by several calls at once (const pointers) but changed by one alone:
- *              a call that would have to wait for another answers FLATKV_E_BUSY and does nothing.
+ *              options, batches and iterators may be read by several calls at once (const pointers) but changed by
+ *              one alone: a call that would have to wait for another answers FLATKV_E_BUSY and does nothing.
  *   Panics     A bug inside the library is FLATKV_E_PANIC; the store in use refuses writes from then on.
  *   Fork       After fork() the child's handles answer FLATKV_E_FORKED; the parent's go on.
  *
@@ -26,6 +26,7 @@
 #ifndef FLATKV_H
 #define FLATKV_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -129,9 +130,13 @@ struct flatkv;
 
 struct flatkv_batch;
 
+struct flatkv_iter;
+
 struct flatkv_options;
 
 struct flatkv_pin;
+
+struct flatkv_snapshot;
 
 struct flatkv_write_options;
 
@@ -203,6 +208,16 @@ typedef struct flatkv_batch flatkv_batch_t;
  * A value that is kept in place while it is read, see flatkv_get_pinned.
  */
 typedef struct flatkv_pin flatkv_pin_t;
+
+/**
+ * The store as it was at one moment, see flatkv_snapshot_new.
+ */
+typedef struct flatkv_snapshot flatkv_snapshot_t;
+
+/**
+ * What goes from entry to entry in the order of keys, see flatkv_iter_new.
+ */
+typedef struct flatkv_iter flatkv_iter_t;
 
 #ifdef __cplusplus
 extern "C" {
@@ -723,6 +738,195 @@ size_t flatkv_pin_len(const flatkv_pin_t *pin);
  * The pointer that flatkv_pin_data gave must not be used any more. Safe from any thread. Cost: none to speak of.
  */
 void flatkv_pin_free(flatkv_pin_t *pin);
+
+/**
+ * Makes a snapshot: the store as it is now, for reading, whatever is written later.
+ *
+ * `store` and `out_snapshot` must not be NULL. On FLATKV_OK the caller frees *out_snapshot with flatkv_snapshot_free;
+ * on any other code it is NULL. Every write that returned before is visible in it, none that begins later, and of a
+ * batch all or nothing. As long as it is there, what it shows keeps its space, overwritten and deleted values too: see
+ * flatkv_snapshot_kept_bytes. It does not keep the store from being closed; calls on it answer FLATKV_E_CLOSED then,
+ * but the pool stays locked until the last snapshot and iterator is freed.
+ * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (NULL, bad handle); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any
+ * thread. Cost: under a microsecond, or a wait for the writes that are under way, for at most a drain; no write waits
+ * for it.
+ */
+flatkv_status_t flatkv_snapshot_new(flatkv_t *store,
+                                    flatkv_snapshot_t **out_snapshot);
+
+/**
+ * Copies the value that `key` had in a snapshot into a new buffer.
+ *
+ * `snapshot`, `key` and `out_value` must not be NULL. On FLATKV_OK the caller frees the buffer with
+ * flatkv_buffer_free; on any other code it is {NULL, 0}.
+ * Returns the codes of flatkv_get, where FLATKV_E_CLOSED and FLATKV_E_INVALID_ARGUMENT may be about the snapshot. Safe
+ * from any thread, from several at once. Cost: as flatkv_get.
+ */
+flatkv_status_t flatkv_snapshot_get(const flatkv_snapshot_t *snapshot,
+                                    const void *key,
+                                    size_t key_len,
+                                    flatkv_buffer_t *out_value);
+
+/**
+ * Gives the bytes of overwritten and deleted entries that are kept because of a snapshot. Those that a newer one needs,
+ * too, are counted there alone. Whole segments, which hold more, wait with them.
+ *
+ * 0 (and an error is recorded) if `snapshot` is NULL or freed. Safe from any thread, from several at once. Cost: a few
+ * locks that nobody holds for long.
+ */
+uint64_t flatkv_snapshot_kept_bytes(const flatkv_snapshot_t *snapshot);
+
+/**
+ * Frees a snapshot, in any order with others. Does nothing if it is NULL or freed already.
+ *
+ * Iterators that were made from it go on. Safe from any thread, and after the store was closed. Cost: grows with the
+ * number of values that were overwritten since.
+ */
+void flatkv_snapshot_free(flatkv_snapshot_t *snapshot);
+
+/**
+ * Makes an iterator over the entries of a snapshot in the order of their keys, bytes compared as unsigned numbers.
+ *
+ * `store` and `out_iter` must not be NULL; `snapshot_or_null` is a snapshot of that store, or NULL for the store as it
+ * is now. On FLATKV_OK the caller frees *out_iter with flatkv_iter_free; on any other code it is NULL. It is on no
+ * entry at first: flatkv_iter_next leads to the first one, flatkv_iter_prev to the last. What is said of
+ * flatkv_snapshot_new is true of it, too; the snapshot may be freed before.
+ * Returns FLATKV_OK; FLATKV_E_UNSUPPORTED if the store was opened with "index" "hash"; FLATKV_E_INVALID_ARGUMENT
+ * (NULL, bad handle, snapshot of another store); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any thread; the iterator
+ * from any thread, one at a time. Cost: a snapshot and a lookup.
+ */
+flatkv_status_t flatkv_iter_new(flatkv_t *store,
+                                const flatkv_snapshot_t *snapshot_or_null,
+                                flatkv_iter_t **out_iter);
+
+/**
+ * Frees an iterator. Does nothing if it is NULL or freed already.
+ *
+ * Slices that flatkv_iter_key and flatkv_iter_value gave must not be used any more. Safe from any thread, and after the
+ * store was closed. Cost: as flatkv_snapshot_free.
+ */
+void flatkv_iter_free(flatkv_iter_t *iter);
+
+/**
+ * Shows only keys from `lower` on and below `upper`. The iterator is on no entry then.
+ *
+ * `iter` must not be NULL; a bound is NULL, with length 0, where there is none. Both are copied.
+ * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (bad handle, NULL with a length); FLATKV_E_TOO_LARGE (longer than a key);
+ * FLATKV_E_CLOSED after flatkv_iter_free; FLATKV_E_BUSY while another call uses the iterator. An error changes nothing.
+ * Safe from any thread, one at a time. Cost: two copies.
+ */
+flatkv_status_t flatkv_iter_set_bounds(flatkv_iter_t *iter,
+                                       const void *lower,
+                                       size_t lower_len,
+                                       const void *upper,
+                                       size_t upper_len);
+
+/**
+ * Shows only keys that start with `prefix`. The iterator is on no entry then.
+ *
+ * `iter` must not be NULL; `prefix` may be if `prefix_len` is 0. It is copied. Codes, threads and cost as
+ * flatkv_iter_set_bounds.
+ */
+flatkv_status_t flatkv_iter_set_prefix(flatkv_iter_t *iter, const void *prefix, size_t prefix_len);
+
+/**
+ * Goes to the first entry inside the bounds.
+ *
+ * Afterwards flatkv_iter_valid tells whether there is one, and if not, flatkv_iter_status why: FLATKV_OK at the end of
+ * what there is, else FLATKV_E_CORRUPTED or FLATKV_E_IO (an entry that cannot be read: the next step goes on behind it),
+ * FLATKV_E_CLOSED (store), FLATKV_E_FORKED. Does nothing (but record an error) if `iter` is NULL, freed, or in use by
+ * another call. Safe from any thread, one at a time. Cost: a lookup, and a copy of some entries and their short values;
+ * most steps that follow are free of both.
+ */
+void flatkv_iter_seek_first(flatkv_iter_t *iter);
+
+/**
+ * Goes to the last entry inside the bounds. As flatkv_iter_seek_first.
+ */
+void flatkv_iter_seek_last(flatkv_iter_t *iter);
+
+/**
+ * Goes to the first entry whose key is not below `key`. As flatkv_iter_seek_first; `key` may be NULL if `key_len` is 0,
+ * and one that is longer than a key can be changes nothing but flatkv_iter_status.
+ */
+void flatkv_iter_seek(flatkv_iter_t *iter,
+                      const void *key,
+                      size_t key_len);
+
+/**
+ * Goes to the last entry whose key is not above `key`. As flatkv_iter_seek.
+ */
+void flatkv_iter_seek_for_prev(flatkv_iter_t *iter, const void *key, size_t key_len);
+
+/**
+ * Goes to the next entry; from the last one the iterator comes to its end, and stays there until the next seek. As
+ * flatkv_iter_seek_first.
+ */
+void flatkv_iter_next(flatkv_iter_t *iter);
+
+/**
+ * Goes to the entry before; from the first one the iterator comes to its end, and stays there until the next seek. As
+ * flatkv_iter_seek_first.
+ */
+void flatkv_iter_prev(flatkv_iter_t *iter);
+
+/**
+ * Tells whether the iterator is on an entry.
+ *
+ * False (and an error is recorded) if `iter` is NULL, freed, or being moved by another call. Safe from any thread.
+ * Cost: none to speak of.
+ */
+bool flatkv_iter_valid(const flatkv_iter_t *iter);
+
+/**
+ * Tells what the last step, or the last flatkv_iter_value, came to.
+ *
+ * FLATKV_OK on an entry, at the end of what there is, and before the first step; else why there is no entry or value,
+ * see flatkv_iter_seek_first. FLATKV_E_INVALID_ARGUMENT or FLATKV_E_CLOSED if `iter` is NULL, bad or freed,
+ * FLATKV_E_BUSY while another call moves it. Safe from any thread. Cost: none to speak of.
+ */
+flatkv_status_t flatkv_iter_status(const flatkv_iter_t *iter);
+
+/**
+ * Gives the key of the entry that the iterator is on. The bytes belong to the iterator and are valid until its next call
+ * that moves, bounds or frees it.
+ *
+ * {NULL, 0} if it is on no entry, and (with an error recorded) if `iter` is NULL, freed, or being moved by another call.
+ * Safe from any thread. Cost: none to speak of.
+ */
+flatkv_slice_t flatkv_iter_key(const flatkv_iter_t *iter);
+
+/**
+ * Gives the value of the entry that the iterator is on. The bytes are valid as long as those of its key; the `data` of an
+ * empty value is not NULL.
+ *
+ * {NULL, 0} if it is on no entry, and (with an error recorded, and flatkv_iter_status saying which) if the value cannot
+ * be read, as flatkv_get; or if `iter` is NULL, freed, or in use by another call. Safe from any thread, one at a time.
+ * Cost: none for values up to 1 KiB; longer ones are read when they are asked for.
+ */
+flatkv_slice_t flatkv_iter_value(flatkv_iter_t *iter);
+
+/**
+ * As flatkv_snapshot_kept_bytes, of what the iterator shows.
+ */
+uint64_t flatkv_iter_kept_bytes(const flatkv_iter_t *iter);
+
+/**
+ * Estimates how many keys lie from `from` on and below `to`, and how many bytes their entries and values have if they
+ * are as long as all others on average. Deleted keys whose tombstones have to be kept count, too.
+ *
+ * `store`, `out_keys` and `out_bytes` must not be NULL; an end is NULL, with length 0, where there is none.
+ * Returns FLATKV_OK; FLATKV_E_UNSUPPORTED if the store was opened with "index" "hash"; FLATKV_E_INVALID_ARGUMENT (NULL,
+ * bad handle); FLATKV_E_TOO_LARGE (longer than a key); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any thread. Cost: a
+ * few lookups.
+ */
+flatkv_status_t flatkv_estimate_range(flatkv_t *store,
+                                      const void *from,
+                                      size_t from_len,
+                                      const void *to,
+                                      size_t to_len,
+                                      uint64_t *out_keys,
+                                      uint64_t *out_bytes);
 
 #ifdef __cplusplus
 }  // extern "C"

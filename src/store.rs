@@ -250,6 +250,12 @@ impl Store {
         with_engine!(self.handle, engine => engine.snapshot())
     }
 
+    /// True if the snapshot is one of this store.
+    #[cfg(feature = "capi")]
+    pub(crate) fn made(&self, snapshot: &Snapshot) -> bool {
+        with_engine!(self.handle, engine => snapshot.is_of(engine))
+    }
+
     /// The entries of the store as it is now, in the order of their keys.
     ///
     /// # Errors

@@ -13,17 +13,18 @@
 //! uses them, until the call returns. Lifetimes that come out of here are the call's: no exported function lets one
 //! outlive its body.
 
+use super::iter::Cursor;
 use super::objects::{self, Exclusive, Object, ObjectSlot, Shared};
 use super::stores::{self, Entered};
 use super::table::{Place, Refusal, SLOT_BITS, Table};
 use super::types::{
-    flatkv, flatkv_batch, flatkv_buffer_t, flatkv_options, flatkv_pin, flatkv_slice_t, flatkv_t,
-    flatkv_write_options,
+    flatkv, flatkv_batch, flatkv_buffer_t, flatkv_iter, flatkv_options, flatkv_pin, flatkv_slice_t,
+    flatkv_snapshot, flatkv_t, flatkv_write_options,
 };
 use crate::constants::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::options::{Options, WriteOptions};
-use crate::store::{Store, ValueRef};
+use crate::store::{Snapshot, Store, ValueRef};
 use crate::write_batch::{WriteBatch, check_key, check_value_len};
 use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -36,8 +37,11 @@ const KIND_OPTIONS: u64 = 2;
 const KIND_WRITE_OPTIONS: u64 = 3;
 const KIND_BATCH: u64 = 4;
 const KIND_PIN: u64 = 5;
+const KIND_SNAPSHOT: u64 = 6;
+const KIND_ITER: u64 = 7;
 /// What messages call each kind; the first one does not exist.
-const KIND_NAMES: [&str; 6] = ["", "store", "options", "write options", "batch", "pin"];
+const KIND_NAMES: [&str; 8] =
+    ["", "store", "options", "write options", "batch", "pin", "snapshot", "iterator"];
 
 /// No object, and so no slice of memory, is longer.
 const BYTES_MAX: usize = isize::MAX as usize;
@@ -73,6 +77,8 @@ handled!(Options, flatkv_options, KIND_OPTIONS);
 handled!(WriteOptions, flatkv_write_options, KIND_WRITE_OPTIONS);
 handled!(WriteBatch, flatkv_batch, KIND_BATCH);
 handled!(ValueRef, flatkv_pin, KIND_PIN);
+handled!(Snapshot, flatkv_snapshot, KIND_SNAPSHOT);
+handled!(Cursor, flatkv_iter, KIND_ITER);
 
 // ---- handles
 
@@ -191,6 +197,15 @@ fn bad_key_len(len: usize) -> Error {
         Err(empty) if len == 0 => empty,
         _ => Error::TooLarge { what: "key", len: len as u64, max: KEY_BYTES_MAX as u64 },
     }
+}
+
+/// An end of a range of keys, a prefix, or what is looked for; `None` if it is NULL. Its length is checked before its pointer.
+pub(super) fn edge<'a>(what: &'static str, data: *const c_void, len: usize) -> Result<Option<&'a [u8]>> {
+    if len > KEY_BYTES_MAX {
+        return Err(Error::TooLarge { what, len: len as u64, max: KEY_BYTES_MAX as u64 });
+    }
+    let bytes = bytes(what, data, len)?;
+    Ok((!data.is_null()).then_some(bytes))
 }
 
 /// The value that C passes; its length is checked before its pointer.

@@ -23,12 +23,14 @@ mod async_calls;
 mod batch;
 mod guard;
 mod handle;
+mod iter;
 mod last_error;
 mod multi_get;
 mod objects;
 mod open_close;
 mod options;
 mod pin;
+mod snapshot;
 mod status;
 mod store_calls;
 mod stores;
@@ -48,11 +50,13 @@ mod rules {
         ("async_calls.rs", include_str!("async_calls.rs")),
         ("batch.rs", include_str!("batch.rs")),
         ("guard.rs", include_str!("guard.rs")),
+        ("iter.rs", include_str!("iter.rs")),
         ("last_error.rs", include_str!("last_error.rs")),
         ("multi_get.rs", include_str!("multi_get.rs")),
         ("open_close.rs", include_str!("open_close.rs")),
         ("options.rs", include_str!("options.rs")),
         ("pin.rs", include_str!("pin.rs")),
+        ("snapshot.rs", include_str!("snapshot.rs")),
         ("status.rs", include_str!("status.rs")),
         ("store_calls.rs", include_str!("store_calls.rs")),
         ("types.rs", include_str!("types.rs")),

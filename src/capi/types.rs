@@ -32,6 +32,18 @@ pub struct flatkv_pin {
 /// A value that is kept in place while it is read, see flatkv_get_pinned.
 pub type flatkv_pin_t = flatkv_pin;
 
+pub struct flatkv_snapshot {
+    _opaque: [u8; 0],
+}
+/// The store as it was at one moment, see flatkv_snapshot_new.
+pub type flatkv_snapshot_t = flatkv_snapshot;
+
+pub struct flatkv_iter {
+    _opaque: [u8; 0],
+}
+/// What goes from entry to entry in the order of keys, see flatkv_iter_new.
+pub type flatkv_iter_t = flatkv_iter;
+
 /// Bytes that belong to somebody else. `data` may be NULL if `len` is 0.
 #[repr(C)]
 #[derive(Clone, Copy)]

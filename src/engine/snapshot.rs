@@ -71,6 +71,12 @@ impl Snapshot {
     pub fn kept_bytes(&self) -> u64 {
         self.view.host.kept_bytes(self.view.point)
     }
+
+    /// True if it is one of this store.
+    #[cfg(feature = "capi")]
+    pub(crate) fn is_of<I: Index + 'static>(&self, engine: &Arc<Engine<I>>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.view.host), Arc::as_ptr(engine))
+    }
 }
 
 impl std::fmt::Debug for Snapshot {

@@ -1,8 +1,8 @@
 /* Every function that takes a handle or a pointer answers every wrong one with a status, and nothing else happens. */
 #include "check.h"
 
-enum kind { STORE, OPTIONS, WRITE_OPTIONS, BATCH, PIN, KINDS };
-static const char *const kind_names[KINDS] = { "store", "options", "write options", "batch", "pin" };
+enum kind { STORE, OPTIONS, WRITE_OPTIONS, BATCH, PIN, SNAPSHOT, ITER, KINDS };
+static const char *const kind_names[KINDS] = { "store", "options", "write options", "batch", "pin", "snapshot", "iterator" };
 
 /* Live handles, one of each kind, and closed ones. */
 static void *live[KINDS], *closed[KINDS];
@@ -10,6 +10,9 @@ static void *live[KINDS], *closed[KINDS];
 static flatkv_buffer_t out_buffer;
 static flatkv_pin_t *out_pin;
 static flatkv_t *out_store;
+static flatkv_snapshot_t *out_snapshot;
+static flatkv_iter_t *out_iter;
+static uint64_t out_keys, out_bytes;
 static size_t out_len;
 static uint64_t out_ticket;
 static flatkv_slice_t one_key = { (const uint8_t *)"k", 1 }, out_slice;
@@ -58,6 +61,27 @@ static int batch_count(void *h) { return NOTHING(flatkv_batch_count(h) == 0); }
 static int batch_clear(void *h) { return flatkv_batch_clear(h), -1; }
 static int pin_data(void *h) { return NOTHING(flatkv_pin_data(h) == NULL); }
 static int pin_len(void *h) { return NOTHING(flatkv_pin_len(h) == 0); }
+static int snapshot_new(void *h) { return flatkv_snapshot_new(h, &out_snapshot); }
+static int snapshot_get(void *h) { return flatkv_snapshot_get(h, "k", 1, &out_buffer); }
+static int snapshot_kept_bytes(void *h) { return NOTHING(flatkv_snapshot_kept_bytes(h) == 0); }
+static int snapshot_free(void *h) { return flatkv_snapshot_free(h), -1; }
+static int iter_new(void *h) { return flatkv_iter_new(h, NULL, &out_iter); }
+static int iter_new_of(void *h) { return flatkv_iter_new(live[STORE], h, &out_iter); }
+static int iter_free(void *h) { return flatkv_iter_free(h), -1; }
+static int iter_set_bounds(void *h) { return flatkv_iter_set_bounds(h, "a", 1, "z", 1); }
+static int iter_set_prefix(void *h) { return flatkv_iter_set_prefix(h, "k", 1); }
+static int iter_seek_first(void *h) { return flatkv_iter_seek_first(h), -1; }
+static int iter_seek_last(void *h) { return flatkv_iter_seek_last(h), -1; }
+static int iter_seek(void *h) { return flatkv_iter_seek(h, "k", 1), -1; }
+static int iter_seek_for_prev(void *h) { return flatkv_iter_seek_for_prev(h, "k", 1), -1; }
+static int iter_next(void *h) { return flatkv_iter_next(h), -1; }
+static int iter_prev(void *h) { return flatkv_iter_prev(h), -1; }
+static int iter_valid(void *h) { return NOTHING(!flatkv_iter_valid(h)); }
+static int iter_status(void *h) { return flatkv_iter_status(h); }
+static int iter_key(void *h) { return NOTHING(flatkv_iter_key(h).data == NULL); }
+static int iter_value(void *h) { return NOTHING(flatkv_iter_value(h).data == NULL); }
+static int iter_kept_bytes(void *h) { return NOTHING(flatkv_iter_kept_bytes(h) == 0); }
+static int estimate_range(void *h) { return flatkv_estimate_range(h, "a", 1, "z", 1, &out_keys, &out_bytes); }
 static int batch_free(void *h) { return flatkv_batch_free(h), -1; }
 static int options_free(void *h) { return flatkv_options_free(h), -1; }
 static int write_options_free(void *h) { return flatkv_write_options_free(h), -1; }
@@ -110,6 +134,27 @@ static const struct call {
     { "flatkv_pin_data", PIN, 0, pin_data },
     { "flatkv_pin_len", PIN, 0, pin_len },
     { "flatkv_pin_free", PIN, 1, pin_free },
+    { "flatkv_snapshot_new", STORE, 0, snapshot_new },
+    { "flatkv_snapshot_get", SNAPSHOT, 0, snapshot_get },
+    { "flatkv_snapshot_kept_bytes", SNAPSHOT, 0, snapshot_kept_bytes },
+    { "flatkv_snapshot_free", SNAPSHOT, 1, snapshot_free },
+    { "flatkv_iter_new", STORE, 0, iter_new },
+    { "flatkv_iter_new", SNAPSHOT, 1, iter_new_of },
+    { "flatkv_iter_free", ITER, 1, iter_free },
+    { "flatkv_iter_set_bounds", ITER, 0, iter_set_bounds },
+    { "flatkv_iter_set_prefix", ITER, 0, iter_set_prefix },
+    { "flatkv_iter_seek_first", ITER, 0, iter_seek_first },
+    { "flatkv_iter_seek_last", ITER, 0, iter_seek_last },
+    { "flatkv_iter_seek", ITER, 0, iter_seek },
+    { "flatkv_iter_seek_for_prev", ITER, 0, iter_seek_for_prev },
+    { "flatkv_iter_next", ITER, 0, iter_next },
+    { "flatkv_iter_prev", ITER, 0, iter_prev },
+    { "flatkv_iter_valid", ITER, 0, iter_valid },
+    { "flatkv_iter_status", ITER, 0, iter_status },
+    { "flatkv_iter_key", ITER, 0, iter_key },
+    { "flatkv_iter_value", ITER, 0, iter_value },
+    { "flatkv_iter_kept_bytes", ITER, 0, iter_kept_bytes },
+    { "flatkv_estimate_range", STORE, 0, estimate_range },
 };
 #define CALLS (sizeof calls / sizeof calls[0])
 
@@ -179,7 +224,9 @@ static void fill_outputs(void)
     memset(&out_pin, 0x5a, sizeof out_pin);
     memset(&out_store, 0x5a, sizeof out_store);
     memset(&out_slice, 0x5a, sizeof out_slice);
-    out_len = out_ticket = 0x5a5a;
+    memset(&out_snapshot, 0x5a, sizeof out_snapshot);
+    memset(&out_iter, 0x5a, sizeof out_iter);
+    out_len = out_ticket = out_keys = out_bytes = 0x5a5a;
     out_status = 0x5a5a;
 }
 
@@ -194,6 +241,12 @@ static void check_outputs(const char *name, flatkv_status_t expected)
         FAIL("%s left a pin", name);
     if ((void *)out_store != (void *)untouched.data && out_store != NULL)
         FAIL("%s left a store", name);
+    if ((void *)out_snapshot != (void *)untouched.data && out_snapshot != NULL)
+        FAIL("%s left a snapshot", name);
+    if ((void *)out_iter != (void *)untouched.data && out_iter != NULL)
+        FAIL("%s left an iterator", name);
+    if ((out_keys != 0x5a5a && out_keys != 0) || (out_bytes != 0x5a5a && out_bytes != 0))
+        FAIL("%s left an estimate", name);
     if ((out_len != 0x5a5a && out_len != 0) || (out_ticket != 0x5a5a && out_ticket != 0))
         FAIL("%s left a number", name);
     if (out_status != 0x5a5a && out_status != expected)
@@ -215,8 +268,10 @@ static void refuses(const struct call *call, void *handle, flatkv_status_t expec
 
 static void open_one_of_each(void)
 {
-    flatkv_t *store = open_store("abuse");
+    flatkv_t *store = open_ordered("abuse");
     flatkv_pin_t *pin;
+    flatkv_snapshot_t *snapshot;
+    flatkv_iter_t *iter;
     put_text(store, "k", "v");
     OK(flatkv_get_pinned(store, "k", 1, &pin));
     live[STORE] = store;
@@ -224,7 +279,17 @@ static void open_one_of_each(void)
     live[OPTIONS] = flatkv_options_new();
     live[WRITE_OPTIONS] = flatkv_write_options_new();
     live[BATCH] = flatkv_batch_new();
+    OK(flatkv_snapshot_new(store, &snapshot));
+    live[SNAPSHOT] = snapshot;
+    OK(flatkv_iter_new(store, NULL, &iter));
+    live[ITER] = iter;
 
+    OK(flatkv_snapshot_new(store, &snapshot));
+    closed[SNAPSHOT] = snapshot;
+    OK(flatkv_iter_new(store, snapshot, &iter));
+    closed[ITER] = iter;
+    flatkv_snapshot_free(closed[SNAPSHOT]);
+    flatkv_iter_free(closed[ITER]);
     OK(flatkv_get_pinned(store, "k", 1, &pin));
     closed[STORE] = open_store("abuse-closed");
     closed[PIN] = pin;
@@ -248,6 +313,8 @@ static void null_is_refused_or_does_nothing(void)
     flatkv_options_free(NULL);
     flatkv_write_options_free(NULL);
     flatkv_pin_free(NULL);
+    flatkv_snapshot_free(NULL);
+    flatkv_iter_free(NULL);
     flatkv_buffer_free(NULL);
 }
 
@@ -367,6 +434,25 @@ static void missing_pointers_are_refused_before_anything_happens(void)
     INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, sizeof buf, NULL, &out_status, &out_len));
     INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, sizeof buf, &out_slice, NULL, &out_len));
     INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, sizeof buf, &out_slice, &out_status, NULL));
+    INVALID(flatkv_snapshot_new(store, NULL));
+    SAYS("out_snapshot is NULL");
+    INVALID(flatkv_snapshot_get(live[SNAPSHOT], NULL, 1, &out_buffer));
+    INVALID(flatkv_snapshot_get(live[SNAPSHOT], "k", 1, NULL));
+    INVALID(flatkv_iter_new(store, NULL, NULL));
+    SAYS("out_iter is NULL");
+    INVALID(flatkv_iter_set_bounds(live[ITER], NULL, 1, NULL, 0));
+    SAYS("lower is NULL with a length of 1");
+    INVALID(flatkv_iter_set_bounds(live[ITER], NULL, 0, NULL, 1));
+    INVALID(flatkv_iter_set_prefix(live[ITER], NULL, 1));
+    flatkv_iter_seek(live[ITER], NULL, 1);
+    INVALID(flatkv_iter_status(live[ITER]));
+    flatkv_iter_seek_for_prev(live[ITER], NULL, 1);
+    INVALID(flatkv_iter_status(live[ITER]));
+    INVALID(flatkv_estimate_range(store, NULL, 1, NULL, 0, &out_keys, &out_bytes));
+    INVALID(flatkv_estimate_range(store, NULL, 0, NULL, 1, &out_keys, &out_bytes));
+    INVALID(flatkv_estimate_range(store, NULL, 0, NULL, 0, NULL, &out_bytes));
+    CHECK(out_bytes == 0);
+    INVALID(flatkv_estimate_range(store, NULL, 0, NULL, 0, &out_keys, NULL));
     INVALID(flatkv_stats_json(store, NULL));
     INVALID(flatkv_verify(store, NULL));
     INVALID(flatkv_batch_put(batch, NULL, 1, "v", 1));
@@ -391,6 +477,15 @@ static void impossible_lengths_are_refused_before_a_byte_is_read(void)
         TOO_LARGE(flatkv_get(store, NULL, n, &out_buffer));
         TOO_LARGE(flatkv_get_into(store, NULL, n, buf, sizeof buf, &out_len));
         TOO_LARGE(flatkv_get_pinned(store, NULL, n, &out_pin));
+        TOO_LARGE(flatkv_snapshot_get(live[SNAPSHOT], NULL, n, &out_buffer));
+        TOO_LARGE(flatkv_iter_set_bounds(live[ITER], NULL, n, NULL, 0));
+        TOO_LARGE(flatkv_iter_set_bounds(live[ITER], NULL, 0, NULL, n));
+        TOO_LARGE(flatkv_iter_set_prefix(live[ITER], NULL, n));
+        flatkv_iter_seek(live[ITER], NULL, n);
+        TOO_LARGE(flatkv_iter_status(live[ITER]));
+        flatkv_iter_seek_for_prev(live[ITER], NULL, n);
+        TOO_LARGE(flatkv_iter_status(live[ITER]));
+        TOO_LARGE(flatkv_estimate_range(store, NULL, n, NULL, 0, &out_keys, &out_bytes));
         TOO_LARGE(flatkv_batch_put(batch, NULL, n, "v", 1));
         TOO_LARGE(flatkv_batch_delete(batch, NULL, n));
         SAYS("exceeds the limit of 65536 bytes");
@@ -479,6 +574,13 @@ static void the_live_handles_are_as_good_as_before(void)
     OK(flatkv_batch_put(live[BATCH], "k", 1, "w", 1));
     OK(flatkv_write(live[STORE], live[BATCH]));
     OK(flatkv_health(live[STORE]));
+    OK(flatkv_snapshot_get(live[SNAPSHOT], "k", 1, &out_buffer));
+    CHECK(holds(out_buffer.data, out_buffer.len, "v"));
+    flatkv_buffer_free(&out_buffer);
+    flatkv_iter_seek_first(live[ITER]);
+    CHECK(holds(flatkv_iter_value(live[ITER]).data, flatkv_iter_value(live[ITER]).len, "v"));
+    flatkv_snapshot_free(live[SNAPSHOT]);
+    flatkv_iter_free(live[ITER]);
     flatkv_pin_free(live[PIN]);
     OK(flatkv_close(live[STORE]));
     flatkv_batch_free(live[BATCH]);

@@ -63,16 +63,27 @@ static inline const char *path_of(const char *name)
 }
 
 /* Opens a pool that lies on a file and is small. */
-static inline flatkv_t *open_store(const char *name)
+static inline flatkv_t *open_with_index(const char *name, const char *index)
 {
     flatkv_t *store = NULL;
     flatkv_options_t *options = flatkv_options_new();
     OK(flatkv_options_set(options, "media", "file"));
     OK(flatkv_options_set(options, "segment_size_bytes", "128KiB"));
+    OK(flatkv_options_set(options, "index", index));
     OK(flatkv_open(path_of(name), options, &store));
     flatkv_options_free(options);
     CHECK(store != NULL);
     return store;
+}
+
+static inline flatkv_t *open_store(const char *name)
+{
+    return open_with_index(name, "hash");
+}
+
+static inline flatkv_t *open_ordered(const char *name)
+{
+    return open_with_index(name, "ordered");
 }
 
 static inline int holds(const void *data, size_t len, const char *text)

@@ -20,6 +20,8 @@ const SOURCES: &[&str] = &[
     "batch.rs",
     "async_calls.rs",
     "pin.rs",
+    "snapshot.rs",
+    "iter.rs",
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,238 @@
+//! Iterators over a snapshot, and estimates of ranges.
+
+use super::guard;
+use super::handle;
+use super::types::{flatkv_iter_t, flatkv_slice_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
+use crate::error::{Error, Result};
+use crate::store::{Iter, Snapshot};
+use std::ffi::c_void;
+use std::ops::Bound;
+use std::ptr;
+
+const NO_SLICE: flatkv_slice_t = flatkv_slice_t { data: ptr::null(), len: 0 };
+
+/// An iterator, and what its last call came to.
+pub(super) struct Cursor {
+    iter: Iter,
+    status: Result<()>,
+}
+
+/// Makes an iterator over the entries of a snapshot in the order of their keys, bytes compared as unsigned numbers.
+///
+/// `store` and `out_iter` must not be NULL; `snapshot_or_null` is a snapshot of that store, or NULL for the store as it
+/// is now. On FLATKV_OK the caller frees *out_iter with flatkv_iter_free; on any other code it is NULL. It is on no
+/// entry at first: flatkv_iter_next leads to the first one, flatkv_iter_prev to the last. What is said of
+/// flatkv_snapshot_new is true of it, too; the snapshot may be freed before.
+/// Returns FLATKV_OK; FLATKV_E_UNSUPPORTED if the store was opened with "index" "hash"; FLATKV_E_INVALID_ARGUMENT
+/// (NULL, bad handle, snapshot of another store); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any thread; the iterator
+/// from any thread, one at a time. Cost: a snapshot and a lookup.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_new(
+    store: *mut flatkv_t,
+    snapshot_or_null: *const flatkv_snapshot_t,
+    out_iter: *mut *mut flatkv_iter_t,
+) -> flatkv_status_t {
+    let out = handle::out(out_iter, ptr::null_mut(), "out_iter");
+    guard::with_store("flatkv_iter_new", store, |store| {
+        let out = out?;
+        let iter = if snapshot_or_null.is_null() {
+            store.iter()?
+        } else {
+            let snapshot = handle::shared::<Snapshot>(snapshot_or_null)?;
+            if !store.made(&snapshot) {
+                return Err(Error::InvalidArgument("the snapshot is one of another store".into()));
+            }
+            snapshot.iter()?
+        };
+        out.set(handle::new(Cursor { iter, status: Ok(()) })?);
+        Ok(())
+    })
+}
+
+/// Frees an iterator. Does nothing if it is NULL or freed already.
+///
+/// Slices that flatkv_iter_key and flatkv_iter_value gave must not be used any more. Safe from any thread, and after the
+/// store was closed. Cost: as flatkv_snapshot_free.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_free(iter: *mut flatkv_iter_t) {
+    guard::value_of("flatkv_iter_free", (), || handle::free::<Cursor>(iter))
+}
+
+/// Shows only keys from `lower` on and below `upper`. The iterator is on no entry then.
+///
+/// `iter` must not be NULL; a bound is NULL, with length 0, where there is none. Both are copied.
+/// Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (bad handle, NULL with a length); FLATKV_E_TOO_LARGE (longer than a key);
+/// FLATKV_E_CLOSED after flatkv_iter_free; FLATKV_E_BUSY while another call uses the iterator. An error changes nothing.
+/// Safe from any thread, one at a time. Cost: two copies.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_set_bounds(
+    iter: *mut flatkv_iter_t,
+    lower: *const c_void,
+    lower_len: usize,
+    upper: *const c_void,
+    upper_len: usize,
+) -> flatkv_status_t {
+    guard::status_of("flatkv_iter_set_bounds", || {
+        let mut cursor = handle::exclusive::<Cursor>(iter)?;
+        let bounds = (handle::edge("lower", lower, lower_len)?, handle::edge("upper", upper, upper_len)?);
+        cursor.iter.set_bounds(bounds.0, bounds.1);
+        cursor.status = Ok(());
+        Ok(())
+    })
+}
+
+/// Shows only keys that start with `prefix`. The iterator is on no entry then.
+///
+/// `iter` must not be NULL; `prefix` may be if `prefix_len` is 0. It is copied. Codes, threads and cost as
+/// flatkv_iter_set_bounds.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_set_prefix(
+    iter: *mut flatkv_iter_t,
+    prefix: *const c_void,
+    prefix_len: usize,
+) -> flatkv_status_t {
+    guard::status_of("flatkv_iter_set_prefix", || {
+        let mut cursor = handle::exclusive::<Cursor>(iter)?;
+        cursor.iter.set_prefix(handle::edge("prefix", prefix, prefix_len)?.unwrap_or_default());
+        cursor.status = Ok(());
+        Ok(())
+    })
+}
+
+/// Goes to the first entry inside the bounds.
+///
+/// Afterwards flatkv_iter_valid tells whether there is one, and if not, flatkv_iter_status why: FLATKV_OK at the end of
+/// what there is, else FLATKV_E_CORRUPTED or FLATKV_E_IO (an entry that cannot be read: the next step goes on behind it),
+/// FLATKV_E_CLOSED (store), FLATKV_E_FORKED. Does nothing (but record an error) if `iter` is NULL, freed, or in use by
+/// another call. Safe from any thread, one at a time. Cost: a lookup, and a copy of some entries and their short values;
+/// most steps that follow are free of both.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_seek_first(iter: *mut flatkv_iter_t) {
+    go("flatkv_iter_seek_first", iter, Iter::seek_first)
+}
+
+/// Goes to the last entry inside the bounds. As flatkv_iter_seek_first.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_seek_last(iter: *mut flatkv_iter_t) {
+    go("flatkv_iter_seek_last", iter, Iter::seek_last)
+}
+
+/// Goes to the first entry whose key is not below `key`. As flatkv_iter_seek_first; `key` may be NULL if `key_len` is 0,
+/// and one that is longer than a key can be changes nothing but flatkv_iter_status.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_seek(iter: *mut flatkv_iter_t, key: *const c_void, key_len: usize) {
+    go("flatkv_iter_seek", iter, |iter| iter.seek(handle::edge("key", key, key_len)?.unwrap_or_default()))
+}
+
+/// Goes to the last entry whose key is not above `key`. As flatkv_iter_seek.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_seek_for_prev(iter: *mut flatkv_iter_t, key: *const c_void, key_len: usize) {
+    go("flatkv_iter_seek_for_prev", iter, |iter| {
+        iter.seek_for_prev(handle::edge("key", key, key_len)?.unwrap_or_default())
+    })
+}
+
+/// Goes to the next entry; from the last one the iterator comes to its end, and stays there until the next seek. As
+/// flatkv_iter_seek_first.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_next(iter: *mut flatkv_iter_t) {
+    go("flatkv_iter_next", iter, Iter::move_next)
+}
+
+/// Goes to the entry before; from the first one the iterator comes to its end, and stays there until the next seek. As
+/// flatkv_iter_seek_first.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_prev(iter: *mut flatkv_iter_t) {
+    go("flatkv_iter_prev", iter, Iter::move_prev)
+}
+
+fn go(function: &'static str, iter: *mut flatkv_iter_t, to: impl FnOnce(&mut Iter) -> Result<bool>) {
+    guard::value_of(function, (), || {
+        let mut cursor = handle::exclusive::<Cursor>(iter)?;
+        cursor.status = to(&mut cursor.iter).map(drop);
+        cursor.status.clone()
+    })
+}
+
+/// Tells whether the iterator is on an entry.
+///
+/// False (and an error is recorded) if `iter` is NULL, freed, or being moved by another call. Safe from any thread.
+/// Cost: none to speak of.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_valid(iter: *const flatkv_iter_t) -> bool {
+    guard::value_of("flatkv_iter_valid", false, || Ok(handle::shared::<Cursor>(iter)?.iter.key().is_some()))
+}
+
+/// Tells what the last step, or the last flatkv_iter_value, came to.
+///
+/// FLATKV_OK on an entry, at the end of what there is, and before the first step; else why there is no entry or value,
+/// see flatkv_iter_seek_first. FLATKV_E_INVALID_ARGUMENT or FLATKV_E_CLOSED if `iter` is NULL, bad or freed,
+/// FLATKV_E_BUSY while another call moves it. Safe from any thread. Cost: none to speak of.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_status(iter: *const flatkv_iter_t) -> flatkv_status_t {
+    guard::status_of("flatkv_iter_status", || handle::shared::<Cursor>(iter)?.status.clone())
+}
+
+/// Gives the key of the entry that the iterator is on. The bytes belong to the iterator and are valid until its next call
+/// that moves, bounds or frees it.
+///
+/// {NULL, 0} if it is on no entry, and (with an error recorded) if `iter` is NULL, freed, or being moved by another call.
+/// Safe from any thread. Cost: none to speak of.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_key(iter: *const flatkv_iter_t) -> flatkv_slice_t {
+    guard::value_of("flatkv_iter_key", NO_SLICE, || {
+        Ok(handle::shared::<Cursor>(iter)?.iter.key().map_or(NO_SLICE, handle::borrowed))
+    })
+}
+
+/// Gives the value of the entry that the iterator is on. The bytes are valid as long as those of its key; the `data` of an
+/// empty value is not NULL.
+///
+/// {NULL, 0} if it is on no entry, and (with an error recorded, and flatkv_iter_status saying which) if the value cannot
+/// be read, as flatkv_get; or if `iter` is NULL, freed, or in use by another call. Safe from any thread, one at a time.
+/// Cost: none for values up to 1 KiB; longer ones are read when they are asked for.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_value(iter: *mut flatkv_iter_t) -> flatkv_slice_t {
+    guard::value_of("flatkv_iter_value", NO_SLICE, || {
+        let mut cursor = handle::exclusive::<Cursor>(iter)?;
+        let value = cursor.iter.value().map(|value| value.map_or(NO_SLICE, handle::borrowed));
+        cursor.status = value.as_ref().map(drop).map_err(Clone::clone);
+        value
+    })
+}
+
+/// As flatkv_snapshot_kept_bytes, of what the iterator shows.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_kept_bytes(iter: *const flatkv_iter_t) -> u64 {
+    guard::value_of("flatkv_iter_kept_bytes", 0, || Ok(handle::shared::<Cursor>(iter)?.iter.kept_bytes()))
+}
+
+/// Estimates how many keys lie from `from` on and below `to`, and how many bytes their entries and values have if they
+/// are as long as all others on average. Deleted keys whose tombstones have to be kept count, too.
+///
+/// `store`, `out_keys` and `out_bytes` must not be NULL; an end is NULL, with length 0, where there is none.
+/// Returns FLATKV_OK; FLATKV_E_UNSUPPORTED if the store was opened with "index" "hash"; FLATKV_E_INVALID_ARGUMENT (NULL,
+/// bad handle); FLATKV_E_TOO_LARGE (longer than a key); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any thread. Cost: a
+/// few lookups.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_estimate_range(
+    store: *mut flatkv_t,
+    from: *const c_void,
+    from_len: usize,
+    to: *const c_void,
+    to_len: usize,
+    out_keys: *mut u64,
+    out_bytes: *mut u64,
+) -> flatkv_status_t {
+    let keys = handle::out(out_keys, 0, "out_keys");
+    let bytes = handle::out(out_bytes, 0, "out_bytes");
+    guard::with_store("flatkv_estimate_range", store, |store| {
+        let (keys, bytes) = (keys?, bytes?);
+        let from = handle::edge("from", from, from_len)?.map_or(Bound::Unbounded, Bound::Included);
+        let to = handle::edge("to", to, to_len)?.map_or(Bound::Unbounded, Bound::Excluded);
+        let estimate = store.estimate_range(from, to)?;
+        keys.set(estimate.keys);
+        bytes.set(estimate.bytes);
+        Ok(())
+    })
+}
