@@ -11,7 +11,7 @@ use crate::format::{BlobDescriptor, Filter, Op, OpKind};
 use crate::index::{Candidate, Index, Key};
 use crate::media::guarded::Scratch;
 use crate::sync::Arc;
-use crate::types::{Addr, SegmentSlot, Seq};
+use crate::types::{Addr, Seq};
 use crate::write_batch::check_key;
 
 /// What a snapshot needs of its store, whatever its index.
@@ -160,7 +160,7 @@ impl<I: Index + 'static> Engine<I> {
 
     fn hold_version(&self, addr: Addr) -> Held {
         let geometry = self.space.geometry();
-        let mut held = Held { slots: vec![geometry.slot_of_addr(addr)], bytes: 0 };
+        let mut held = Held { slot: geometry.slot_of_addr(addr), extents: Vec::new(), bytes: 0 };
         if let Some(op) = self.reader.op(addr, &Scratch::new()) {
             held.bytes = op.footprint_bytes();
             if op.kind() == OpKind::PutBlob {
@@ -168,16 +168,16 @@ impl<I: Index + 'static> Engine<I> {
                 let chunks = descriptor.iter().flat_map(|descriptor| &descriptor.chunks);
                 let slots = chunks.map(|chunk| geometry.slot_of(chunk.offset));
                 // A descriptor that rotted names anything.
-                held.slots.extend(slots.filter(|slot| slot.0 < self.space.slot_count()));
+                held.extents.extend(slots.filter(|slot| slot.0 < self.space.slot_count()));
                 held.bytes += descriptor.map_or(0, |descriptor| descriptor.len);
             }
         }
-        held.slots.iter().for_each(|slot: &SegmentSlot| self.space.table().slot(*slot).pin());
+        held.slots().for_each(|slot| self.space.table().slot(slot).pin());
         held
     }
 
     fn let_go_of_version(&self, held: Held) {
-        held.slots.into_iter().for_each(|slot| self.space.table().slot(slot).unpin());
+        held.slots().for_each(|slot| self.space.table().slot(slot).unpin());
     }
 
     /// The entry of a key that is visible at a point, a tombstone included. Under an epoch guard.

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Writers of different keys meet in one shard so rarely that it does not matter; opening a point visits all.
-const SHARDS: usize = 16;
+const SHARDS: usize = 8;
 
 /// An entry that another one replaces.
 #[derive(Clone, Copy, Debug)]
@@ -40,12 +40,21 @@ pub struct Replaced {
 }
 
 /// What keeping a version takes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Held {
-    /// Pinned for it.
-    pub slots: Vec<SegmentSlot>,
+    /// Pinned for its entry.
+    pub slot: SegmentSlot,
+    /// Pinned for its value, if that is a large one.
+    pub extents: Vec<SegmentSlot>,
     /// Of the entry and its value.
     pub bytes: u64,
+}
+
+impl Held {
+    /// All that is pinned.
+    pub fn slots(&self) -> impl Iterator<Item = SegmentSlot> + '_ {
+        std::iter::once(self.slot).chain(self.extents.iter().copied())
+    }
 }
 
 struct Version {

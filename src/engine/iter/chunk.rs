@@ -88,10 +88,10 @@ impl Chunk {
         self.bytes.clear();
     }
 
-    /// Empties it for twice as many of the entries that follow, but no more than `most`; false if none do.
+    /// Empties it for half as many again of the entries that follow, but no more than `most`; false if none do.
     pub(super) fn go_on(&mut self, most: usize) -> bool {
         let Some(start) = self.end.take() else { return false };
-        self.restart(self.direction, start, (self.wanted * 2).min(most));
+        self.restart(self.direction, start, (self.wanted + self.wanted / 2).min(most));
         true
     }
 

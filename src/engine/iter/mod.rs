@@ -19,7 +19,8 @@ use crate::sync::Arc;
 use crate::types::SegmentSlot;
 use std::ops::Bound;
 
-/// Entries of the first chunk behind a seek, and of the largest; each is twice as large as the one before.
+/// Entries of the first chunk behind a seek, and of the largest; each is half as large again as the one before, so that a short
+/// scan copies little that nobody asks for.
 const CHUNK_ENTRIES_MIN: usize = 16;
 const CHUNK_ENTRIES_MAX: usize = 128;
 

@@ -1,0 +1,144 @@
+//! Iterators and snapshots through the store: `cargo bench --bench scans -- [--keys N] [--dir DIR]`.
+//!
+//! Keys of 8 bytes put in no order, values of 64 bytes, a pool on emulated persistent memory (tmpfs: survives no power
+//! cut), one thread. Times are those that the thread was on a core; of what is compared the sides take turns.
+
+use flatkv::{IndexKind, MediaChoice, Options, Store};
+use std::path::{Path, PathBuf};
+
+const ROUNDS: usize = 3;
+const SHORT_SCAN: usize = 50;
+const SNAPSHOTS: usize = 10_000;
+
+fn scatter(key: u64) -> u64 {
+    let key = (key ^ key >> 31).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (key ^ key >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+}
+
+fn key(i: u64) -> [u8; 8] {
+    scatter(i).to_be_bytes()
+}
+
+fn on_core_ns() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux with schedstat");
+    stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number")
+}
+
+/// Nanoseconds for each of `calls`.
+fn ns_each(calls: usize, work: impl FnOnce()) -> f64 {
+    let began = on_core_ns();
+    work();
+    (on_core_ns() - began) / calls as f64
+}
+
+fn filled(dir: &Path, keys: u64) -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir_in(dir).expect("a folder for the pool");
+    let options = Options::new().media(MediaChoice::EmulatedPm).index(IndexKind::Ordered);
+    let store = options.open(folder.path().join("scans.fkv")).expect("a pool on tmpfs");
+    (0..keys).for_each(|i| store.put(&key(i), &[7; 64]).expect("room on tmpfs"));
+    (folder, store)
+}
+
+/// Nanoseconds per entry of a scan of all.
+fn scan(store: &Store, keys: u64, has_values: bool) -> f64 {
+    let mut iter = store.iter().expect("ordered");
+    let (mut entries, mut bytes) = (0, 0);
+    let ns = ns_each(keys as usize, || {
+        while iter.move_next().expect("sound") {
+            entries += 1;
+            bytes += iter.key().expect("it is on one").len();
+            if has_values {
+                bytes += iter.value().expect("sound").expect("it is on one").len();
+            }
+        }
+    });
+    assert_eq!((entries, bytes as u64), (keys, keys * if has_values { 72 } else { 8 }));
+    ns
+}
+
+/// Nanoseconds per scan of a few entries from any key on, each with an iterator of its own or all with one.
+fn short_scans(store: &Store, keys: u64, has_own: bool) -> f64 {
+    const SCANS: usize = 20_000;
+    let mut shared = store.iter().expect("ordered");
+    ns_each(SCANS, || {
+        for scan in 0..SCANS as u64 {
+            let mut own = has_own.then(|| store.iter().expect("ordered"));
+            let iter = own.as_mut().unwrap_or(&mut shared);
+            let mut is_there = iter.seek(&key(scatter(scan) % keys)).expect("sound");
+            for _ in 0..SHORT_SCAN {
+                if !is_there {
+                    break;
+                }
+                assert_eq!(iter.value().expect("sound").map(<[u8]>::len), Some(64));
+                is_there = iter.move_next().expect("sound");
+            }
+        }
+    })
+}
+
+/// Nanoseconds per put of a key that is there.
+fn overwrites(store: &Store, keys: u64, puts: usize, from: u64) -> f64 {
+    ns_each(puts, || {
+        for i in 0..puts as u64 {
+            store.put(&key(scatter(from + i) % keys), &[9; 64]).expect("room on tmpfs");
+        }
+    })
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+#[allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+fn show_writes_beside_snapshots(store: &Store, keys: u64) {
+    let puts = (keys / 10) as usize;
+    let (mut with_iter, mut with_many) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS as u64 {
+        let alone = overwrites(store, keys, puts, round * 1_000_003);
+        let iter = store.iter().expect("ordered");
+        let beside = overwrites(store, keys, puts, round * 1_000_003 + 500_009);
+        with_iter.push(alone / beside);
+        drop(iter);
+        let many: Vec<_> = (0..SNAPSHOTS as u64)
+            .map(|i| {
+                store.put(&key(i % keys), &[8; 64]).expect("room on tmpfs");
+                store.snapshot().expect("it is open")
+            })
+            .collect();
+        with_many.push(alone / overwrites(store, keys, puts, round * 1_000_003 + 700_001));
+        drop(many);
+    }
+    println!("put of a key that is there, with one open iterator to none: {:.2}", median(with_iter));
+    println!("the same with {SNAPSHOTS} open snapshots to none: {:.2}", median(with_many));
+}
+
+#[allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+fn main() {
+    let mut keys = 1_000_000;
+    let mut dir = PathBuf::from("/dev/shm");
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--keys" => keys = arguments.next().and_then(|n| n.parse().ok()).expect("--keys N"),
+            "--dir" => dir = arguments.next().expect("--dir DIR").into(),
+            _ => {}
+        }
+    }
+    let (_folder, store) = filled(&dir, keys);
+    let each = |figure: &dyn Fn() -> f64| median((0..ROUNDS).map(|_| figure()).collect());
+    println!("scan of all, keys: {:.0} ns per entry", each(&|| scan(&store, keys, false)));
+    println!("scan of all, with values: {:.0} ns per entry", each(&|| scan(&store, keys, true)));
+    let shared = each(&|| short_scans(&store, keys, false));
+    println!("{SHORT_SCAN} entries from any key on, with values: {:.2} us", shared / 1e3);
+    let own = each(&|| short_scans(&store, keys, true));
+    println!("the same with an iterator of its own each: {:.2} us", own / 1e3);
+    let snapshots =
+        || ns_each(100_000, || (0..100_000).for_each(|_| drop(store.snapshot().expect("it is open"))));
+    println!("a snapshot made and dropped: {:.0} ns", each(&snapshots));
+    show_writes_beside_snapshots(&store, keys);
+    (0..keys).for_each(|i| assert!(store.delete(&key(i)).expect("room on tmpfs")));
+    let mut iter = store.iter().expect("ordered");
+    let emptied = ns_each(1, || assert!(!iter.seek_first().expect("sound")));
+    println!("scan of {keys} keys that were just deleted: {:.1} ms", emptied / 1e6);
+}
