@@ -14,7 +14,7 @@ use crate::media::durable::{Durable, InFlight};
 use crate::oplog::survivor::Movers;
 use crate::space::Purpose;
 use crate::space::table::SlotState;
-use crate::types::{Addr, SegmentId, SegmentSlot};
+use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
 use std::collections::HashSet;
 
 /// Survivor frames end about here: large enough that headers do not count.
@@ -28,6 +28,7 @@ struct Move {
     victim: usize,
     at: u32,
     hash: u64,
+    seq: Seq,
     /// Where it went: first in the frame, then in the pool.
     to: u64,
     to_bytes: u64,
@@ -86,7 +87,7 @@ impl<I: Index + 'static> Engine<I> {
             moves.get()[group.clone()].iter().for_each(|one| self.index.prefetch(one.hash));
             for number in group {
                 let one = moves.as_ref().map(|moves| &moves[number]);
-                let Move { victim, at, hash, to, to_bytes } = *one.get();
+                let Move { victim, at, hash, seq, to, to_bytes } = *one.get();
                 let victim = &victims[*victim];
                 let op = Op::decode(&self.bytes_of(victim)[*at as usize..])
                     .ok_or_else(|| self.lost(victim, *at))?;
@@ -98,7 +99,8 @@ impl<I: Index + 'static> Engine<I> {
                 }
                 if self.index.relocate(key, from, one.map(|_| new)) {
                     if op.kind() == OpKind::Delete {
-                        work.tombstones.note_move(*hash, from, new);
+                        let segment = self.space.table().slot(geometry.slot_of_addr(new)).id();
+                        work.tombstones.note_move(*hash, *seq, new, segment);
                     }
                     self.note_dead(from, op.kind(), op.footprint_bytes());
                 } else {
@@ -189,6 +191,7 @@ impl<I: Index + 'static> Copier<'_, I> {
                 victim: number,
                 at: live.at,
                 hash: live.hash,
+                seq: live.seq,
                 to: u64::from(to),
                 to_bytes,
             });

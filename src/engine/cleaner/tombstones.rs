@@ -18,7 +18,9 @@
 //!   - after a restart all tombstones in the log count as noted and none as examined
 //!   - equal hashes of different keys only keep a tombstone longer
 //!   - the walk meets the tombstones, too, and moves are followed: so one is found again by its place, with whatever index,
-//!     and no key is kept in memory. What lies at a place is believed only if the index leads there
+//!     and no key is kept in memory. What lies at a place is believed only if it is in the segment that was there, has the
+//!     stamp of the tombstone that was examined, and the index leads there: a later tombstone of the key has older values
+//!     of its own, which nobody counted
 //!   - with damage in the pool nobody knows what lies there: no tombstone goes
 
 use super::super::Engine;
@@ -96,12 +98,19 @@ struct Deleted {
     /// Stamp of the tombstone.
     seq: Seq,
     /// Where it lies, once it was met.
-    at: Option<Addr>,
+    at: Option<Place>,
+}
+
+/// A place in the log, for as long as its segment is there.
+#[derive(Clone, Copy)]
+struct Place {
+    addr: Addr,
+    segment: SegmentId,
 }
 
 impl Deleted {
     /// Of two notes of one key the newer counts.
-    fn note(keys: &mut HashMap<u64, Deleted>, hash: u64, seq: Seq, at: Option<Addr>) {
+    fn note(keys: &mut HashMap<u64, Deleted>, hash: u64, seq: Seq, at: Option<Place>) {
         let new = Deleted { values: 0, seq, at };
         let known = keys.entry(hash).or_insert(new);
         if known.seq < seq {
@@ -148,12 +157,12 @@ impl Tombstones {
         self.running.is_some()
     }
 
-    /// A tombstone was moved.
-    pub(super) fn note_move(&mut self, hash: u64, from: Addr, to: Addr) {
+    /// The tombstone with this stamp was moved.
+    pub(super) fn note_move(&mut self, hash: u64, seq: Seq, addr: Addr, segment: SegmentId) {
         let examined = self.running.as_mut().and_then(|running| running.keys.get_mut(&hash));
         for deleted in examined.into_iter().chain(self.kept.get_mut(&hash)) {
-            if deleted.at.is_none_or(|at| at == from) {
-                deleted.at = Some(to);
+            if deleted.seq == seq {
+                deleted.at = Some(Place { addr, segment });
             }
         }
     }
@@ -289,7 +298,7 @@ impl<I: Index + 'static> Engine<I> {
                         let here = Addr::from_offset(base + u64::from(at + op_at));
                         // There are more copies than one as long as a victim is not freed.
                         if deleted.at.is_none() || self.leads_to(key, here, &epoch::pin()) {
-                            deleted.at = Some(here);
+                            deleted.at = Some(Place { addr: here, segment: part.id });
                         }
                     }
                 }
@@ -343,18 +352,24 @@ impl<I: Index + 'static> Engine<I> {
         deleted: Deleted,
         show: impl FnOnce(Key<'_>, Addr, u64) -> R,
     ) -> Option<R> {
-        let addr = deleted.at?;
+        let Place { addr, segment } = deleted.at?;
         let slot = self.space.geometry().slot_of_addr(addr);
-        // If the key was written since, the slot may be free by now, and hollow. Only we free slots: it stays as it is.
-        if slot.0 >= self.space.slot_count() || self.space.table().slot(slot).state() == SlotState::Free {
+        // If the key was written since, the slot may be free by now, and hollow, or hold another segment. Only we free slots:
+        // it stays as it is.
+        if slot.0 >= self.space.slot_count() {
+            return None;
+        }
+        let info = self.space.table().slot(slot);
+        if info.state() == SlotState::Free || info.id() != segment {
             return None;
         }
         let guard = epoch::pin();
         let scratch = Scratch::new();
         let op = self.reader.op(addr, &scratch)?;
+        let (seq, _) = self.reader.order(addr, &op)?;
         let key = self.key(op.key());
-        // The slot may hold anything by now; where the index leads there is an entry.
-        let is_it = key.hash == hash && op.kind() == OpKind::Delete && self.leads_to(key, addr, &guard);
+        let is_it = seq == deleted.seq && key.hash == hash && op.kind() == OpKind::Delete;
+        let is_it = is_it && self.leads_to(key, addr, &guard);
         is_it.then(|| show(key, addr, op.footprint_bytes()))
     }
 

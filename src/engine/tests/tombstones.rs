@@ -1,5 +1,6 @@
-//! How far the walk for older values goes at a time.
+//! How far the walk for older values goes at a time, and which tombstones it lets go of.
 
+use super::*;
 use crate::engine::Engine;
 use crate::engine::cleaner::Aim;
 use crate::index::hash::HashIndex;
@@ -20,10 +21,16 @@ fn delete_all(engine: &Engine<HashIndex>, numbers: std::ops::Range<u32>) {
     }
 }
 
-/// A pool with nothing but values that were deleted: it grows as it likes, and nobody cleans yet.
-fn full_of_deleted_values() -> Arc<Engine<HashIndex>> {
+/// A pool that grows as it likes, and that nobody cleans yet.
+fn fresh_engine() -> Arc<Engine<HashIndex>> {
     let engine = crate::testing::engine(512 << 10, false);
     engine.stop_cleaning();
+    engine
+}
+
+/// A pool with nothing but values that were deleted.
+fn full_of_deleted_values() -> Arc<Engine<HashIndex>> {
+    let engine = fresh_engine();
     (0..250).for_each(|number| put(&engine, number));
     delete_all(&engine, 0..250);
     engine
@@ -100,5 +107,54 @@ fn the_walk_that_a_write_waits_for_is_many_passes() {
         assert!(passes < 100, "the walk ends: {}", engine.stats());
     }
     assert!(walks > 1, "after {walks} passes there was more to walk");
+    engine.let_go();
+}
+
+/// The place of a moved tombstone was noted with an older one of the same key, which was being examined. When nothing kept the
+/// older one any more the newer one was forgotten, and after a crash the value that it deleted could come back.
+#[test]
+fn a_tombstone_that_is_moved_while_an_older_one_is_examined_keeps_its_value_dead() {
+    let engine = fresh_engine();
+    let options = WriteOptions::default();
+    let put = |key: &[u8]| engine.put(&options, key, &[7; 200]).expect("room");
+    let delete = |key: &[u8]| assert!(engine.delete(&options, key).expect("room"), "it was there");
+    let fill = |kind: char, count: u32| (0..count).for_each(|i| put(format!("{kind}{i:04}").as_bytes()));
+    let slot_of_tombstone = || {
+        let (scratch, _guard) = (Scratch::new(), epoch::pin());
+        let found = engine.find(engine.key(b"key"), &scratch).expect("sound");
+        found.map(|(addr, _)| engine.space.geometry().slot_of_addr(addr)).expect("the tombstone is there")
+    };
+    let examine = || {
+        let mut work = engine.cleaner.work.lock();
+        engine.examine_tombstones(&mut work, Walk::AFew).expect("sound");
+        work.tombstones.are_examined()
+    };
+    let empty = |slot| {
+        let mut work = engine.cleaner.work.lock();
+        assert_eq!(engine.empty_slice(&mut work, &[slot], Aim::Space).expect("sound"), 1);
+        engine.roll_for_release(&mut work).expect("room");
+        engine.release_settled(&mut work).expect("sound");
+        assert_eq!(engine.space.table().slot(slot).state(), SlotState::Free);
+    };
+    // The first segment, which is walked last: the older tombstone and its value.
+    put(b"key");
+    delete(b"key");
+    let first = slot_of_tombstone();
+    fill('a', 300);
+    (0..280).for_each(|i| delete(format!("a{i:04}").as_bytes()));
+    assert!(examine(), "some segments are walked, the first one is not: {}", engine.stats());
+
+    put(b"key");
+    fill('b', 30);
+    delete(b"key");
+    let before = slot_of_tombstone();
+    fill('c', 30);
+    empty(before);
+    assert!(slot_of_tombstone() != before && examine(), "it was moved, and the older one was not met yet");
+    while examine() {}
+
+    // The first segment goes, and with it all that kept the older tombstone. The newer one's value is still in the log.
+    empty(first);
+    slot_of_tombstone();
     engine.let_go();
 }
