@@ -161,15 +161,16 @@ impl<I: Index + 'static> Engine<I> {
     fn hold_version(&self, addr: Addr) -> Held {
         let geometry = self.space.geometry();
         let mut held = Held { slot: geometry.slot_of_addr(addr), extents: Vec::new(), bytes: 0 };
-        if let Some(op) = self.reader.op(addr, &Scratch::new()) {
+        let scratch = Scratch::new();
+        if let Some(op) = self.reader.op(addr, &scratch) {
             held.bytes = op.footprint_bytes();
-            if op.kind() == OpKind::PutBlob {
-                let descriptor = BlobDescriptor::decode(op.value());
-                let chunks = descriptor.iter().flat_map(|descriptor| &descriptor.chunks);
-                let slots = chunks.map(|chunk| geometry.slot_of(chunk.offset));
-                // A descriptor that rotted names anything.
-                held.extents.extend(slots.filter(|slot| slot.0 < self.space.slot_count()));
-                held.bytes += descriptor.map_or(0, |descriptor| descriptor.len);
+            // A descriptor that rotted names anything. Whoever reads the version will find that out.
+            if op.kind() == OpKind::PutBlob
+                && self.reader.verify(addr, &op, CheckSite::EntryOnGet)
+                && let Some(descriptor) = BlobDescriptor::decode(op.value())
+            {
+                held.extents.extend(descriptor.chunks.iter().map(|chunk| geometry.slot_of(chunk.offset)));
+                held.bytes += descriptor.len;
             }
         }
         held.slots().for_each(|slot| self.space.table().slot(slot).pin());
@@ -192,7 +193,14 @@ impl<I: Index + 'static> Engine<I> {
     ) -> Result<Option<(Addr, Op<'a>)>> {
         let Some((addr, op)) = self.find(key, scratch)? else { return Ok(None) };
         let (seq, _) = self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
-        if seq <= point { Ok(Some((addr, op))) } else { self.find_older(key, point, scratch) }
+        if seq <= point {
+            return Ok(Some((addr, op)));
+        }
+        let older = self.find_older(key, point, scratch)?;
+        if older.is_none() {
+            self.check_no_entry_is_lost(key, scratch)?;
+        }
+        Ok(older)
     }
 
     /// The older version of a key that is visible at a point, if the newest is not.
@@ -208,10 +216,24 @@ impl<I: Index + 'static> Engine<I> {
                 return Err(self.reader.corrupted(addr));
             }
             if op.key() == key.bytes {
+                // Without a stamp it was taken for the oldest of all: nobody knows whether the point shows it.
+                self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
                 return Ok(Some((addr, op)));
             }
         }
         Ok(None)
+    }
+
+    /// Refuses to say that a key was not there if an entry that may be its own cannot be read: who replaced it took it for
+    /// another key's, so it is still in the index, and no version of it was kept.
+    #[cold]
+    fn check_no_entry_is_lost(&self, key: Key<'_>, scratch: &Scratch) -> Result<()> {
+        let lost = self.index.get(key, |addr| {
+            let op = self.reader.op(addr, scratch);
+            let is_sound = op.is_some_and(|op| self.reader.verify(addr, &op, CheckSite::EntryOnGet));
+            (!is_sound).then_some(addr)
+        });
+        lost.map_or(Ok(()), |addr| Err(self.unreadable(addr, scratch)))
     }
 
     pub(super) fn unreadable(&self, addr: Addr, scratch: &Scratch) -> Error {
