@@ -7,7 +7,8 @@ use crate::sync::{AtomicBool, AtomicU64, OnceLock, Ordering};
 use std::marker::PhantomData;
 use std::time::Duration;
 
-/// Keeps what this thread can see from being freed. Never hold one across a wait or a drain on a disk.
+/// Keeps what this thread can see from being freed. Never hold one across a wait or a drain on a disk. The first of a thread
+/// at a time is a sequentially consistent fence, which the points of snapshots rest on (`engine/versions.rs`).
 #[inline]
 pub fn pin() -> Guard {
     crossbeam_epoch::pin()
@@ -129,19 +130,75 @@ impl Drop for WriteSection {
     }
 }
 
-/// Waits for every write section of this process that is open now, as far as the caller has synchronized with it: see
-/// [`write_section`].
-pub fn wait_for_writes(process: u64) {
-    const POLL: Duration = Duration::from_micros(20);
-    for writer in Writer::all() {
-        let seen = writer.state.load(Ordering::Acquire);
-        // Sections that were open when a process forked never end in its child.
-        let is_open =
-            !seen.is_multiple_of(2) && seen >> PROCESS_SHIFT == process & (u64::MAX >> PROCESS_SHIFT);
-        while is_open && writer.state.load(Ordering::Acquire) == seen {
-            std::thread::sleep(POLL);
+/// As [`write_section`], unless the thread is in one already: for who writes what others staged.
+pub fn write_section_around(process: u64) -> Option<WriteSection> {
+    if own_section().is_some() {
+        return None;
+    }
+    let section = write_section(process);
+    // Its fence: see `pin`.
+    drop(pin());
+    Some(section)
+}
+
+/// A write section that was open when somebody looked.
+#[derive(Clone, Copy)]
+pub struct OpenSection {
+    writer: &'static Writer,
+    state: u64,
+}
+
+impl PartialEq for OpenSection {
+    fn eq(&self, other: &OpenSection) -> bool {
+        std::ptr::eq(self.writer, other.writer) && self.state == other.state
+    }
+}
+
+impl OpenSection {
+    /// Returns when it has ended.
+    pub fn wait(&self) {
+        for look in 0_u32.. {
+            if self.writer.state.load(Ordering::Acquire) != self.state {
+                return;
+            }
+            match look {
+                0..SPINS => std::hint::spin_loop(),
+                SPINS..YIELDS => std::thread::yield_now(),
+                _ => std::thread::sleep(POLL),
+            }
         }
     }
+}
+
+/// Looks at a section that is waited for, before the thread gives way between looks.
+const SPINS: u32 = 200;
+/// Looks before it sleeps between them.
+const YIELDS: u32 = 240;
+/// How long it sleeps: a drain of a disk takes several times as long.
+const POLL: Duration = Duration::from_micros(20);
+
+/// The section that this thread is in.
+pub fn own_section() -> Option<OpenSection> {
+    let writer = WRITER.try_with(|registration| registration.0).ok()?;
+    let state = writer.state.load(Ordering::Relaxed);
+    (!state.is_multiple_of(2)).then_some(OpenSection { writer, state })
+}
+
+/// Every write section of this process that is open now, as far as the caller has synchronized with it (see
+/// [`write_section`]), or a fence lies between what the caller did last and what its thread does next (see [`pin`]).
+pub fn open_sections(process: u64) -> Vec<OpenSection> {
+    let seen = |writer: &'static Writer| OpenSection { writer, state: writer.state.load(Ordering::SeqCst) };
+    // Sections that were open when a process forked never end in its child.
+    let is_open = |section: &OpenSection| {
+        let owner = section.state >> PROCESS_SHIFT;
+        !section.state.is_multiple_of(2) && owner == process & (u64::MAX >> PROCESS_SHIFT)
+    };
+    Writer::all().map(seen).filter(is_open).collect()
+}
+
+/// Waits for them.
+pub fn wait_for_writes(process: u64) {
+    open_sections(process).iter().for_each(OpenSection::wait);
 }
 
 #[cfg(test)]

@@ -164,6 +164,7 @@ fn a_forked_child_is_refused_and_the_parent_goes_on() {
                 && matches!(store.sync(), Err(Error::Forked))
                 && matches!(store.close(), Err(Error::Forked))
                 && matches!(store.health(), Err(Error::Forked))
+                && matches!(store.snapshot(), Err(Error::Forked))
         });
         assert!(was_refused, "{media:?}");
         assert_eq!(store.get(b"k").unwrap().unwrap(), b"v");
@@ -172,6 +173,24 @@ fn a_forked_child_is_refused_and_the_parent_goes_on() {
         drop(store);
         assert_eq!(open(media, &path).unwrap().get(b"k").unwrap().unwrap(), b"parent");
     }
+}
+
+/// It took locks that a thread may hold which the child does not have.
+#[test]
+fn a_forked_child_is_not_told_what_a_snapshot_of_its_parent_keeps() {
+    let dir = memory_dir();
+    let store = open(MediaChoice::EmulatedPm, &dir.path().join("pool.fkv")).unwrap();
+    store.put(b"k", b"v").unwrap();
+    let snapshot = store.snapshot().unwrap();
+    store.put(b"k", b"w").unwrap();
+    assert!(snapshot.kept_bytes() > 0);
+    let was_told_nothing = in_forked_child(|| {
+        let is_refused = matches!(snapshot.get(b"k"), Err(Error::Forked));
+        drop(snapshot.clone());
+        is_refused && snapshot.kept_bytes() == 0
+    });
+    assert!(was_told_nothing);
+    assert_eq!(snapshot.get(b"k").unwrap().unwrap(), b"v");
 }
 
 #[test]

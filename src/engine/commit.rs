@@ -14,6 +14,7 @@
 
 use super::tickets::Tickets;
 use crate::constants::{CACHE_LINE_BYTES, FRAME_OPS_MAX, GROUP_BYTES_MAX};
+use crate::epoch::{self, OpenSection};
 use crate::error::{Error, Result};
 use crate::format::{FRAME_HEADER_BYTES, FrameBuilder, FrameKind, OpSpec, align_up, encoded_len_max};
 use crate::media::Site;
@@ -126,6 +127,8 @@ struct Group {
     first_ticket: Option<u64>,
     /// Claimed when the first write was accepted: for a roll, and to back the log's first head.
     spares: Vec<SegmentSlot>,
+    /// Of those who wait for it.
+    sections: Vec<OpenSection>,
 }
 
 /// A group that its leader took out of the stage: nobody else can finish it. If the leader panics, those who wait for it
@@ -361,6 +364,7 @@ impl Committer {
         staged.above = staged.above.max(terms.above);
         group.joined(need, 1, terms.mode);
         let lead = waits && group.claim_lead();
+        group.sections.extend(waits.then(epoch::own_section).flatten());
         let done = Arc::clone(&group.done);
         self.lanes[lane].staged.store(true, Ordering::Release);
         Ok(((done, frame, op_at, lead), extra))
@@ -413,6 +417,7 @@ impl Committer {
             group.frames.push(StagedFrame { frame, hashes, above: terms.above, purpose: terms.purpose });
             group.joined(need, entries, terms.mode);
             let lead = group.claim_lead();
+            group.sections.extend(epoch::own_section());
             self.lanes[lane].staged.store(true, Ordering::Release);
             (Arc::clone(&group.done), group.frames.len() - 1, lead)
         };
@@ -506,6 +511,15 @@ impl Committer {
         self.lanes[lane].staged.load(Ordering::Acquire)
     }
 
+    /// The write sections of those whose operations no leader has taken yet: these have no stamp.
+    pub fn staged_sections(&self) -> Vec<OpenSection> {
+        let staged = |lane: &CachePadded<Lane>| {
+            let stage = lane.stage.lock();
+            stage.as_ref().map_or(Vec::new(), |group| group.sections.clone())
+        };
+        self.lanes.iter().flat_map(staged).collect()
+    }
+
     #[inline]
     fn lead_locked(&self, lane: usize, state: &mut LogState, sink: &dyn Publisher) {
         if self.is_staged(lane) {
@@ -514,6 +528,8 @@ impl Committer {
     }
 
     fn write_group(&self, lane: usize, state: &mut LogState, sink: &dyn Publisher) {
+        // Whoever leads publishes what nobody waits for.
+        let _section = epoch::write_section_around(crate::media::fork_generation());
         let group = {
             let mut stage = self.lanes[lane].stage.lock();
             self.lanes[lane].staged.store(false, Ordering::Release);

@@ -3,8 +3,8 @@
 //! Lock order, outermost first: a stripe of deletes -> a log's state -> a lane's stage -> the list of extents that wait to be
 //! freed -> extents -> growth -> free slots. The roll lock (`Space::identities`) is taken under a log's state, or under
 //! extents, which open segments; whoever holds it takes none of these: it neither allocates extents nor takes or returns
-//! slots. The list of points (`versions.rs`) is taken around a log's state, by who opens or closes a snapshot; the tables of
-//! older versions are innermost.
+//! slots. The list of points (`versions.rs`) is taken around nothing but the
+//! shards of older versions, and those are innermost.
 //! No lock is held while an epoch guard is held across a drain on a disk: guards are taken for lookups and publications.
 //!
 //! Start order: medium, superblock, space, log, index (recovery), then the housekeeper. Stop order is the reverse.

@@ -3,9 +3,9 @@
 
 use super::Engine;
 use super::iter::{Chunk, Iter, Limits};
-use super::versions::{Held, Replaced};
+use super::versions::{Held, Kept, Replaced};
 use crate::checksum::CheckSite;
-use crate::epoch;
+use crate::epoch::{self, OpenSection};
 use crate::error::{Error, Result};
 use crate::format::{BlobDescriptor, Filter, Op, OpKind};
 use crate::index::{Candidate, Index, Key};
@@ -106,18 +106,27 @@ impl<I: Index + 'static> SnapshotHost for Engine<I> {
     }
 
     fn kept_bytes(&self, point: Seq) -> u64 {
-        self.versions.bytes_at(point)
+        if self.is_in_forked_child() { 0 } else { self.versions.bytes_at(point) }
     }
 
     fn close_point(&self, point: Seq) {
-        // In a child of `fork` a thread that it does not have may hold the locks.
-        if crate::media::fork_generation() == self.fork_generation {
+        if !self.is_in_forked_child() {
             self.versions.close(point, |held| self.let_go_of_version(held));
         }
     }
 }
 
 impl<I: Index + 'static> Engine<I> {
+    /// There a thread that the child does not have may hold the locks of what is kept.
+    fn is_in_forked_child(&self) -> bool {
+        crate::media::fork_generation() != self.fork_generation
+    }
+
+    /// What snapshots keep.
+    pub(super) fn kept_versions(&self) -> Kept {
+        if self.is_in_forked_child() { Kept::default() } else { self.versions.kept() }
+    }
+
     /// The store as it is now.
     ///
     /// # Errors
@@ -125,16 +134,31 @@ impl<I: Index + 'static> Engine<I> {
     pub fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
         self.check_open()?;
         let take = || {
-            let point = self.oplog.newest_seq();
+            let point = self.oplog.newest_seq_seen();
             self.oplog.raise_floor(point);
             point
         };
         let point = self.versions.open(take, |held| self.let_go_of_version(held));
         let host = Arc::clone(self) as Arc<dyn SnapshotHost>;
         let view = Arc::new(View { host, point });
-        // What was stamped below the point is visible there, so it has to be in the index before anybody looks.
-        self.wait_for_publications();
+        self.wait_for_stamped_writes();
         Ok(Snapshot { view })
+    }
+
+    /// What was stamped below a new floor is visible at its point, so it has to be in the index before anybody looks. All
+    /// that are under way are waited for side by side, so for one drain at most; those that are staged will get a stamp above
+    /// the floor.
+    fn wait_for_stamped_writes(&self) {
+        // A simulation does one thing at a time.
+        if !self.options.background {
+            return;
+        }
+        let open = epoch::open_sections(self.fork_generation);
+        if !open.is_empty() {
+            // After those that are open: who leads a group that is staged now takes it later, and sees the floor.
+            let staged = self.committer.staged_sections();
+            open.iter().filter(|section| !staged.contains(section)).for_each(OpenSection::wait);
+        }
     }
 
     /// Keeps the older one of two entries of a key, each with its stamp, if a snapshot shows it.
@@ -210,7 +234,9 @@ impl<I: Index + 'static> Engine<I> {
         point: Seq,
         scratch: &'a Scratch,
     ) -> Result<Option<(Addr, Op<'a>)>> {
-        for addr in self.versions.visible_at(key.hash, point) {
+        let mut before = None;
+        while let Some((seq, addr)) = self.versions.visible_at(key.hash, point, before) {
+            before = Some((seq, addr));
             let op = self.reader.op(addr, scratch).ok_or_else(|| self.unreadable(addr, scratch))?;
             if self.options.verify_reads && !self.reader.verify(addr, &op, CheckSite::EntryOnGet) {
                 return Err(self.reader.corrupted(addr));

@@ -122,7 +122,7 @@ impl<I: Index + 'static> Engine<I> {
         let (appended, moved) = (self.oplog.appended_bytes(), count(&cleaner.bytes_written));
         let (delays, delayed_us) = self.cleaner.delays();
         let (huge_page_bytes, huge_page_refusals) = self.media.region().merged_large_pages();
-        let kept = self.versions.kept();
+        let kept = self.kept_versions();
         json!({
             "media": self.media.kind().name(),
             "media_why": self.media.why(),

@@ -5,21 +5,29 @@
 //! as they are, whatever the cleaner does, and nothing has to be copied or moved. A reader at a point that meets a newer
 //! entry in the index looks here.
 //!
-//! A point is opened in three steps: versions are kept whatever they are (`is_opening`); the point's stamp is taken, above
-//! every stamp that was given, and becomes the floor of those to come; the point is there, and what no point needs goes. A
-//! writer that looked before the first step had its stamp by then, so it is visible at the point, and the opener waits for
-//! its publication. One that looked later has its version kept.
+//! A point is opened without the lock of a log:
+//!   1. versions are kept whatever they are (`opening`, `visible_below`)
+//!   2. the newest stamp of each log is read; the highest is the point, and becomes the floor of stamps to come
+//!   3. the shards know the point, and what no point needs goes
+//!   4. the opener, holding nothing, waits for the writes that were under way and may have a stamp up to the point
+//!
+//! Why nothing is missed. A writer passes two fences, in the pins it takes (`epoch::pin`): one between the begin of its write
+//! section and its look at the floor, one between its stamp and its look at `visible_below`. Either it saw the floor, and
+//! its stamp is above the point, or the opener sees its section, and waits. And either it sees that versions are kept, or
+//! the opener sees its stamp, which then is not above the point: nobody needs what it replaces.
 //!
 //! Invariants:
-//!   - a version is kept if there is a point `p` with `seq <= p < by`, and noted with the newest such point
-//!   - all shards have the same points, but for the one that is being opened or closed
-//!   - shards are locked last: under a log's lock, never around one; `points` never under a log's
-//!   - the slots of a version are pinned from before it is in the table until after it has left it
+//!   - a version is kept if there is a point `p` with `seq <= p < by`, and for no other reason
+//!   - all shards have the same points, but for the one that is being opened or closed, under the lock of `points`
+//!   - shards are locked last: under a log's lock, never around one; `points` is not held around a wait
+//!   - the slots of a version are pinned from before it is in a shard until after it has left it
 
-use crate::sync::{AtomicU64, Mutex, Ordering};
+mod shard;
+
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::types::{Addr, SegmentSlot, Seq};
 use crossbeam_utils::CachePadded;
-use hashbrown::HashTable;
+use shard::{Left, Noted, Shard};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -57,88 +65,6 @@ impl Held {
     }
 }
 
-struct Version {
-    replaced: Replaced,
-    held: Held,
-}
-
-/// The versions that are noted with one point: hash and place.
-#[derive(Default)]
-struct Noted {
-    versions: Vec<(u64, Addr)>,
-    bytes: u64,
-}
-
-#[derive(Default)]
-struct Shard {
-    is_opening: bool,
-    points: BTreeMap<Seq, Noted>,
-    /// Those that the point that is being opened may need.
-    unsettled: Vec<(u64, Addr)>,
-    table: HashTable<Version>,
-}
-
-impl Shard {
-    /// The newest point at which the entry is visible.
-    fn point_of(&self, replaced: &Replaced) -> Option<Seq> {
-        let (point, _) = self.points.range(..replaced.by).next_back()?;
-        (*point >= replaced.seq).then_some(*point)
-    }
-
-    fn keep(&mut self, replaced: Replaced, hold: impl FnOnce() -> Held) {
-        let point = self.point_of(&replaced);
-        let is_known = |version: &Version| version.replaced.addr == replaced.addr;
-        if (point.is_none() && !self.is_opening) || self.table.find(replaced.hash, is_known).is_some() {
-            return;
-        }
-        let held = hold();
-        self.note(replaced, held.bytes, point);
-        self.table.insert_unique(replaced.hash, Version { replaced, held }, |version| version.replaced.hash);
-    }
-
-    fn note(&mut self, replaced: Replaced, bytes: u64, point: Option<Seq>) {
-        let version = (replaced.hash, replaced.addr);
-        match point.and_then(|point| self.points.get_mut(&point)) {
-            Some(noted) => {
-                noted.versions.push(version);
-                noted.bytes += bytes;
-            }
-            None => self.unsettled.push(version),
-        }
-    }
-
-    /// Notes versions with the points that need them, and lets the others go.
-    fn settle(&mut self, versions: Vec<(u64, Addr)>, mut let_go: impl FnMut(Held)) {
-        for (hash, addr) in versions {
-            let is_it = |version: &Version| version.replaced.addr == addr;
-            let Ok(entry) = self.table.find_entry(hash, is_it) else { continue };
-            let (replaced, bytes) = (entry.get().replaced, entry.get().held.bytes);
-            match self.point_of(&replaced) {
-                None if !self.is_opening => {
-                    let entry = self.table.find_entry(hash, is_it);
-                    let_go(entry.unwrap_or_else(|_| unreachable!("just seen")).remove().0.held);
-                }
-                point => self.note(replaced, bytes, point),
-            }
-        }
-    }
-
-    fn open(&mut self, point: Seq, let_go: impl FnMut(Held)) {
-        self.is_opening = false;
-        self.points.entry(point).or_default();
-        let unsettled = std::mem::take(&mut self.unsettled);
-        self.settle(unsettled, let_go);
-    }
-
-    fn close(&mut self, point: Seq, let_go: impl FnMut(Held)) {
-        let noted = self.points.remove(&point).unwrap_or_default();
-        self.settle(noted.versions, let_go);
-        if self.table.is_empty() {
-            self.table = HashTable::new();
-        }
-    }
-}
-
 struct Point {
     users: u64,
     since: Instant,
@@ -162,8 +88,37 @@ pub struct Kept {
 pub struct Versions {
     /// One above the newest point; 0 if there is none, `u64::MAX` while one is being opened.
     visible_below: CachePadded<AtomicU64>,
+    /// Number of the newest opening. Shards that it did not come to yet keep everything.
+    opening: AtomicU64,
     points: Mutex<BTreeMap<Seq, Point>>,
     shards: [CachePadded<Mutex<Shard>>; SHARDS],
+}
+
+/// From the first step of an opening to the last, also if it unwinds in between.
+struct Opening<'a> {
+    versions: &'a Versions,
+    number: u64,
+    /// What `visible_below` is when it is over.
+    visible_below: u64,
+}
+
+impl<'a> Opening<'a> {
+    /// With the list of points locked.
+    fn begin(versions: &'a Versions) -> Opening<'a> {
+        let number = versions.opening.load(Ordering::Relaxed) + 1;
+        versions.opening.store(number, Ordering::SeqCst);
+        let visible_below = versions.visible_below.swap(u64::MAX, Ordering::SeqCst);
+        Opening { versions, number, visible_below }
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.versions.shards.iter().for_each(|shard| shard.lock().give_up(self.number));
+        }
+        self.versions.visible_below.store(self.visible_below, Ordering::Release);
+    }
 }
 
 impl Versions {
@@ -179,82 +134,107 @@ impl Versions {
         self.may_need(Seq::ZERO)
     }
 
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
-        &self.shards[(hash >> 32) as usize % SHARDS]
+    fn lock(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        self.shards[(hash >> 32) as usize % SHARDS].lock()
+    }
+
+    /// The newest opening. Under the lock of a shard: what that says of earlier openings is true then.
+    fn opening(&self) -> u64 {
+        self.opening.load(Ordering::Acquire)
     }
 
     /// Keeps an entry if a point needs it; `hold` pins it. Before the index changes.
     pub fn keep(&self, replaced: Replaced, hold: impl FnOnce() -> Held) {
-        self.shard(replaced.hash).lock().keep(replaced, hold);
+        let mut shard = self.lock(replaced.hash);
+        shard.keep(replaced, self.opening(), hold);
     }
 
     /// Opens a point, or an open one once more: `take` gives a stamp, above all that were given, and makes it the floor.
     /// Versions that it turns out not to need go to `let_go`.
     pub fn open(&self, take: impl Fn() -> Seq, let_go: impl Fn(Held)) -> Seq {
+        let mut gone = Vec::new();
         let mut points = self.points.lock();
-        if let Some((newest, mut point)) =
-            points.last_key_value().map(|(newest, _)| *newest).zip(points.last_entry())
-            && take() == newest
+        if let Some(mut newest) = points.last_entry()
+            && take() == *newest.key()
         {
-            point.get_mut().users += 1;
-            return newest;
+            newest.get_mut().users += 1;
+            return *newest.key();
         }
-        self.visible_below.store(u64::MAX, Ordering::SeqCst);
-        self.shards.iter().for_each(|shard| shard.lock().is_opening = true);
-        let seq = take();
-        self.shards.iter().for_each(|shard| shard.lock().open(seq, &let_go));
-        points.insert(seq, Point { users: 1, since: Instant::now() });
-        self.visible_below.store(seq.0 + 1, Ordering::Release);
-        seq
+        let mut opening = Opening::begin(self);
+        let point = take();
+        self.shards.iter().for_each(|shard| shard.lock().open(point, opening.number, &mut gone));
+        points.insert(point, Point { users: 1, since: Instant::now() });
+        opening.visible_below = point.0 + 1;
+        drop(opening);
+        drop(points);
+        gone.into_iter().for_each(let_go);
+        point
     }
 
     /// A user of a point has gone.
-    pub fn close(&self, seq: Seq, let_go: impl Fn(Held)) {
-        let mut points = self.points.lock();
-        let point = points.get_mut(&seq).expect("it was opened");
-        point.users -= 1;
-        if point.users > 0 {
-            return;
+    pub fn close(&self, point: Seq, let_go: impl Fn(Held)) {
+        let Some(noted) = self.close_for_one(point) else { return };
+        let mut gone = Vec::new();
+        for (shard, mut noted) in self.shards.iter().zip(noted).filter(|(_, noted)| !noted.is_empty()) {
+            loop {
+                let left = {
+                    let mut shard = shard.lock();
+                    shard.let_go(point, &mut noted, self.opening(), &mut gone)
+                };
+                gone.drain(..).for_each(&let_go);
+                match left {
+                    Left::Nothing => break,
+                    Left::More => {}
+                    Left::Sorting => noted.sort(),
+                }
+            }
         }
-        points.remove(&seq);
-        self.shards.iter().for_each(|shard| shard.lock().close(seq, &let_go));
-        let newest = points.last_key_value().map_or(0, |(newest, _)| newest.0 + 1);
-        self.visible_below.store(newest, Ordering::Release);
     }
 
-    /// Places of the versions of keys with this hash that are visible at a point, the newest first.
-    pub fn visible_at(&self, hash: u64, point: Seq) -> Vec<Addr> {
-        let shard = self.shard(hash).lock();
-        let is_visible =
-            |replaced: &Replaced| replaced.hash == hash && replaced.seq <= point && point < replaced.by;
-        let mut found: Vec<Replaced> =
-            shard.table.iter_hash(hash).map(|version| version.replaced).filter(is_visible).collect();
-        found.sort_unstable_by_key(|replaced| std::cmp::Reverse(replaced.seq));
-        found.into_iter().map(|replaced| replaced.addr).collect()
+    /// Takes a user from a point. If it was the last one: what was noted with the point, which is not there any more.
+    fn close_for_one(&self, point: Seq) -> Option<[Noted; SHARDS]> {
+        let mut points = self.points.lock();
+        let users = &mut points.get_mut(&point).expect("it was opened").users;
+        *users -= 1;
+        if *users > 0 {
+            return None;
+        }
+        points.remove(&point);
+        let newest = points.last_key_value().map_or(0, |(newest, _)| newest.0 + 1);
+        self.visible_below.store(newest, Ordering::Release);
+        // Still under the lock: the same point may be opened again.
+        Some(std::array::from_fn(|shard| self.shards[shard].lock().close(point)))
+    }
+
+    /// Stamp and place of the newest version of the keys with this hash that is visible at a point; of those behind `before`
+    /// in that order, if it is given. Keys with one hash are rare: the first one is nearly always the key's.
+    pub fn visible_at(&self, hash: u64, point: Seq, before: Option<(Seq, Addr)>) -> Option<(Seq, Addr)> {
+        self.lock(hash).visible_at(hash, point, before)
     }
 
     /// Bytes of the versions that are noted with a point.
     pub fn bytes_at(&self, point: Seq) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().points.get(&point).map_or(0, |noted| noted.bytes)).sum()
+        self.shards.iter().map(|shard| shard.lock().bytes_at(point)).sum()
     }
 
     /// What is kept now.
     pub fn kept(&self) -> Kept {
-        let points = self.points.lock();
-        let mut kept = Kept {
-            open: points.values().map(|point| point.users).sum(),
-            oldest_ms: points
-                .values()
-                .map(|point| point.since.elapsed().as_millis() as u64)
-                .max()
-                .unwrap_or(0),
-            ..Kept::default()
-        };
+        let mut kept = Kept::default();
+        {
+            let points = self.points.lock();
+            kept.open = points.values().map(|point| point.users).sum();
+            let oldest = points.first_key_value();
+            kept.oldest_ms = oldest.map_or(0, |(_, point)| point.since.elapsed().as_millis() as u64);
+        }
         for shard in &self.shards {
-            let shard = shard.lock();
-            kept.versions += shard.table.len() as u64;
-            kept.bytes += shard.points.values().map(|noted| noted.bytes).sum::<u64>();
+            let (versions, bytes) = shard.lock().kept();
+            kept.versions += versions;
+            kept.bytes += bytes;
         }
         kept
     }
 }
+
+#[cfg(test)]
+#[path = "tests/versions.rs"]
+mod tests;

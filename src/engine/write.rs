@@ -219,7 +219,7 @@ impl<I: Index + 'static> Engine<I> {
                 ticket
             }
             None => {
-                let _section = epoch::write_section(self.fork_generation);
+                let _section = epoch::write_section_around(self.fork_generation);
                 self.write_large(&entries, &terms)?;
                 self.committer.tickets.issue_finished()
             }
@@ -415,7 +415,7 @@ impl<I: Index + 'static> Engine<I> {
     /// What the stamp of a new entry of the key must exceed, told by the segments that hold older ones: no entry is read.
     /// Their lines are asked for, so that they are there when the new one is in the log and [`Engine::publish`] reads them.
     #[inline]
-    fn above(&self, key: Key<'_>) -> Seq {
+    pub(super) fn above(&self, key: Key<'_>) -> Seq {
         let _guard = epoch::pin();
         let mut above = Seq::ZERO;
         // All that may be the key's: which one it is would have to be read.

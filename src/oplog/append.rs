@@ -305,8 +305,14 @@ impl OpLog {
     pub fn take_seq(&self, state: &mut LogState, above: Seq) -> Result<Seq> {
         let seq = self.next_seq(state, above);
         check_stamp(seq)?;
-        state.last_seq = seq;
+        self.note_stamp(state, seq);
         Ok(seq)
+    }
+
+    #[inline]
+    fn note_stamp(&self, state: &mut LogState, newest: Seq) {
+        state.last_seq = newest;
+        self.logs[state.id.0 as usize].newest_seq.store(newest.0, Ordering::Release);
     }
 
     #[inline]
@@ -416,7 +422,7 @@ impl OpLog {
         }
         info.add_entries(ops as u32, op_bytes, head.tail, last_seq);
         info.add_tombstones(frame.tombstone_bytes());
-        state.last_seq = state.last_seq.max(last_seq);
+        self.note_stamp(state, state.last_seq.max(last_seq));
         state.position += placed.len;
         self.logs[state.id.0 as usize].appended_position.store(state.position, Ordering::Release);
         Ok(written)

@@ -24,6 +24,8 @@ pub struct Log {
     durable_position: AtomicU64,
     /// Bytes appended in all.
     appended_position: AtomicU64,
+    /// The newest stamp it gave, for who does not have its lock.
+    newest_seq: AtomicU64,
 }
 
 /// Why appends are refused. An allocation of its own, which is written once: every append reads it.
@@ -85,6 +87,7 @@ impl OpLog {
                     state,
                     durable_position: AtomicU64::new(0),
                     appended_position: AtomicU64::new(0),
+                    newest_seq: AtomicU64::new(0),
                 })
             })
             .collect();
@@ -148,7 +151,7 @@ impl OpLog {
 
     /// Makes every later stamp exceed `seq`. A forged pool may hold what no log gave: then no stamp is left to give.
     pub fn raise_floor(&self, seq: Seq) {
-        self.floor.fetch_max(seq.min(Seq::LAST).0, Ordering::AcqRel);
+        self.floor.fetch_max(seq.min(Seq::LAST).0, Ordering::SeqCst);
     }
 
     /// What every later stamp exceeds.
@@ -167,6 +170,13 @@ impl OpLog {
         let floor = self.floor();
         let newest = self.logs.iter().map(|log| log.state.lock().last_seq()).max().unwrap_or(Seq::ZERO);
         Seq(newest.max(floor).0 | ((1 << crate::constants::LOG_ID_BITS) - 1))
+    }
+
+    /// The same, as far as the caller can see without the locks of the logs: `engine/versions.rs` says why that is enough
+    /// there.
+    pub fn newest_seq_seen(&self) -> Seq {
+        let newest = self.logs.iter().map(|log| log.newest_seq.load(Ordering::SeqCst)).max().unwrap_or(0);
+        Seq(newest.max(self.floor().0) | ((1 << crate::constants::LOG_ID_BITS) - 1))
     }
 
     /// Notes about how many keys the store has.

@@ -1,0 +1,239 @@
+//! The versions of an eighth of all keys, by the points that need them.
+//!
+//! Each version is noted with one point, the newest at which it is visible. When that one closes, versions that the next
+//! older point does not show go, and the others are noted with it all together: as heaps, the newest version first, they
+//! join in little more time than the smaller one takes. So each version is looked at a few times, however many points open
+//! and close, and in whatever order.
+//!
+//! Invariants:
+//!   - a version is noted with the newest point `p` with `seq <= p < by`; one that was kept while a point was being opened may
+//!     be noted with an older one, and goes on to the newest when that closes
+//!   - a version is in `lone` or in `more`: a key that is overwritten over and over has one in `lone` at most
+
+use super::{Held, Replaced};
+use crate::types::{Addr, Seq};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use std::collections::{BTreeMap, BinaryHeap, btree_map};
+
+/// Versions that a point lets go of under one hold of the lock: writers wait for it.
+const LET_GO_AT_ONCE: usize = 64;
+/// A table with room for so many times what is in it gives room back.
+const SPARE_ROOM: usize = 8;
+
+struct Version {
+    replaced: Replaced,
+    held: Held,
+}
+
+/// What leads to a version. Sorted by the stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Note {
+    seq: Seq,
+    hash: u64,
+    addr: Addr,
+}
+
+/// The versions that are noted with one point.
+#[derive(Default)]
+pub(super) struct Noted {
+    /// In no order: writers only append.
+    fresh: Vec<Note>,
+    /// Those that a newer point had.
+    sorted: BinaryHeap<Note>,
+    bytes: u64,
+}
+
+impl Noted {
+    pub(super) fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.sorted.is_empty()
+    }
+
+    fn push(&mut self, note: Note, bytes: u64) {
+        self.fresh.push(note);
+        self.bytes += bytes;
+    }
+
+    /// Ready to hand over those that the next older point needs. Takes the time of what writers appended.
+    pub(super) fn sort(&mut self) {
+        self.sorted.append(&mut BinaryHeap::from(std::mem::take(&mut self.fresh)));
+    }
+
+    /// The next one that is not visible at `older`.
+    fn pop_hidden(&mut self, older: Option<Seq>) -> Option<Note> {
+        match older {
+            None => self.fresh.pop().or_else(|| self.sorted.pop()),
+            Some(older) => {
+                let is_hidden = self.sorted.peek().is_some_and(|note| note.seq > older);
+                is_hidden.then(|| self.sorted.pop()).flatten()
+            }
+        }
+    }
+}
+
+/// What is left to do for a point that closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    /// The same again.
+    More,
+    /// An older point wants some: they have to be sorted.
+    Sorting,
+}
+
+#[derive(Default)]
+pub(super) struct Shard {
+    points: BTreeMap<Seq, Noted>,
+    /// The newest opening that came here.
+    opened: u64,
+    /// Those that the point that is being opened may need.
+    unsettled: Vec<Note>,
+    /// One version of each key, by its hash.
+    lone: HashTable<Version>,
+    /// The others, by hash, stamp and place.
+    more: BTreeMap<(u64, Seq, Addr), Version>,
+    bytes: u64,
+}
+
+impl Shard {
+    /// The newest point at which the entry is visible.
+    fn point_of(&self, replaced: &Replaced) -> Option<Seq> {
+        // Nearly always the newest of all.
+        let (newest, _) = self.points.last_key_value()?;
+        let point =
+            if *newest < replaced.by { newest } else { self.points.range(..replaced.by).next_back()?.0 };
+        (*point >= replaced.seq).then_some(*point)
+    }
+
+    /// Keeps an entry if a point needs it, or the one that `opening` numbers may; `hold` pins it.
+    pub(super) fn keep(&mut self, replaced: Replaced, opening: u64, hold: impl FnOnce() -> Held) {
+        let point = self.point_of(&replaced);
+        let Replaced { hash, addr, seq, .. } = replaced;
+        if point.is_none() && self.opened == opening {
+            return;
+        }
+        let is_same_key = |version: &Version| version.replaced.hash == hash;
+        let bytes = match self.lone.entry(hash, is_same_key, |version| version.replaced.hash) {
+            Entry::Vacant(place) => place.insert(Version { replaced, held: hold() }).get().held.bytes,
+            Entry::Occupied(known) if known.get().replaced.addr == addr => return,
+            Entry::Occupied(_) => match self.more.entry((hash, seq, addr)) {
+                btree_map::Entry::Occupied(_) => return,
+                btree_map::Entry::Vacant(place) => {
+                    place.insert(Version { replaced, held: hold() }).held.bytes
+                }
+            },
+        };
+        self.bytes += bytes;
+        self.note(point, Note { seq, hash, addr }, bytes);
+    }
+
+    fn note(&mut self, point: Option<Seq>, note: Note, bytes: u64) {
+        match point.and_then(|point| self.points.get_mut(&point)) {
+            Some(noted) => noted.push(note, bytes),
+            None => self.unsettled.push(note),
+        }
+    }
+
+    /// Nobody opens a point any more: the one that wanted to could not.
+    pub(super) fn give_up(&mut self, opening: u64) {
+        self.opened = opening;
+    }
+
+    /// A point is there. Versions that were kept for it and that it does not need are `gone`.
+    pub(super) fn open(&mut self, point: Seq, opening: u64, gone: &mut Vec<Held>) {
+        self.opened = opening;
+        self.points.entry(point).or_default();
+        for note in std::mem::take(&mut self.unsettled) {
+            self.settle(note, opening, gone);
+        }
+    }
+
+    /// A point is not there any more: what was noted with it.
+    pub(super) fn close(&mut self, point: Seq) -> Noted {
+        self.points.remove(&point).unwrap_or_default()
+    }
+
+    /// Lets go of some of the versions that were noted with `point`, and hands the others on when none of these is left.
+    pub(super) fn let_go(
+        &mut self,
+        point: Seq,
+        noted: &mut Noted,
+        opening: u64,
+        gone: &mut Vec<Held>,
+    ) -> Left {
+        let older = self.points.range(..point).next_back().map(|(older, _)| *older);
+        if older.is_some() && !noted.fresh.is_empty() {
+            return Left::Sorting;
+        }
+        for _ in 0..LET_GO_AT_ONCE {
+            let Some(note) = noted.pop_hidden(older) else {
+                self.hand_on(older, noted);
+                return Left::Nothing;
+            };
+            noted.bytes -= self.settle(note, opening, gone);
+        }
+        Left::More
+    }
+
+    fn hand_on(&mut self, older: Option<Seq>, noted: &mut Noted) {
+        if let Some(to) = older.and_then(|older| self.points.get_mut(&older)) {
+            to.sorted.append(&mut noted.sorted);
+            to.bytes += noted.bytes;
+        }
+        let len = self.lone.len();
+        if self.lone.capacity() > SPARE_ROOM * len {
+            self.lone.shrink_to(2 * len, |version| version.replaced.hash);
+        }
+    }
+
+    /// Notes a version with the newest point that needs it, or lets it go if none does. Its bytes.
+    fn settle(&mut self, note: Note, opening: u64, gone: &mut Vec<Held>) -> u64 {
+        let key = (note.hash, note.seq, note.addr);
+        let is_it =
+            |version: &Version| (version.replaced.hash, version.replaced.addr) == (note.hash, note.addr);
+        let found = self.lone.find(note.hash, is_it).or_else(|| self.more.get(&key));
+        let Some(Version { replaced, held }) = found else { unreachable!("a version is noted once") };
+        let (point, bytes) = (self.point_of(replaced), held.bytes);
+        if point.is_some() || self.opened != opening {
+            self.note(point, note, bytes);
+            return bytes;
+        }
+        let version = match self.lone.find_entry(note.hash, is_it) {
+            Ok(entry) => Some(entry.remove().0),
+            Err(_) => self.more.remove(&key),
+        };
+        gone.extend(version.map(|version| version.held));
+        self.bytes -= bytes;
+        bytes
+    }
+
+    /// The newest version of the keys with this hash that is visible at a point, of those before `before` in stamp and place.
+    pub(super) fn visible_at(
+        &self,
+        hash: u64,
+        point: Seq,
+        before: Option<(Seq, Addr)>,
+    ) -> Option<(Seq, Addr)> {
+        let is_visible = |version: &Version| {
+            let Replaced { hash: known, addr, seq, by } = version.replaced;
+            let is_next = before.is_none_or(|before| (seq, addr) < before);
+            known == hash && seq <= point && point < by && is_next
+        };
+        let lone = self.lone.find(hash, is_visible);
+        let first = Addr::from_bits(0);
+        let end = before.map_or((hash, Seq(point.0 + 1), first), |(seq, addr)| (hash, seq, addr));
+        let mut older = self.more.range((hash, Seq::ZERO, first)..end).rev();
+        let more = older.find(|(_, version)| is_visible(version)).map(|(_, version)| version);
+        lone.into_iter().chain(more).map(|version| (version.replaced.seq, version.replaced.addr)).max()
+    }
+
+    /// Bytes of the versions that are noted with a point.
+    pub(super) fn bytes_at(&self, point: Seq) -> u64 {
+        self.points.get(&point).map_or(0, |noted| noted.bytes)
+    }
+
+    /// Versions, and their bytes.
+    pub(super) fn kept(&self) -> (u64, u64) {
+        ((self.lone.len() + self.more.len()) as u64, self.bytes)
+    }
+}
