@@ -102,19 +102,30 @@ pub(super) fn value_of<T>(function: &'static str, default: T, body: impl FnOnce(
 fn on_store<T>(store: *const flatkv_t, body: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
     let store = handle::store(store)?;
     let result = panics::stop(|| body(&store));
-    if let Err(Error::Panic(why)) = &result {
-        poison(&store, why);
-    }
+    poison_after_panic(&result, |why| store.poison(why));
+    result
+}
+
+/// Runs a call on what belongs to a store and names it no more: `poison` poisons that store if `body` panics.
+pub(super) fn on_part_of_store<P, T>(
+    part: &mut P,
+    body: impl FnOnce(&mut P) -> Result<T>,
+    poison: impl FnOnce(&P, &str),
+) -> Result<T> {
+    let result = panics::stop(|| body(part));
+    poison_after_panic(&result, |why| poison(part, why));
     result
 }
 
 /// A store that panics may panic again while it is poisoned; there is nobody left to tell.
-#[cold]
-fn poison(store: &Store, why: &str) {
-    let _ = panics::stop(|| {
-        store.poison(why);
-        Ok(())
-    });
+#[inline]
+fn poison_after_panic<T>(result: &Result<T>, poison: impl FnOnce(&str)) {
+    if let Err(Error::Panic(why)) = result {
+        let _ = panics::stop(|| {
+            poison(why);
+            Ok(())
+        });
+    }
 }
 
 #[inline]

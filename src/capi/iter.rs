@@ -17,6 +17,16 @@ pub(super) struct Cursor {
     status: Result<()>,
 }
 
+impl Cursor {
+    /// Does something with the iterator and notes what it came to, a panic included, which poisons the store.
+    fn run<T>(&mut self, body: impl FnOnce(&mut Iter) -> Result<T>) -> Result<T> {
+        let Cursor { iter, status } = self;
+        let result = guard::on_part_of_store(iter, body, Iter::poison_store);
+        *status = result.as_ref().map(drop).map_err(Clone::clone);
+        result
+    }
+}
+
 /// Makes an iterator over the entries of a snapshot in the order of their keys, bytes compared as unsigned numbers.
 ///
 /// `store` and `out_iter` must not be NULL; `snapshot_or_null` is a snapshot of that store, or NULL for the store as it
@@ -103,7 +113,7 @@ pub extern "C" fn flatkv_iter_set_prefix(
 ///
 /// Afterwards flatkv_iter_valid tells whether there is one, and if not, flatkv_iter_status why: FLATKV_OK at the end of
 /// what there is, else FLATKV_E_CORRUPTED or FLATKV_E_IO (an entry that cannot be read: the next step goes on behind it),
-/// FLATKV_E_CLOSED (store), FLATKV_E_FORKED. Does nothing (but record an error) if `iter` is NULL, freed, or in use by
+/// FLATKV_E_CLOSED (store), FLATKV_E_FORKED, FLATKV_E_PANIC (a bug; the store is poisoned). Does nothing (but record an error) if `iter` is NULL, freed, or in use by
 /// another call. Safe from any thread, one at a time. Cost: a lookup, and a copy of some entries and their short values;
 /// most steps that follow are free of both.
 #[unsafe(no_mangle)]
@@ -147,11 +157,7 @@ pub extern "C" fn flatkv_iter_prev(iter: *mut flatkv_iter_t) {
 }
 
 fn go(function: &'static str, iter: *mut flatkv_iter_t, to: impl FnOnce(&mut Iter) -> Result<bool>) {
-    guard::value_of(function, (), || {
-        let mut cursor = handle::exclusive::<Cursor>(iter)?;
-        cursor.status = to(&mut cursor.iter).map(drop);
-        cursor.status.clone()
-    })
+    guard::value_of(function, (), || handle::exclusive::<Cursor>(iter)?.run(to).map(drop))
 }
 
 /// Tells whether the iterator is on an entry.
@@ -195,9 +201,7 @@ pub extern "C" fn flatkv_iter_key(iter: *const flatkv_iter_t) -> flatkv_slice_t 
 pub extern "C" fn flatkv_iter_value(iter: *mut flatkv_iter_t) -> flatkv_slice_t {
     guard::value_of("flatkv_iter_value", NO_SLICE, || {
         let mut cursor = handle::exclusive::<Cursor>(iter)?;
-        let value = cursor.iter.value().map(|value| value.map_or(NO_SLICE, handle::borrowed));
-        cursor.status = value.as_ref().map(drop).map_err(Clone::clone);
-        value
+        cursor.run(|iter| Ok(iter.value()?.map_or(NO_SLICE, handle::borrowed)))
     })
 }
 

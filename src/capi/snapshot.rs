@@ -45,9 +45,13 @@ pub extern "C" fn flatkv_snapshot_get(
 ) -> flatkv_status_t {
     let out = handle::out(out_value, NO_BUFFER, "out_value");
     guard::status_of("flatkv_snapshot_get", || {
-        let snapshot = handle::shared::<Snapshot>(snapshot)?;
+        let mut snapshot = handle::shared::<Snapshot>(snapshot)?;
         let (out, key) = (out?, handle::key(key, key_len)?);
-        let value = snapshot.get(key)?;
+        let value = guard::on_part_of_store(
+            &mut snapshot,
+            |snapshot| snapshot.get(key),
+            |snapshot, why| snapshot.poison_store(why),
+        )?;
         let presence = Presence::from(value.is_some());
         out.set(value.map_or(NO_BUFFER, handle::new_buffer));
         Ok(presence)
@@ -76,3 +80,7 @@ pub extern "C" fn flatkv_snapshot_kept_bytes(snapshot: *const flatkv_snapshot_t)
 pub extern "C" fn flatkv_snapshot_free(snapshot: *mut flatkv_snapshot_t) {
     guard::value_of("flatkv_snapshot_free", (), || handle::free::<Snapshot>(snapshot))
 }
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "tests/panics.rs"]
+mod tests;

@@ -21,6 +21,8 @@ pub(super) trait SnapshotHost: Send + Sync {
     fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()>;
     fn kept_bytes(&self, point: Seq) -> u64;
     fn close_point(&self, point: Seq);
+    #[cfg_attr(not(feature = "capi"), allow(dead_code, reason = "the C boundary catches panics"))]
+    fn poison(&self, why: &str);
 }
 
 /// An open point; closed by the last who uses it.
@@ -72,6 +74,12 @@ impl Snapshot {
         self.view.host.kept_bytes(self.view.point)
     }
 
+    /// As [`Store::poison`](crate::Store).
+    #[cfg(feature = "capi")]
+    pub(crate) fn poison_store(&self, why: &str) {
+        self.view.host.poison(why);
+    }
+
     /// True if it is one of this store.
     #[cfg(feature = "capi")]
     pub(crate) fn is_of<I: Index + 'static>(&self, engine: &Arc<Engine<I>>) -> bool {
@@ -113,6 +121,10 @@ impl<I: Index + 'static> SnapshotHost for Engine<I> {
         if !self.is_in_forked_child() {
             self.versions.close(point, |held| self.let_go_of_version(held));
         }
+    }
+
+    fn poison(&self, why: &str) {
+        Engine::poison(self, why);
     }
 }
 

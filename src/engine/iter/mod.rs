@@ -175,6 +175,12 @@ impl Iter {
         self.view.host.kept_bytes(self.view.point)
     }
 
+    /// As [`Store::poison`](crate::Store).
+    #[cfg(feature = "capi")]
+    pub(crate) fn poison_store(&self, why: &str) {
+        self.view.host.poison(why);
+    }
+
     fn restart(&mut self, direction: Direction, start: Bound<Vec<u8>>) -> Result<bool> {
         self.chunk.restart(direction, start, CHUNK_ENTRIES_MIN);
         self.fill()
