@@ -529,7 +529,7 @@ fn what_a_snapshot_kept_is_free_again_when_it_is_gone() {
         }
         let bytes: u64 = (0..200).map(|number| value(number, 1).len() as u64).sum();
         assert!(snapshot.kept_bytes() > bytes, "{} bytes are kept", snapshot.kept_bytes());
-        testing::tidy_up(&store);
+        assert!(testing::tidy_up(&store), "{kind:?}: what a snapshot keeps is not waited for");
         for (count, entry) in snapshot.iter().expect("ordered").enumerate() {
             let (key, found) = entry.expect("sound");
             assert_eq!(key, (count as u64).to_be_bytes());
@@ -558,4 +558,28 @@ fn a_store_with_snapshots_closes_and_they_say_so() {
         assert!(matches!(iter.seek_last(), Err(Error::Closed)));
         assert!(matches!(store.snapshot(), Err(Error::Closed)));
     });
+}
+
+/// Writes waited for it as for a reader, until their time was over, and were not told why.
+#[test]
+fn a_pool_that_a_snapshot_keeps_full_refuses_at_once_and_names_it() {
+    const KEYS: u32 = 500;
+    for media in MEDIA {
+        let dir = memory_dir();
+        let options = with_logs(small(media, 64 << 10), 1).max_bytes(4 << 20).write_stall_ms_max(600_000);
+        let store = options.open(dir.path().join("pool.fkv")).expect("a fresh pool");
+        let put = |number: u32| {
+            let key = number % KEYS;
+            store.put(&key.to_be_bytes(), &vec![number as u8; 2_000 + 12 * key as usize])
+        };
+        (0..KEYS).for_each(|number| put(number).expect("room"));
+        let snapshot = store.snapshot().expect("it is open");
+        let refusal =
+            (KEYS..20_000).find_map(|number| put(number).err()).expect("all that is overwritten is kept");
+        assert!(matches!(refusal, Error::NoSpace { .. }), "{media:?}: {refusal}");
+        assert!(refusal.to_string().contains("open snapshots and iterators: 1,"), "{media:?}: {refusal}");
+        assert_eq!(snapshot.get(&7_u32.to_be_bytes()).expect("sound"), Some(vec![7; 2_084]));
+        drop(snapshot);
+        (0..2_000).for_each(|number| put(number).expect("room"));
+    }
 }

@@ -16,17 +16,27 @@ use crate::space::extent::{Extents, NoRoom};
 use crate::space::{Purpose, Space};
 use crate::sync::{Arc, Mutex, Ordering};
 use crate::types::{Addr, MediaRange, SegmentSlot};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// Extents that are dead but may not be reused yet.
 #[derive(Default)]
 pub struct Limbo {
-    waiting: Mutex<Vec<Waiting>>,
+    waiting: Mutex<Waiting>,
     /// Entries that name extents which recovery did not find free, so which are not theirs alone.
     disowned: Mutex<BTreeSet<Addr>>,
 }
 
+/// What they wait for.
+#[derive(Default)]
 struct Waiting {
+    /// A drain.
+    undrained: Vec<Dead>,
+    /// The pins of a slot, by slot: a snapshot may keep very many, and they are looked at again only when it lets go.
+    pinned: HashMap<SegmentSlot, Vec<Dead>>,
+    pinned_bytes: u64,
+}
+
+struct Dead {
     /// Lane and position that must be durable: the entry that made the extents dead.
     lane: usize,
     position: u64,
@@ -36,7 +46,7 @@ struct Waiting {
 impl Limbo {
     /// Takes extents whose superseding entry lies in `lane` at or before `position`, after their grace period.
     fn add(&self, lane: usize, position: u64, ranges: Vec<MediaRange>) {
-        self.waiting.lock().push(Waiting { lane, position, ranges });
+        self.waiting.lock().undrained.push(Dead { lane, position, ranges });
     }
 
     /// Recovery: the extents of the entry at `addr` are never freed on its account.
@@ -62,30 +72,37 @@ impl Limbo {
         self.disowned.lock().retain(|addr| !(range.offset..range.end()).contains(&addr.offset()));
     }
 
-    /// Slots of extents that will not be free as long as pins are held there, and the bytes of these extents.
-    pub(super) fn held_by_pins(&self, extents: &Extents, space: &Space) -> (BTreeSet<SegmentSlot>, u64) {
-        let (mut slots, mut bytes) = (BTreeSet::new(), 0);
-        for dead in self.waiting.lock().iter() {
-            let lie_in = dead.ranges.iter().map(|range| space.geometry().slot_of(range.offset));
-            let pinned: Vec<_> = lie_in.filter(|slot| space.table().slot(*slot).pins() > 0).collect();
-            bytes += if pinned.is_empty() { 0 } else { extents.bytes_taken(&dead.ranges) };
-            slots.extend(pinned);
-        }
-        (slots, bytes)
+    /// Slots of extents that wait for nothing but pins there, and the bytes of these extents, as of the last look.
+    pub(super) fn held_by_pins(&self) -> (BTreeSet<SegmentSlot>, u64) {
+        let waiting = self.waiting.lock();
+        (waiting.pinned.keys().copied().collect(), waiting.pinned_bytes)
     }
 
     /// Frees what may be freed: superseding entry durable, no pin on the segment.
     pub fn settle(&self, oplog: &OpLog, extents: &Extents, space: &Space) {
         let mut waiting = self.waiting.lock();
-        waiting.retain(|dead| {
-            let is_durable = oplog.durable_position(dead.lane) >= dead.position;
-            let is_pinned =
-                dead.ranges.iter().any(|r| space.table().slot(space.geometry().slot_of(r.offset)).pins() > 0);
-            if is_durable && !is_pinned {
+        let Waiting { undrained, pinned, pinned_bytes } = &mut *waiting;
+        let is_pinned = |slot: &SegmentSlot| space.table().slot(*slot).pins() > 0;
+        let mut dead = std::mem::take(undrained);
+        pinned.retain(|slot, of_slot| {
+            let is_pinned = is_pinned(slot);
+            if !is_pinned {
+                *pinned_bytes -= of_slot.iter().map(|dead| extents.bytes_taken(&dead.ranges)).sum::<u64>();
+                dead.append(of_slot);
+            }
+            is_pinned
+        });
+        for dead in dead {
+            let mut slots = dead.ranges.iter().map(|range| space.geometry().slot_of(range.offset));
+            if oplog.durable_position(dead.lane) < dead.position {
+                undrained.push(dead);
+            } else if let Some(slot) = slots.find(is_pinned) {
+                *pinned_bytes += extents.bytes_taken(&dead.ranges);
+                pinned.entry(slot).or_default().push(dead);
+            } else {
                 extents.release_retired(&dead.ranges);
             }
-            !is_durable || is_pinned
-        });
+        }
     }
 }
 

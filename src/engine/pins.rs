@@ -108,7 +108,7 @@ impl<I: Index + 'static> Engine<I> {
     /// How many pins keep dead bytes from being free, and how many bytes.
     fn dead_bytes_under_pins(&self) -> (u64, u64) {
         let table = self.space.table();
-        let (mut slots, mut bytes) = self.limbo.held_by_pins(&self.extents, &self.space);
+        let (mut slots, mut bytes) = self.limbo.held_by_pins();
         for slot in (0..self.space.slot_count()).map(SegmentSlot) {
             let info = table.slot(slot);
             let dead = match info.state() {

@@ -91,6 +91,8 @@ pub struct Versions {
     /// Number of the newest opening. Shards that it did not come to yet keep everything.
     opening: AtomicU64,
     points: Mutex<BTreeMap<Seq, Point>>,
+    /// Points that were closed, and have let go of what only they needed.
+    closed: AtomicU64,
     shards: [CachePadded<Mutex<Shard>>; SHARDS],
 }
 
@@ -189,6 +191,12 @@ impl Versions {
                 }
             }
         }
+        self.closed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many points were closed.
+    pub fn closed(&self) -> u64 {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// Takes a user from a point. If it was the last one: what was noted with the point, which is not there any more.

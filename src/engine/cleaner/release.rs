@@ -62,7 +62,7 @@ impl<I: Index + 'static> Engine<I> {
     /// Bytes of dead extents that come free by themselves, soon.
     pub(super) fn retired_bytes_to_come(&self) -> u64 {
         // In this order: what dies in between is still to come.
-        let (_, held_bytes) = self.limbo.held_by_pins(&self.extents, &self.space);
+        let (_, held_bytes) = self.limbo.held_by_pins();
         self.extents.usage().retired_bytes.saturating_sub(held_bytes)
     }
 

@@ -97,7 +97,26 @@ impl<I: Index + 'static> Engine<I> {
         let counters = &self.cleaner.counters;
         CleanerCounters::add(&counters.stalls, 1);
         counters.longest_stall_us.fetch_max(since.elapsed().as_micros() as u64, Ordering::Relaxed);
-        result.map_err(|refusal| self.name_pins(refusal))
+        result.map_err(|refusal| self.name_snapshots(self.name_pins(refusal)))
+    }
+
+    /// A refusal says who keeps space that nobody can clean.
+    fn name_snapshots(&self, refusal: Error) -> Error {
+        let kept = self.versions.kept();
+        if kept.open == 0 {
+            return refusal;
+        }
+        let holders = format!(
+            "open snapshots and iterators: {}, with {} bytes of older values; the segments that these lie in are kept",
+            kept.open, kept.bytes
+        );
+        match refusal {
+            Error::NoSpace { needed_bytes, free_bytes, limit } => {
+                Error::NoSpace { needed_bytes, free_bytes, limit: format!("{limit}; {holders}") }
+            }
+            Error::TimedOut(why) => Error::TimedOut(format!("{why}; {holders}")),
+            other => other,
+        }
     }
 
     /// Cleaning gained nothing, or not in time: asks the device again if it refused, does `write`, and has the pool grow for it

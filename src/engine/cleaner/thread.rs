@@ -188,7 +188,7 @@ impl Shared {
 fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
     let mut rest = LOOK_EVERY;
     // Bytes that had been appended at the last look, and when nothing was left to tidy up.
-    let (mut last_look_at, mut tidy_at) = (u64::MAX, u64::MAX);
+    let (mut last_look_at, mut tidy_at) = (u64::MAX, None);
     // There was nothing to gain: until so many bytes are appended, there is nothing still.
     let mut in_vain_until = 0;
     loop {
@@ -212,8 +212,8 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
         let Some(engine) = engine.upgrade() else { return };
         let appended = engine.oplog.appended_bytes();
         let is_idle = std::mem::replace(&mut last_look_at, appended) == appended;
-        if is_idle && tidy_at != appended {
-            tidy_at = engine.tidy_up(|| shared.is_over() || shared.is_awaited()).unwrap_or(tidy_at);
+        if is_idle && tidy_at != Some(engine.tidy_moment()) {
+            tidy_at = engine.tidy_up(|| shared.is_over() || shared.is_awaited()).or(tidy_at);
         }
         engine.give_back(GIVE_BACK_AFTER);
         if !shared.is_awaited() && appended < in_vain_until {

@@ -22,27 +22,41 @@ use std::collections::HashMap;
 /// value that keeps it would stay for ever, and its segment with it.
 const NEXT_TO_NOTHING_SHARE: u64 = 8;
 
+/// See [`Engine::tidy_moment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    appended: u64,
+    points_closed: u64,
+    pinned: u64,
+}
+
 impl<I: Index + 'static> Engine<I> {
-    /// Lets go of segments in which nothing counts, until `is_over`. If nothing is left to do: how much had been appended when
-    /// the last look began. What somebody wrote since, nobody has looked at.
-    pub fn tidy_up(&self, is_over: impl Fn() -> bool) -> Option<u64> {
+    /// When nothing has changed that could give something to tidy up: nothing was appended, and no pin has gone.
+    pub(super) fn tidy_moment(&self) -> Moment {
+        let pinned = self.pinned.load(Ordering::Relaxed);
+        Moment { appended: self.oplog.appended_bytes(), points_closed: self.versions.closed(), pinned }
+    }
+
+    /// Lets go of segments in which nothing counts, until `is_over`. If nothing is left to do: when the last look began. What
+    /// somebody wrote or let go of since, nobody has looked at.
+    pub fn tidy_up(&self, is_over: impl Fn() -> bool) -> Option<Moment> {
         let freed = || self.cleaner.counters.segments_freed.load(Ordering::Relaxed);
         while !is_over() {
-            let (freed_before, appended) = (freed(), self.oplog.appended_bytes());
+            let (freed_before, moment) = (freed(), self.tidy_moment());
             // Errors poison the store: writers are told by their own calls.
-            let Ok(pass) = self.clean(Aim::Dead) else { return Some(appended) };
-            let Ok(waits) = self.settle_releases() else { return Some(appended) };
+            let Ok(pass) = self.clean(Aim::Dead) else { return Some(moment) };
+            let Ok(waits) = self.settle_releases() else { return Some(moment) };
             // With a segment that was freed the last values may have gone that kept tombstones.
             if pass.emptied > 0 || freed() > freed_before || self.cleaner.are_tombstones_examined() {
                 continue;
             }
-            // Also if it is a pin: once that is gone there is something to do, though nobody wrote.
-            if waits != WaitsFor::Nothing {
+            // A pin that goes is another moment.
+            if waits == WaitsFor::Readers {
                 return None;
             }
             match self.end_idle_segments() {
                 Ok(true) => {}
-                Ok(false) | Err(_) => return Some(appended),
+                Ok(false) | Err(_) => return Some(moment),
             }
         }
         None
