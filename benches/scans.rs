@@ -1,7 +1,7 @@
-//! Iterators and snapshots through the store: `cargo bench --bench scans -- [--keys N] [--dir DIR]`.
+//! Iterators and snapshots through the store: `cargo bench --bench scans -- [--keys N] [--dir DIR] [--writes]`.
 //!
 //! Keys of 8 bytes put in no order, values of 64 bytes, a pool on emulated persistent memory (tmpfs: survives no power
-//! cut), one thread. Times are those that the thread was on a core; of what is compared the sides take turns.
+//! cut), one thread. `--writes`: only puts beside snapshots. Times are those that the thread was on a core; of what is compared the sides take turns.
 
 use flatkv::{IndexKind, MediaChoice, Options, Store};
 use std::path::{Path, PathBuf};
@@ -117,15 +117,20 @@ fn show_writes_beside_snapshots(store: &Store, keys: u64) {
 fn main() {
     let mut keys = 1_000_000;
     let mut dir = PathBuf::from("/dev/shm");
+    let mut has_scans = true;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--keys" => keys = arguments.next().and_then(|n| n.parse().ok()).expect("--keys N"),
+            "--writes" => has_scans = false,
             "--dir" => dir = arguments.next().expect("--dir DIR").into(),
             _ => {}
         }
     }
     let (_folder, store) = filled(&dir, keys);
+    if !has_scans {
+        return show_writes_beside_snapshots(&store, keys);
+    }
     let each = |figure: &dyn Fn() -> f64| median((0..ROUNDS).map(|_| figure()).collect());
     println!("scan of all, keys: {:.0} ns per entry", each(&|| scan(&store, keys, false)));
     println!("scan of all, with values: {:.0} ns per entry", each(&|| scan(&store, keys, true)));

@@ -196,7 +196,7 @@ impl<I: Index + 'static> Engine<I> {
 
     fn hold_version(&self, addr: Addr) -> Held {
         let geometry = self.space.geometry();
-        let mut held = Held { slot: geometry.slot_of_addr(addr), extents: Vec::new(), bytes: 0 };
+        let mut held = Held { slot: geometry.slot_of_addr(addr), extents: None, bytes: 0 };
         let scratch = Scratch::new();
         if let Some(op) = self.reader.op(addr, &scratch) {
             held.bytes = op.footprint_bytes();
@@ -205,7 +205,8 @@ impl<I: Index + 'static> Engine<I> {
                 && self.reader.verify(addr, &op, CheckSite::EntryOnGet)
                 && let Some(descriptor) = BlobDescriptor::decode(op.value())
             {
-                held.extents.extend(descriptor.chunks.iter().map(|chunk| geometry.slot_of(chunk.offset)));
+                let slots = descriptor.chunks.iter().map(|chunk| geometry.slot_of(chunk.offset));
+                held.extents = Some(slots.collect());
                 held.bytes += descriptor.len;
             }
         }

@@ -52,8 +52,8 @@ pub struct Replaced {
 pub struct Held {
     /// Pinned for its entry.
     pub slot: SegmentSlot,
-    /// Pinned for its value, if that is a large one.
-    pub extents: Vec<SegmentSlot>,
+    /// Pinned for its value, if that is a large one. Few are, and there may be very many of the others.
+    pub extents: Option<Box<[SegmentSlot]>>,
     /// Of the entry and its value.
     pub bytes: u64,
 }
@@ -61,7 +61,7 @@ pub struct Held {
 impl Held {
     /// All that is pinned.
     pub fn slots(&self) -> impl Iterator<Item = SegmentSlot> + '_ {
-        std::iter::once(self.slot).chain(self.extents.iter().copied())
+        std::iter::once(self.slot).chain(self.extents.iter().flat_map(|extents| extents.iter().copied()))
     }
 }
 

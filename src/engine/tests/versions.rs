@@ -36,7 +36,7 @@ impl Kept {
         if self.versions.may_need(seq) {
             self.versions.keep(replaced, || {
                 self.pinned.borrow_mut().push(slot.0);
-                Held { slot, extents: Vec::new(), bytes: 10 }
+                Held { slot, extents: None, bytes: 10 }
             });
         }
         self.replaced.push(replaced);
@@ -118,7 +118,7 @@ fn what_a_point_shows_is_kept_and_nothing_else_in_whatever_order_points_close() 
 fn a_hundred_thousand_versions_of_one_key_are_kept_read_and_let_go_of_one_by_one() {
     const POINTS: usize = 100_000;
     let versions = Versions::default();
-    let hold = || Held { slot: SegmentSlot(0), extents: Vec::new(), bytes: 1 };
+    let hold = || Held { slot: SegmentSlot(0), extents: None, bytes: 1 };
     let mut points = VecDeque::new();
     for stamp in 1..=POINTS as u64 {
         points.push_back(versions.open(|| Seq(stamp * 2), |_| ()));
@@ -152,7 +152,7 @@ fn an_opening_that_panics_keeps_nothing() {
     let open = move || panicking.open(|| panic!("while a stamp is taken"), |_| ());
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).expect_err("it panics");
     assert!(!versions.are_needed());
-    let hold = || Held { slot: SegmentSlot(0), extents: Vec::new(), bytes: 1 };
+    let hold = || Held { slot: SegmentSlot(0), extents: None, bytes: 1 };
     versions.keep(Replaced { hash: 7, addr: Addr::from_bits(1), seq: Seq(1), by: Seq(2) }, hold);
     assert_eq!(versions.kept().versions, 0);
     let point = versions.open(|| Seq(9), |_| ());

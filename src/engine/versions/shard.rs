@@ -8,7 +8,7 @@
 //! Invariants:
 //!   - a version is noted with the newest point `p` with `seq <= p < by`; one that was kept while a point was being opened may
 //!     be noted with an older one, and goes on to the newest when that closes
-//!   - a version is in `lone` or in `more`: a key that is overwritten over and over has one in `lone` at most
+//!   - a version is in `pending`, in `lone` or in `more`: a key that is overwritten over and over has one in `lone` at most
 
 use super::{Held, Replaced};
 use crate::types::{Addr, Seq};
@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BinaryHeap, btree_map};
 
 /// Versions that a point lets go of under one hold of the lock: writers wait for it.
 const LET_GO_AT_ONCE: usize = 64;
+/// Versions that are taken in together: each needs memory that is in no cache, and all of it is asked for at a time.
+const PENDING_MAX: usize = 32;
 /// A table with room for so many times what is in it gives room back.
 const SPARE_ROOM: usize = 8;
 
@@ -86,6 +88,10 @@ pub(super) struct Shard {
     points: BTreeMap<Seq, Noted>,
     /// The newest opening that came here.
     opened: u64,
+    /// Kept, and not taken in yet. Empty whenever the points change or are looked at.
+    pending: Vec<Version>,
+    /// Held, though the version was there already: two writers met, or one tried twice.
+    surplus: Vec<Held>,
     /// Those that the point that is being opened may need.
     unsettled: Vec<Note>,
     /// One version of each key, by its hash.
@@ -105,33 +111,60 @@ impl Shard {
         (*point >= replaced.seq).then_some(*point)
     }
 
-    /// Keeps an entry if a point needs it, or the one that `opening` numbers may; `hold` pins it.
+    /// Keeps an entry if a point needs it, or the one that `opening` numbers may; `hold` pins it. Writers come here at each
+    /// first overwrite, so it only writes to memory that is near.
     pub(super) fn keep(&mut self, replaced: Replaced, opening: u64, hold: impl FnOnce() -> Held) {
-        let point = self.point_of(&replaced);
-        let Replaced { hash, addr, seq, .. } = replaced;
-        if point.is_none() && self.opened == opening {
+        if self.point_of(&replaced).is_none() && self.opened == opening {
             return;
         }
+        self.pending.push(Version { replaced, held: hold() });
+        if self.pending.len() == PENDING_MAX {
+            self.take_in();
+        }
+    }
+
+    fn take_in(&mut self) {
+        let mut pending = std::mem::take(&mut self.pending);
+        for version in pending.drain(..) {
+            let (replaced, bytes) = (version.replaced, version.held.bytes);
+            let Replaced { hash, addr, seq, .. } = replaced;
+            match self.insert(version) {
+                None => {
+                    self.bytes += bytes;
+                    self.note(self.point_of(&replaced), Note { seq, hash, addr }, bytes);
+                }
+                Some(known) => self.surplus.push(known.held),
+            }
+        }
+        self.pending = pending;
+    }
+
+    /// Gives the version back if it is there already.
+    fn insert(&mut self, version: Version) -> Option<Version> {
+        let Replaced { hash, addr, seq, .. } = version.replaced;
         let is_same_key = |version: &Version| version.replaced.hash == hash;
-        let bytes = match self.lone.entry(hash, is_same_key, |version| version.replaced.hash) {
-            Entry::Vacant(place) => place.insert(Version { replaced, held: hold() }).get().held.bytes,
-            Entry::Occupied(known) if known.get().replaced.addr == addr => return,
+        match self.lone.entry(hash, is_same_key, |version| version.replaced.hash) {
+            Entry::Vacant(place) => {
+                place.insert(version);
+            }
+            Entry::Occupied(known) if known.get().replaced.addr == addr => return Some(version),
             Entry::Occupied(_) => match self.more.entry((hash, seq, addr)) {
-                btree_map::Entry::Occupied(_) => return,
+                btree_map::Entry::Occupied(_) => return Some(version),
                 btree_map::Entry::Vacant(place) => {
-                    place.insert(Version { replaced, held: hold() }).held.bytes
+                    place.insert(version);
                 }
             },
-        };
-        self.bytes += bytes;
-        self.note(point, Note { seq, hash, addr }, bytes);
+        }
+        None
     }
 
     fn note(&mut self, point: Option<Seq>, note: Note, bytes: u64) {
-        match point.and_then(|point| self.points.get_mut(&point)) {
-            Some(noted) => noted.push(note, bytes),
-            None => self.unsettled.push(note),
-        }
+        let Some(point) = point else { return self.unsettled.push(note) };
+        let noted = match self.points.last_entry() {
+            Some(newest) if *newest.key() == point => newest.into_mut(),
+            _ => self.points.get_mut(&point).expect("it was just found"),
+        };
+        noted.push(note, bytes);
     }
 
     /// Nobody opens a point any more: the one that wanted to could not.
@@ -141,6 +174,8 @@ impl Shard {
 
     /// A point is there. Versions that were kept for it and that it does not need are `gone`.
     pub(super) fn open(&mut self, point: Seq, opening: u64, gone: &mut Vec<Held>) {
+        self.take_in();
+        gone.append(&mut self.surplus);
         self.opened = opening;
         self.points.entry(point).or_default();
         for note in std::mem::take(&mut self.unsettled) {
@@ -150,6 +185,7 @@ impl Shard {
 
     /// A point is not there any more: what was noted with it.
     pub(super) fn close(&mut self, point: Seq) -> Noted {
+        self.take_in();
         self.points.remove(&point).unwrap_or_default()
     }
 
@@ -161,6 +197,7 @@ impl Shard {
         opening: u64,
         gone: &mut Vec<Held>,
     ) -> Left {
+        gone.append(&mut self.surplus);
         let older = self.points.range(..point).next_back().map(|(older, _)| *older);
         if older.is_some() && !noted.fresh.is_empty() {
             return Left::Sorting;
@@ -209,11 +246,12 @@ impl Shard {
 
     /// The newest version of the keys with this hash that is visible at a point, of those before `before` in stamp and place.
     pub(super) fn visible_at(
-        &self,
+        &mut self,
         hash: u64,
         point: Seq,
         before: Option<(Seq, Addr)>,
     ) -> Option<(Seq, Addr)> {
+        self.take_in();
         let is_visible = |version: &Version| {
             let Replaced { hash: known, addr, seq, by } = version.replaced;
             let is_next = before.is_none_or(|before| (seq, addr) < before);
@@ -228,12 +266,14 @@ impl Shard {
     }
 
     /// Bytes of the versions that are noted with a point.
-    pub(super) fn bytes_at(&self, point: Seq) -> u64 {
+    pub(super) fn bytes_at(&mut self, point: Seq) -> u64 {
+        self.take_in();
         self.points.get(&point).map_or(0, |noted| noted.bytes)
     }
 
     /// Versions, and their bytes.
-    pub(super) fn kept(&self) -> (u64, u64) {
+    pub(super) fn kept(&mut self) -> (u64, u64) {
+        self.take_in();
         ((self.lone.len() + self.more.len()) as u64, self.bytes)
     }
 }
