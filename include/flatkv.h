@@ -743,13 +743,13 @@ void flatkv_pin_free(flatkv_pin_t *pin);
  * Makes a snapshot: the store as it is now, for reading, whatever is written later.
  *
  * `store` and `out_snapshot` must not be NULL. On FLATKV_OK the caller frees *out_snapshot with flatkv_snapshot_free;
- * on any other code it is NULL. Every write that returned before is visible in it, none that begins later, and of a
- * batch all or nothing. As long as it is there, what it shows keeps its space, overwritten and deleted values too: see
+ * on any other code it is NULL. Every write that returned before is visible in it, also with durability "os", none that
+ * begins later, and of a batch all or nothing; an asynchronous write for sure if its ticket was done before. As long as it is there, what it shows keeps its space, overwritten and deleted values too: see
  * flatkv_snapshot_kept_bytes. It does not keep the store from being closed; calls on it answer FLATKV_E_CLOSED then,
  * but the pool stays locked until the last snapshot and iterator is freed.
  * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (NULL, bad handle); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any
- * thread. Cost: under a microsecond, or a wait for the writes that are under way, for at most a drain; no write waits
- * for it.
+ * thread. Cost: about a microsecond, and a wait for writes of this process that are being drained just now, for all of
+ * them side by side; no write waits for it.
  */
 flatkv_status_t flatkv_snapshot_new(flatkv_t *store,
                                     flatkv_snapshot_t **out_snapshot);
@@ -834,7 +834,7 @@ flatkv_status_t flatkv_iter_set_prefix(flatkv_iter_t *iter, const void *prefix, 
  *
  * Afterwards flatkv_iter_valid tells whether there is one, and if not, flatkv_iter_status why: FLATKV_OK at the end of
  * what there is, else FLATKV_E_CORRUPTED or FLATKV_E_IO (an entry that cannot be read: the next step goes on behind it),
- * FLATKV_E_CLOSED (store), FLATKV_E_FORKED. Does nothing (but record an error) if `iter` is NULL, freed, or in use by
+ * FLATKV_E_CLOSED (store), FLATKV_E_FORKED, FLATKV_E_PANIC (a bug; the store is poisoned). Does nothing (but record an error) if `iter` is NULL, freed, or in use by
  * another call. Safe from any thread, one at a time. Cost: a lookup, and a copy of some entries and their short values;
  * most steps that follow are free of both.
  */

@@ -242,7 +242,8 @@ impl Store {
         Ticket(with_engine!(self.handle, engine => engine.durable_ticket()))
     }
 
-    /// The store as it is now, for reading. Waits for writes that are under way, for at most a drain; no write waits for it.
+    /// The store as it is now, for reading. Waits for writes of this process that are being drained just now, for all of them
+    /// side by side: for a drain at most, unless one of them rolls its log. No write waits for it.
     ///
     /// # Errors
     /// `Closed`, `Forked`.

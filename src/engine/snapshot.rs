@@ -37,10 +37,11 @@ impl Drop for View {
     }
 }
 
-/// The store as it was at one moment: every write that had returned by then is visible, none that began later, and of a
-/// batch all or nothing. Writers never wait for it. As long as it is there, the values that it shows keep their space,
-/// those that were overwritten or deleted too: see [`Snapshot::kept_bytes`]. Cheap to make, to clone and to drop, on any
-/// thread, in any order. The pool stays locked until the last one is gone.
+/// The store as it was at one moment: every write that had returned by then is visible, at any durability, none that began
+/// later, and of a batch all or nothing. An asynchronous write is visible for sure if its ticket was done by then. Writers
+/// never wait for it. As long as it is there, the values that it shows keep their space, those that were overwritten or
+/// deleted too: see [`Snapshot::kept_bytes`]. Cheap to make and to clone, on any thread; may be dropped on any thread, in any
+/// order, which visits the older versions that it alone kept. The pool stays locked until the last one is gone.
 #[derive(Clone)]
 pub struct Snapshot {
     view: Arc<View>,
