@@ -186,10 +186,13 @@ fn divide_leaves(left: &Leaf, right: &Leaf) -> Divided {
     let mut entries = left.entries();
     entries.extend(right.entries());
     let count = entries.len();
-    if count <= LEAF_JOIN_MAX {
+    // An empty one goes whatever the other holds: it costs scans a look, and slots of one slice cannot be cut.
+    let is_one_empty = left_count == 0 || left_count == count;
+    if count <= LEAF_JOIN_MAX || is_one_empty {
         left.fill(&entries);
         return Divided::Joined;
     }
+    // Two leaves share no slice.
     let cut = cut_near(count, count / 2, |at| entries[at].0);
     if cut == left_count || cut > LEAF_SLOTS || count - cut > LEAF_SLOTS {
         return Divided::AsBefore;

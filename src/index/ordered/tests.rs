@@ -404,6 +404,28 @@ fn an_emptied_range_leaves_no_leaves_behind() {
     assert_eq!(next, [places[KEYS as usize - 100]]);
 }
 
+/// Deletes joined a neighbour to a leaf of one slice that was too full for two, and looked for a cut in it.
+#[test]
+fn a_leaf_of_one_slice_takes_its_emptied_neighbour() {
+    // Ends of the slice at each of its zeroes, and a run behind it: more than fills three quarters of a leaf.
+    let zeroes = |count: usize| [&b"b"[..], &vec![0; count]].concat();
+    let one_slice = (0..8).map(zeroes).chain((1..=RUN_MAX as u8).map(|x| [&zeroes(7)[..], &[x]].concat()));
+    let one_slice: Vec<Vec<u8>> = one_slice.collect();
+    for beside in [b'a', b'c'] {
+        let subject = Subject::new();
+        let beside: Vec<Vec<u8>> = (b'1'..=b'8').map(|digit| vec![beside, digit]).collect();
+        let places: Vec<Addr> = beside.iter().map(|key| subject.put(key).0).collect();
+        one_slice.iter().for_each(|key| assert_eq!(subject.put(key).1, Upsert::Inserted));
+        assert_eq!(subject.assert_consistent().0, 2);
+        for (key, at) in beside.iter().zip(places) {
+            assert!(subject.remove(key, at));
+        }
+        assert_eq!(subject.assert_consistent(), (1, one_slice.len()), "the emptied leaf has gone");
+        let shown: Vec<Vec<u8>> = subject.keys().iter().map(|key| key.to_vec()).collect();
+        assert_eq!(shown, one_slice);
+    }
+}
+
 #[test]
 fn entries_that_cannot_be_read_are_found_and_do_not_stop_scans() {
     let subject = Subject::new();
