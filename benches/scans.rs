@@ -1,7 +1,8 @@
-//! Iterators and snapshots through the store: `cargo bench --bench scans -- [--keys N] [--dir DIR] [--writes]`.
+//! Iterators and snapshots through the store: `cargo bench --bench scans -- [--keys N] [--dir DIR] [--short] [--writes]`.
 //!
 //! Keys of 8 bytes put in no order, values of 64 bytes, a pool on emulated persistent memory (tmpfs: survives no power
-//! cut), one thread. `--writes`: only puts beside snapshots. Times are those that the thread was on a core; of what is compared the sides take turns.
+//! cut), one thread. `--short` stops behind the short scans, for a profile; `--writes`: only puts beside snapshots. Times are
+//! those that the thread was on a core; of what is compared the sides take turns.
 
 use flatkv::{IndexKind, MediaChoice, Options, Store};
 use std::path::{Path, PathBuf};
@@ -116,6 +117,7 @@ fn show_writes_beside_snapshots(store: &Store, keys: u64) {
 #[allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 fn main() {
     let mut keys = 1_000_000;
+    let mut is_short = false;
     let mut dir = PathBuf::from("/dev/shm");
     let mut has_scans = true;
     let mut arguments = std::env::args().skip(1);
@@ -123,6 +125,7 @@ fn main() {
         match argument.as_str() {
             "--keys" => keys = arguments.next().and_then(|n| n.parse().ok()).expect("--keys N"),
             "--writes" => has_scans = false,
+            "--short" => is_short = true,
             "--dir" => dir = arguments.next().expect("--dir DIR").into(),
             _ => {}
         }
@@ -132,12 +135,15 @@ fn main() {
         return show_writes_beside_snapshots(&store, keys);
     }
     let each = |figure: &dyn Fn() -> f64| median((0..ROUNDS).map(|_| figure()).collect());
-    println!("scan of all, keys: {:.0} ns per entry", each(&|| scan(&store, keys, false)));
-    println!("scan of all, with values: {:.0} ns per entry", each(&|| scan(&store, keys, true)));
     let shared = each(&|| short_scans(&store, keys, false));
     println!("{SHORT_SCAN} entries from any key on, with values: {:.2} us", shared / 1e3);
     let own = each(&|| short_scans(&store, keys, true));
     println!("the same with an iterator of its own each: {:.2} us", own / 1e3);
+    if is_short {
+        return;
+    }
+    println!("scan of all, keys: {:.0} ns per entry", each(&|| scan(&store, keys, false)));
+    println!("scan of all, with values: {:.0} ns per entry", each(&|| scan(&store, keys, true)));
     let snapshots =
         || ns_each(100_000, || (0..100_000).for_each(|_| drop(store.snapshot().expect("it is open"))));
     println!("a snapshot made and dropped: {:.0} ns", each(&snapshots));
