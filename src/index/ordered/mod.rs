@@ -253,13 +253,23 @@ impl OrderedIndex {
             while at < high && is_less.is_none() {
                 let known = spot.leaf.word(at);
                 spot.check()?;
-                self.log.with_key(known.addr(), &mut |other| is_less = Some(other < key));
+                is_less = self.with_key_of(known, |other| other < key);
                 at += 1;
             }
-            // What cannot be read is passed over: the others are sorted all the same.
+            // What cannot be read, or has rotted, is passed over: the others are sorted all the same.
             if is_less == Some(true) { low = at } else { high = middle }
         }
         Ok(low)
+    }
+
+    /// Shows the key of an entry; `None` if it cannot be read, or is not the key that the word was made for.
+    fn with_key_of<R>(&self, word: Word, look: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        if !word.has_hash(self.log.key_hash(word.addr())?) {
+            return None;
+        }
+        let (mut look, mut seen) = (Some(look), None);
+        self.log.with_key(word.addr(), &mut |key| seen = look.take().map(|look| look(key)));
+        seen
     }
 
     /// The cleaner's and the forgetter's half: changes the slot of the key, if it holds `from`, with its leaf locked.

@@ -209,12 +209,7 @@ impl OrderedIndex {
 
     /// The key of an entry behind `shared`, with which all keys here start; `None` if it cannot be read, or is damaged.
     fn rest_of_key(&self, word: Word, shared: &[u8]) -> Option<Vec<u8>> {
-        if !word.has_hash(self.log.key_hash(word.addr())?) {
-            return None;
-        }
-        let mut rest = None;
-        self.log.with_key(word.addr(), &mut |key| rest = key.strip_prefix(shared).map(<[u8]>::to_vec));
-        rest
+        self.with_key_of(word, |key| key.strip_prefix(shared).map(<[u8]>::to_vec)).flatten()
     }
 
     /// Puts a layer above the one that a link leads to, where a key leaves its prefix.
