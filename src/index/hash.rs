@@ -29,7 +29,7 @@ use super::arena::{
     AddressSpace, BUCKET_SLOTS, Bucket, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved, prefetch,
 };
 use super::count::EntryCount;
-use super::{Candidate, Direction, Edge, Index, Key, LogKeys, Upsert};
+use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, Upsert};
 use crate::constants::{ADDR_BITS, PAGE_BYTES};
 use crate::epoch::{self, Guard};
 use crate::error::Result;
@@ -757,12 +757,7 @@ impl Index for HashIndex {
         }
     }
 
-    fn scan<'a>(
-        &'a self,
-        _: &'a Guard,
-        _: Edge<'_>,
-        _: Direction,
-    ) -> Option<impl Iterator<Item = Addr> + 'a> {
+    fn scan<'a>(&'a self, _: &'a Guard, _: Edge<'_>, _: Direction) -> Option<impl InOrder + 'a> {
         None::<std::iter::Empty<Addr>>
     }
 

@@ -70,6 +70,20 @@ pub trait LogKeys: Send + Sync {
     fn prefetch(&self, at: Addr);
 }
 
+/// The addresses of a range in the order of their keys: see [`Index::scan`].
+pub trait InOrder: Iterator<Item = Addr> {
+    /// Where a new scan shows what this one would show next, if that is known without an entry: for those who cannot
+    /// read the one they were shown last. It is, after every few entries.
+    fn resume(&self) -> Option<Edge<'_>>;
+}
+
+/// That of a kind without order.
+impl InOrder for std::iter::Empty<Addr> {
+    fn resume(&self) -> Option<Edge<'_>> {
+        None
+    }
+}
+
 /// A concurrent map from keys to the address of their newest entry.
 ///
 /// Thread-safe; `get` writes no shared memory. Callers hold an epoch guard during every call, so that no address they
@@ -111,7 +125,7 @@ pub trait Index: Send + Sync {
         guard: &'a Guard,
         from: Edge<'_>,
         direction: Direction,
-    ) -> Option<impl Iterator<Item = Addr> + 'a>;
+    ) -> Option<impl InOrder + 'a>;
 
     /// About how many entries lie between two edges, in the time of a few lookups; `None` if this kind has no order.
     fn estimate(&self, guard: &Guard, from: Edge<'_>, to: Edge<'_>) -> Option<u64>;

@@ -1,4 +1,7 @@
 //! The entries that a cursor holds, and where they come from.
+//!
+//! What the index says of their order is not believed where bytes may have rotted: an entry whose key is not beyond the one
+//! before is as good as one that cannot be read, and a scan goes on, or ends, only behind what was verified.
 
 use super::super::Engine;
 use super::{Limits, has_no_order};
@@ -6,7 +9,7 @@ use crate::checksum::CheckSite;
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::{Op, OpKind};
-use crate::index::{Direction, Index};
+use crate::index::{Direction, Edge, InOrder, Index};
 use crate::media::guarded::Scratch;
 use crate::types::{Addr, Seq};
 use std::ops::{Bound, Range};
@@ -25,7 +28,8 @@ struct Entry {
 
 /// Entries that follow each other in one direction. Invariants:
 ///   - nothing lies between `start` and the first, between two of them, or between the last and `end`
-///   - before `end` is an entry that can be read: whoever goes on meets no damaged one a second time
+///   - `end` is behind the last entry, also if that cannot be read: whoever goes on meets no damaged one a second time
+///   - keys go in one direction; there are no more entries than wanted, but for those of one step of the index
 pub struct Chunk {
     direction: Direction,
     start: Bound<Vec<u8>>,
@@ -110,6 +114,19 @@ impl Chunk {
         true
     }
 
+    /// Whether a key lies beyond an edge and the entries that are here.
+    fn is_beyond(&self, from: Edge<'_>, key: &[u8]) -> bool {
+        let last = self.entries.iter().rev().find_map(|entry| entry.as_ref().ok());
+        let last = last.map_or(Bound::Unbounded, |entry| Bound::Excluded(&self.bytes[entry.key.clone()]));
+        [from, last].into_iter().all(|edge| match (self.direction, edge) {
+            (_, Bound::Unbounded) => true,
+            (Direction::Forward, Bound::Included(edge)) => key >= edge,
+            (Direction::Forward, Bound::Excluded(edge)) => key > edge,
+            (Direction::Backward, Bound::Included(edge)) => key <= edge,
+            (Direction::Backward, Bound::Excluded(edge)) => key < edge,
+        })
+    }
+
     fn push(&mut self, op: &Op<'_>) {
         let key = self.copy(op.key());
         let is_short = op.kind() == OpKind::Put && op.value().len() <= VALUE_BYTES_MAX;
@@ -160,51 +177,64 @@ impl<I: Index + 'static> Engine<I> {
     ) -> Result<Option<Bound<Vec<u8>>>> {
         let guard = epoch::pin();
         let from = from.as_ref().map(Vec::as_slice);
-        let scan = self.index.scan(&guard, from, chunk.direction).ok_or_else(has_no_order)?;
-        for (looks, addr) in scan.enumerate() {
+        let mut scan = self.index.scan(&guard, from, chunk.direction).ok_or_else(has_no_order)?;
+        let mut looks = 0;
+        while let Some(addr) = scan.next() {
             let scratch = Scratch::new();
-            let key = match self.show_entry(chunk, addr, limits, point, &scratch) {
-                Ok(Some(key)) => key,
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    chunk.entries.push(Err(error));
-                    continue;
+            let shown = self.show_entry(chunk, (from, addr), limits, point, &scratch);
+            if let Ok(None) = shown {
+                return Ok(None);
+            }
+            looks += 1;
+            let is_enough = chunk.is_full() || looks >= LOOKS_MAX;
+            match shown {
+                Ok(Some(op)) if is_enough && (self.options.verify_reads || self.is_sound(addr, &op)) => {
+                    return Ok(Some(Bound::Excluded(op.key().to_vec())));
                 }
-            };
-            if chunk.is_full() || looks >= LOOKS_MAX {
-                return Ok(Some(Bound::Excluded(key.to_vec())));
+                Err(error) => chunk.entries.push(Err(error)),
+                Ok(_) => {}
+            }
+            if is_enough && let Some(edge) = scan.resume() {
+                return Ok(Some(edge.map(<[u8]>::to_vec)));
             }
         }
         Ok(None)
     }
 
-    /// Copies what is visible of the key whose newest entry lies at `addr`, and gives the key; `None` beyond the limits.
+    /// Copies what is visible of the key whose newest entry lies at an address that a scan from an edge showed, and gives
+    /// that entry; `None` beyond the limits.
     fn show_entry<'a>(
         &'a self,
         chunk: &mut Chunk,
-        addr: Addr,
+        (from, addr): (Edge<'_>, Addr),
         limits: &Limits,
         point: Seq,
         scratch: &'a Scratch,
-    ) -> Result<Option<&'a [u8]>> {
+    ) -> Result<Option<Op<'a>>> {
         let op = self.reader.op(addr, scratch).ok_or_else(|| self.unreadable(addr, scratch))?;
-        if self.options.verify_reads && !self.reader.verify(addr, &op, CheckSite::EntryOnGet) {
+        let is_last = limits.end_before(op.key(), chunk.direction);
+        let has_to_be_sound = self.options.verify_reads || is_last;
+        if !chunk.is_beyond(from, op.key()) || (has_to_be_sound && !self.is_sound(addr, &op)) {
             return Err(self.reader.corrupted(addr));
         }
-        let bytes = op.key();
-        if limits.end_before(bytes, chunk.direction) {
+        if is_last {
             return Ok(None);
         }
+        let key = op.key();
         let (seq, _) = self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
         let found =
-            if seq <= point { Some((addr, op)) } else { self.find_older(self.key(bytes), point, scratch)? };
+            if seq <= point { Some((addr, op)) } else { self.find_older(self.key(key), point, scratch)? };
         if !self.damage.is_empty() {
-            self.check_damage(self.key(bytes), found.as_ref().map(|(addr, op)| (*addr, op)))?;
+            self.check_damage(self.key(key), found.as_ref().map(|(addr, op)| (*addr, op)))?;
         }
         if let Some((_, op)) = found.filter(|(_, op)| op.kind() != OpKind::Delete) {
             chunk.push(&op);
         }
-        Ok(Some(bytes))
+        Ok(Some(op))
+    }
+
+    fn is_sound(&self, addr: Addr, op: &Op<'_>) -> bool {
+        self.reader.verify(addr, op, CheckSite::EntryOnGet)
     }
 
     /// What says that keys may be missing in every order.
@@ -214,3 +244,6 @@ impl<I: Index + 'static> Engine<I> {
         self.damage.first().or_else(|| unplaced.map(|addr| self.reader.corrupted(addr)))
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

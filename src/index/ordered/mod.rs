@@ -34,7 +34,7 @@ mod walk;
 
 use super::arena::{AddressSpace, Inner, LEAF_SLOTS, Layer, Leaf, Pool};
 use super::count::EntryCount;
-use super::{Candidate, Direction, Edge, Index, Key, LogKeys, Upsert};
+use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, Upsert};
 use crate::epoch::{self, Guard};
 use crate::error::Result;
 use crate::media::durable::{Durable, Publishable};
@@ -388,7 +388,7 @@ impl Index for OrderedIndex {
         guard: &'a Guard,
         from: Edge<'_>,
         direction: Direction,
-    ) -> Option<impl Iterator<Item = Addr> + 'a> {
+    ) -> Option<impl InOrder + 'a> {
         Some(scan::Scan::new(self, guard, from, direction))
     }
 

@@ -9,7 +9,7 @@ use super::walk::Spot;
 use super::{FIRST_LAYER, OrderedIndex, retry};
 use crate::epoch::Guard;
 use crate::index::arena::{Inner, LEAF_SLOTS};
-use crate::index::{Direction, Edge};
+use crate::index::{Direction, Edge, InOrder};
 use crate::types::Addr;
 use std::cmp::Ordering;
 
@@ -87,6 +87,16 @@ impl Iterator for Scan<'_> {
             self.index.log.prefetch(ahead);
         }
         Some(at)
+    }
+}
+
+impl InOrder for Scan<'_> {
+    fn resume(&self) -> Option<Edge<'_>> {
+        match &self.rest {
+            Rest::From(key) if self.next == self.batch.len() => Some(Edge::Included(key)),
+            Rest::Below(key) if self.next == self.batch.len() => Some(Edge::Excluded(key)),
+            _ => None,
+        }
     }
 }
 

@@ -1,0 +1,105 @@
+//! Cursors over entries that rot while the store is open.
+
+use super::*;
+use crate::format::HolderRecord;
+use crate::index::ordered::OrderedIndex;
+use crate::media::sim::{SimKind, SimMedia};
+use crate::options::WriteOptions;
+use crate::sync::Arc;
+
+const KEYS: u32 = 300;
+
+fn key(number: u32) -> Vec<u8> {
+    // Runs of the ordered index, whose order lies in the log.
+    format!("of ten: {:06}", number).into_bytes()
+}
+
+fn filled(verify_reads: bool) -> Arc<Engine<OrderedIndex>> {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, 512 << 10));
+    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
+    let options = crate::testing::options().verify_reads(verify_reads);
+    let engine =
+        Engine::open(media, true, options, &holder, OrderedIndex::with_expected).expect("a fresh pool");
+    for number in 0..KEYS {
+        engine.put(&WriteOptions::default(), &key(number), &[7; 20]).expect("room");
+    }
+    engine
+}
+
+/// Puts other bytes where the key of an entry is.
+fn rot(engine: &Engine<OrderedIndex>, number: u32, reads_as: &[u8]) {
+    let (scratch, bytes) = (Scratch::new(), key(number));
+    let (addr, op) = engine.find(engine.key(&bytes), &scratch).expect("sound").expect("it is there");
+    let at = addr.offset() + op.footprint_before_value() - bytes.len() as u64;
+    engine.media.write(at, reads_as).expect("a simulated medium");
+}
+
+/// What the steps of a cursor show, from the first to the last in its direction: keys, or `None` for an error.
+fn steps(engine: &Arc<Engine<OrderedIndex>>, direction: Direction) -> Vec<Option<Vec<u8>>> {
+    let mut iter = engine.snapshot().expect("it is open").iter().expect("ordered");
+    let mut steps = Vec::new();
+    loop {
+        let stepped = match direction {
+            Direction::Forward => iter.move_next(),
+            Direction::Backward => iter.move_prev(),
+        };
+        match stepped {
+            Ok(false) => return steps,
+            Ok(true) => steps.push(Some(iter.key().expect("it is on one").to_vec())),
+            Err(_) => steps.push(None),
+        }
+        assert!(steps.len() <= KEYS as usize, "{direction:?}: keys are shown again");
+    }
+}
+
+/// A chunk took all errors in a row, however many: of a damaged pool, one for each of its entries.
+#[test]
+fn errors_fill_a_chunk_as_entries_do() {
+    let engine = filled(true);
+    (0..KEYS).filter(|number| number % 100 != 0).for_each(|number| rot(&engine, number, b"x"));
+    let mut chunk = Chunk::default();
+    chunk.restart(Direction::Forward, Bound::Unbounded, 16);
+    engine.fill_chunk(&mut chunk, &Limits::default(), Seq::LAST).expect("it is open");
+    assert!((16..16 + 31).contains(&chunk.len()), "{} entries", chunk.len());
+    assert!(chunk.go_on(16), "there is more");
+    for direction in [Direction::Forward, Direction::Backward] {
+        let mut shown = steps(&engine, direction);
+        if direction == Direction::Backward {
+            shown.reverse();
+        }
+        let expected = (0..KEYS).map(|number| (number % 100 == 0).then(|| key(number)));
+        assert_eq!(shown, expected.collect::<Vec<_>>(), "{direction:?}");
+    }
+    engine.let_go();
+}
+
+/// Without `verify_reads` a key was believed whatever it had become: a scan went on behind it, and showed or skipped others.
+#[test]
+fn a_rotted_key_neither_hides_keys_nor_shows_them_again() {
+    for (is_verified, number, reads_as) in
+        [(false, 150, &[0_u8; 4]), (false, 150, &[255; 4]), (false, 15, &[255; 4]), (true, 150, &[255; 4])]
+    {
+        let engine = filled(is_verified);
+        rot(&engine, number, reads_as);
+        for direction in [Direction::Forward, Direction::Backward] {
+            let shown = steps(&engine, direction);
+            // One step for each key, if only to say that it cannot be told.
+            assert_eq!(shown.len(), KEYS as usize, "{number} reads as {reads_as:?}, {direction:?}");
+            // What is not verified is shown as it reads.
+            let keys: Vec<_> =
+                shown.into_iter().flatten().filter(|shown| !shown.starts_with(reads_as)).collect();
+            let in_order = |a: &Vec<u8>, b: &Vec<u8>| (a < b) == (direction == Direction::Forward);
+            assert!(keys.is_sorted_by(in_order), "{number} reads as {reads_as:?}, {direction:?}");
+        }
+        // A bound that what rotted seems to lie beyond ends no scan.
+        let mut iter = engine.snapshot().expect("it is open").iter().expect("ordered");
+        iter.set_bounds(None, Some(&key(KEYS - 1)));
+        let mut count = 0;
+        while iter.move_next().unwrap_or(true) {
+            count += 1;
+            assert!(count < KEYS, "{number} reads as {reads_as:?}");
+        }
+        assert_eq!(count, KEYS - 1, "{number} reads as {reads_as:?}");
+        engine.let_go();
+    }
+}
