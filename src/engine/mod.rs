@@ -59,6 +59,17 @@ use versions::Versions;
 /// Deletes of different keys meet in one stripe so rarely that it does not matter that they then follow each other.
 const DELETE_STRIPES: usize = 128;
 
+/// Keys that other calls may be putting at the same time, and their bytes, for which the index keeps room. Opening leaves less
+/// than half: a pool that was filled up to here can be opened.
+const INDEX_ROOM_FOR_OTHERS: u64 = 128;
+const INDEX_ROOM_KEY_BYTES: u64 = 256;
+const OPEN_INDEX_ROOM_KEYS: u64 = 32;
+
+#[cold]
+fn no_index_room() -> Error {
+    Error::from_errno("make room in the index: its address space is limited (ulimit -v)", libc::ENOMEM)
+}
+
 /// An open store with one kind of index.
 pub struct Engine<I: Index> {
     media: Arc<dyn Media>,
@@ -110,6 +121,18 @@ impl<I: Index + 'static> Engine<I> {
             return Err(Error::ReadOnly);
         }
         self.oplog.check_poison()
+    }
+
+    /// Refuses puts of keys with these lengths if the index may have no nodes for them. Before they are in the log: there
+    /// they could not be taken back.
+    #[inline]
+    fn check_index_room(&self, key_lens: impl Iterator<Item = usize>) -> Result<()> {
+        let (keys, bytes) = key_lens.fold((0, 0), |(keys, bytes), len| (keys + 1, bytes + len as u64));
+        let others = INDEX_ROOM_FOR_OTHERS;
+        if keys == 0 || self.index.has_room_for(keys + others, bytes + others * INDEX_ROOM_KEY_BYTES) {
+            return Ok(());
+        }
+        Err(no_index_room())
     }
 
     /// Ok, or the state that refuses writes and why.

@@ -2,6 +2,7 @@
 
 mod forged;
 mod points;
+mod index_room;
 
 use super::Engine;
 use super::commit::Terms;

@@ -73,6 +73,7 @@ impl<I: Index + 'static> Engine<I> {
 
     #[inline]
     fn put_once(&self, options: &WriteOptions, key: Key<'_>, value: &[u8]) -> Result<()> {
+        self.check_index_room(std::iter::once(key.bytes.len()))?;
         let _section = epoch::write_section(self.fork_generation);
         let terms = Terms { above: self.damage_bound(), purpose: Purpose::Put, mode: self.mode(options) };
         if value.len() <= self.inline_value_bytes_max {
@@ -174,6 +175,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn accept_put(&self, key: Key<'_>, value: &[u8]) -> Result<u64> {
+        self.check_index_room(std::iter::once(key.bytes.len()))?;
         let above = self.damage_bound().max(self.above(key));
         let terms = Terms { above, purpose: Purpose::Put, mode: WriteMode::Sync };
         let blob = if value.len() <= self.inline_value_bytes_max {
@@ -245,6 +247,8 @@ impl<I: Index + 'static> Engine<I> {
         batch: &'a WriteBatch,
         mode: WriteMode,
     ) -> Result<(Vec<BatchEntry<'a>>, Terms)> {
+        let puts = batch.ops().iter().filter(|op| !op.is_delete);
+        self.check_index_room(puts.map(|op| batch.key(op).len()))?;
         let keys: Vec<Key<'a>> = batch.ops().iter().map(|op| self.key(batch.key(op))).collect();
         let is_last = last_of_each(&keys);
         let mut entries = Vec::with_capacity(keys.len());

@@ -209,6 +209,17 @@ impl Drop for Mapping {
     }
 }
 
+/// Bytes of memory that this machine has, swap space included: more nodes than that can be named, but never used.
+pub fn memory_bytes() -> u64 {
+    // SAFETY: plain numbers and padding: zeroes are a value.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes to `info` only, which is ours and as large as it expects.
+    if unsafe { libc::sysinfo(&raw mut info) } != 0 {
+        return u64::MAX;
+    }
+    (info.totalram + info.totalswap).saturating_mul(u64::from(info.mem_unit))
+}
+
 /// What an array is aligned to: where huge pages can serve most of it, to where one would start.
 fn align_of_array(bytes: usize) -> usize {
     if bytes < HUGE_PAGES_MIN * HUGE_PAGE_BYTES { PAGE_BYTES as usize } else { HUGE_PAGE_BYTES }
@@ -327,6 +338,8 @@ pub fn prefetch<T: ?Sized>(_at: &T) {}
 pub struct Pool<T: Node> {
     nodes: Reserved<T>,
     free: Mutex<FreeNodes>,
+    /// Nodes that can still be handed out.
+    left: AtomicU64,
     /// Up to here the kernel was asked for huge pages, once for each.
     asked_to: AtomicU32,
     merged_bytes: AtomicU64,
@@ -338,11 +351,19 @@ struct FreeNodes {
     returned: Vec<u32>,
 }
 
+impl FreeNodes {
+    fn left_of(&self, count: usize) -> u64 {
+        (count - (self.fresh_from as usize).min(count) + self.returned.len()) as u64
+    }
+}
+
 impl<T: Node> Pool<T> {
     /// Hands out these nodes, all zero.
     pub fn new(nodes: Reserved<T>) -> Pool<T> {
-        let free = Mutex::new(FreeNodes { fresh_from: 1, returned: Vec::new() });
-        Pool { nodes, free, asked_to: AtomicU32::new(0), merged_bytes: AtomicU64::new(0) }
+        let free = FreeNodes { fresh_from: 1, returned: Vec::new() };
+        let left = AtomicU64::new(free.left_of(nodes.count()));
+        let free = Mutex::new(free);
+        Pool { nodes, free, left, asked_to: AtomicU32::new(0), merged_bytes: AtomicU64::new(0) }
     }
 
     /// A node of zeroes that nobody else has. Panics if none is left.
@@ -357,6 +378,7 @@ impl<T: Node> Pool<T> {
     fn take(&self) -> (u32, bool) {
         let mut free = self.free.lock();
         if let Some(number) = free.returned.pop() {
+            self.left.store(free.left_of(self.nodes.count()), Ordering::Relaxed);
             return (number, false);
         }
         let number = free.fresh_from;
@@ -366,6 +388,7 @@ impl<T: Node> Pool<T> {
             self.nodes.count()
         );
         free.fresh_from += 1;
+        self.left.store(free.left_of(self.nodes.count()), Ordering::Relaxed);
         (number, true)
     }
 
@@ -374,6 +397,13 @@ impl<T: Node> Pool<T> {
         let mut free = self.free.lock();
         free.returned.extend(numbers);
         debug_assert!(free.returned.len() < free.fresh_from as usize, "a node came back twice");
+        self.left.store(free.left_of(self.nodes.count()), Ordering::Relaxed);
+    }
+
+    /// Nodes that can still be handed out.
+    #[inline]
+    pub fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// The node `number`. Panics if there is no such node.

@@ -140,6 +140,12 @@ pub trait Index: Send + Sync {
     /// Entries, tombstones included. Exact when no call is in progress.
     fn len(&self) -> u64;
 
+    /// Whether it can take so many more keys, of so many bytes in all, whatever they are like. Other calls that are in
+    /// progress may take the same nodes: who depends on the answer asks for more than it needs.
+    fn has_room_for(&self, _keys: u64, _bytes: u64) -> bool {
+        true
+    }
+
     /// Bytes of DRAM it holds.
     fn memory_bytes(&self) -> u64;
 

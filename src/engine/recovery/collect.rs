@@ -1,14 +1,14 @@
 //! Reading the log into the index: heads to their cut, sealed segments to their end, in parallel.
 
-use super::super::Engine;
 use super::super::damage::Damage;
+use super::super::{Engine, INDEX_ROOM_KEY_BYTES, OPEN_INDEX_ROOM_KEYS, no_index_room};
 use super::ends::LastClose;
 use super::pages::{Unreadable, read_what_can_be_read};
 use super::survey::{Member, Survey};
 use crate::checksum::CheckSite;
 use crate::constants::{CACHE_LINE_BYTES, ENTRY_ALIGN_BYTES, LOG_ID_BITS, SECTOR_BYTES};
 use crate::epoch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{
     BlobDescriptor, CommitRecord, Digest, FOOTER_BYTES, FRAME_HEADER_BYTES, Filter, Footer, FrameHeader,
     FrameKind, Op, OpKind, Ops, SEGMENT_BODY_OFFSET, SegmentClass, SegmentHeader, SegmentState, align_up,
@@ -64,6 +64,8 @@ pub struct Collected {
     /// Entries of such frames: they can be read once that is done.
     deferred: Vec<Pending>,
     damage: Vec<Lost>,
+    /// Why an entry is not in the index.
+    failure: Option<Error>,
     blobs: Vec<BlobSeen>,
     /// By batch: its stamp names its log, too, so it is the same in a survivor segment.
     parts: HashMap<Seq, Vec<PartSeen>>,
@@ -168,6 +170,9 @@ impl<I: Index + 'static> Engine<I> {
         }
         let mut all = Collected::default();
         shares.into_inner().into_iter().for_each(|share| all.merge(share));
+        if let Some(failure) = all.failure.take() {
+            return Err(failure);
+        }
         self.write_repairs(&mut all)?;
         self.apply_batches(survey, &mut all);
         self.note_damage(&mut all);
@@ -194,8 +199,7 @@ impl<I: Index + 'static> Engine<I> {
             let (_, ()) = Dirty::write(&*self.media, offset, &bytes, ())?.leave_dirty();
         }
         let _guard = epoch::pin();
-        all.deferred.drain(..).for_each(|pending| self.insert(&pending));
-        Ok(())
+        all.deferred.drain(..).try_for_each(|pending| self.insert(&pending))
     }
 
     /// Lost entries of unknown age may be as new as anything that was found, and what their segment held besides.
@@ -463,13 +467,19 @@ impl<I: Index + 'static> Engine<I> {
         // A guard for a few entries at a time: pages that a growing index retires come back only between guards.
         let _guard = epoch::pin();
         for pending in share.pending.drain(..count) {
-            self.insert(&pending);
+            if let Err(error) = self.insert(&pending) {
+                share.found.failure.get_or_insert(error);
+            }
         }
     }
 
-    fn insert(&self, pending: &Pending) {
+    fn insert(&self, pending: &Pending) -> Result<()> {
         let scratch = Scratch::new();
-        let Some(op) = self.reader.op(pending.addr, &scratch) else { return };
+        let Some(op) = self.reader.op(pending.addr, &scratch) else { return Ok(()) };
+        let key_bytes = op.key().len().max(INDEX_ROOM_KEY_BYTES as usize) as u64;
+        if !self.index.has_room_for(OPEN_INDEX_ROOM_KEYS, OPEN_INDEX_ROOM_KEYS * key_bytes) {
+            return Err(no_index_room());
+        }
         let key = Key { bytes: op.key(), hash: pending.hash };
         let new: Publishable<Addr> = Durable::recovered(pending.addr).into();
         let order = (pending.seq, pending.frame_seq, pending.addr);
@@ -482,6 +492,7 @@ impl<I: Index + 'static> Engine<I> {
             }
             Upsert::Lost(_) => self.note_dead(pending.addr, op.kind(), u64::from(pending.bytes)),
         }
+        Ok(())
     }
 
     /// A frame that does not verify: its operations count one by one if their own crcs verify, the rest is damage.
@@ -808,6 +819,7 @@ impl Collected {
         self.repairs.append(&mut other.repairs);
         self.deferred.append(&mut other.deferred);
         self.damage.append(&mut other.damage);
+        self.failure = self.failure.take().or(other.failure);
         self.blobs.append(&mut other.blobs);
         self.commits.append(&mut other.commits);
         for (batch, mut parts) in other.parts {

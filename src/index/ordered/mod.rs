@@ -32,7 +32,7 @@ mod split;
 mod tests;
 mod walk;
 
-use super::arena::{AddressSpace, Inner, LEAF_SLOTS, Layer, Leaf, Pool};
+use super::arena::{AddressSpace, Inner, LEAF_SLOTS, Layer, Leaf, Pool, memory_bytes};
 use super::count::EntryCount;
 use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, Upsert};
 use crate::epoch::{self, Guard};
@@ -41,7 +41,7 @@ use crate::media::durable::{Durable, Publishable};
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::Backoff;
-use node::{Attempt, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word};
+use node::{Attempt, INNER, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word};
 use walk::{Place, Spot};
 
 /// Longer keys with one slice that stay in a leaf.
@@ -55,15 +55,20 @@ const COLLAPSE_MAX: usize = RUN_MAX / 2;
 
 /// See the module.
 const FIRST_LAYER: u32 = 1;
-/// Address space for leaves: 32 GiB, enough for more than a billion keys. There may be as many layers, which are smaller.
-const LEAVES_MAX: usize = 1 << 26;
+/// Leaves that numbers are left for. A machine with memory for as many is not asked for more.
+const LEAVES_MAX: usize = 1 << 30;
+const _: () = assert!(LEAVES_MAX < INNER as usize);
 /// Least reservation, for pools of a few segments and where the address space is limited.
-const LEAVES_MIN: usize = 1 << 10;
+const LEAVES_MIN: usize = 1 << 12;
 /// Entries per leaf for which a small pool reserves. Most leaves hold twenty; keys that leave the prefixes of others one by
 /// one, which are long then and few, take a leaf and a layer each.
 const LEAF_ENTRIES_RESERVED: u64 = 2;
-/// Leaves below an inner node, at the least that is reserved for.
-const INNER_LEAVES_RESERVED: usize = 16;
+/// Layer nodes for each leaf: so many take the same memory. There is no layer without a leaf, but long prefixes take many.
+const LEAF_LAYERS_RESERVED: usize = size_of::<Leaf>() / size_of::<Layer>();
+/// Leaves, inner nodes and layers that a key takes at most, splits on its way included; and prefixes, which may be cut in two.
+const KEY_LEAVES_MAX: u64 = 4;
+const KEY_INNERS_MAX: u64 = 12;
+const KEY_LAYERS_MAX: u64 = 8;
 /// Keys that are walked down together by a prefetch.
 const PREFETCH_GROUP: usize = 32;
 
@@ -136,16 +141,22 @@ impl OrderedIndex {
     /// An empty index that never gets more than `most` entries. It grows leaf by leaf, so how many are expected makes no
     /// difference.
     ///
+    /// Nodes are reserved for all entries that there may be, or, if that is less, for all that the memory of this machine can
+    /// hold, of each kind: so memory runs out before nodes do. There is an inner node for each leaf, though most have dozens:
+    /// keys that differ in two places have a tree of two leaves for each value of the first. Only where the address space is
+    /// limited there may be fewer: see [`Index::has_room_for`].
+    ///
     /// # Errors
     /// `Io` if address space cannot be reserved.
     pub fn with_expected(log: Arc<dyn LogKeys>, _expected: u64, most: u64) -> Result<OrderedIndex> {
-        let wanted = (most / LEAF_ENTRIES_RESERVED).clamp(LEAVES_MIN as u64, LEAVES_MAX as u64);
-        let mut leaves = wanted as usize;
-        let inners = |leaves: usize| leaves / INNER_LEAVES_RESERVED;
+        let in_memory = memory_bytes() / size_of::<Leaf>() as u64;
+        let wanted = (most / LEAF_ENTRIES_RESERVED).min(in_memory);
+        let mut leaves = wanted.clamp(LEAVES_MIN as u64, LEAVES_MAX as u64) as usize;
+        let layers = |leaves: usize| (leaves * LEAF_LAYERS_RESERVED).min(u32::MAX as usize);
         let mut space = loop {
             let bytes = EntryCount::needed_bytes()
-                + AddressSpace::needed_bytes::<Layer>(leaves)
-                + AddressSpace::needed_bytes::<Inner>(inners(leaves))
+                + AddressSpace::needed_bytes::<Layer>(layers(leaves))
+                + AddressSpace::needed_bytes::<Inner>(leaves)
                 + AddressSpace::needed_bytes::<Leaf>(leaves);
             match AddressSpace::reserve(bytes) {
                 Ok(space) => break space,
@@ -155,8 +166,8 @@ impl OrderedIndex {
         };
         let entries = EntryCount::new(&mut space);
         let nodes = Nodes {
-            layers: Pool::new(space.take(leaves)),
-            inners: Pool::new(space.take(inners(leaves))),
+            layers: Pool::new(space.take(layers(leaves))),
+            inners: Pool::new(space.take(leaves)),
             leaves: Pool::new(space.take(leaves)),
         };
         let first = nodes.new_layer(&[], nodes.leaves.allocate());
@@ -411,6 +422,14 @@ impl Index for OrderedIndex {
 
     fn len(&self) -> u64 {
         self.entries.sum()
+    }
+
+    #[inline]
+    fn has_room_for(&self, keys: u64, bytes: u64) -> bool {
+        let prefixes = 2 * bytes / LAYER_BYTES as u64;
+        self.nodes.leaves.left() >= keys * KEY_LEAVES_MAX
+            && self.nodes.inners.left() >= keys * KEY_INNERS_MAX
+            && self.nodes.layers.left() >= keys * KEY_LAYERS_MAX + prefixes
     }
 
     fn memory_bytes(&self) -> u64 {

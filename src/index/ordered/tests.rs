@@ -365,21 +365,27 @@ fn keys_of_64_kib_that_differ_in_one_byte_are_parted() {
 /// Nodes run out where address space is limited. What was put before is found, in its order, in a store that goes on reading.
 #[test]
 fn running_out_of_nodes_hides_no_key() {
-    // First roots above leaves, of which there are fewest; then leaves.
-    for keys_per_start in [40_u64, 4_000] {
+    let long = vec![b'p'; 4_000];
+    // Leaves run out first, or layers.
+    for (keys_per_start, prefix) in [(40_u64, &[][..]), (4_000, &[]), (40, &long)] {
         let subject = Subject::with_most(0);
         let key_at = |n: u64| {
-            [&(n / keys_per_start).to_be_bytes()[..], &mix(n % keys_per_start).to_be_bytes()].concat()
+            let start = (n / keys_per_start).to_be_bytes();
+            [&start[..], prefix, &mix(n % keys_per_start).to_be_bytes()].concat()
         };
         let mut put: Vec<(Vec<u8>, Addr)> = Vec::new();
         let panicked = loop {
             let key = key_at(put.len() as u64);
+            let had_room = subject.index.has_room_for(1, key.len() as u64);
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| subject.put(&key))) {
                 Ok((at, done)) => {
                     assert_eq!(done, Upsert::Inserted);
                     put.push((key, at));
                 }
-                Err(panic) => break panic,
+                Err(panic) => {
+                    assert!(!had_room, "{keys_per_start} keys per start: who asks knows it before");
+                    break panic;
+                }
             }
         };
         let message = panicked.downcast_ref::<String>().expect("a text");
@@ -463,6 +469,22 @@ fn a_rotted_key_does_not_misplace_its_neighbours() {
             assert_eq!(others(found), expected(digit..14), "{rotted} reads as {reads_as}");
         }
     }
+}
+
+/// There was an inner node for sixteen leaves, and a tree of two leaves needs one: many ids with some items each ran out of
+/// them long before anything else.
+#[test]
+fn trees_of_two_leaves_do_not_run_out_of_inner_nodes() {
+    let subject = Subject::with_most(0);
+    const ITEMS: u64 = 40;
+    let ids = subject.index.nodes.leaves.left() / 3;
+    for n in 0..ids * ITEMS {
+        let key = [(n / ITEMS).to_be_bytes(), mix(n % ITEMS).to_be_bytes()].concat();
+        assert_eq!(subject.put(&key).1, Upsert::Inserted);
+    }
+    let (leaves, entries) = subject.assert_consistent();
+    assert_eq!(entries as u64, ids * ITEMS);
+    assert!(leaves as u64 > 2 * ids, "each id has a tree of two leaves at least: {leaves} for {ids}");
 }
 
 #[test]
