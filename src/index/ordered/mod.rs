@@ -438,4 +438,14 @@ impl Index for OrderedIndex {
             + self.nodes.leaves.memory_bytes()
             + self.entries.memory_bytes()
     }
+
+    fn merge_huge_page(&self) -> bool {
+        let nodes = &*self.nodes;
+        nodes.leaves.merge_huge_page() || nodes.inners.merge_huge_page() || nodes.layers.merge_huge_page()
+    }
+
+    fn huge_page_bytes(&self) -> u64 {
+        let nodes = &*self.nodes;
+        nodes.leaves.merged_bytes() + nodes.inners.merged_bytes() + nodes.layers.merged_bytes()
+    }
 }
