@@ -162,7 +162,8 @@ fn print_scans(index: &OrderedIndex, out: &mut impl Write) -> std::io::Result<()
     for direction in [Direction::Forward, Direction::Backward] {
         let mut shown = 0;
         let rate = rate_of(KEYS, || {
-            shown = index.scan(&guard, Edge::Unbounded, direction).expect("an ordered kind").count();
+            shown =
+                index.scan(&guard, Edge::Unbounded, direction, usize::MAX).expect("an ordered kind").count();
         });
         writeln!(out, "{direction:?} scan of {shown}: {rate:.1} addresses per us")?;
     }
@@ -171,7 +172,7 @@ fn print_scans(index: &OrderedIndex, out: &mut impl Write) -> std::io::Result<()
         for n in 0..scans {
             let from = bytes_of(scatter(n) % KEYS);
             let scan =
-                index.scan(&guard, Edge::Included(&from), Direction::Forward).expect("an ordered kind");
+                index.scan(&guard, Edge::Included(&from), Direction::Forward, 50).expect("an ordered kind");
             assert!(scan.take(50).count() > 0);
         }
     });
@@ -189,7 +190,8 @@ fn print_scans(index: &OrderedIndex, out: &mut impl Write) -> std::io::Result<()
     let guard = epoch::pin();
     let began = Instant::now();
     let middle = (1_u64 << 63).to_be_bytes();
-    let left = index.scan(&guard, Edge::Included(&middle), Direction::Forward).expect("an ordered kind");
+    let left =
+        index.scan(&guard, Edge::Included(&middle), Direction::Forward, usize::MAX).expect("an ordered kind");
     assert_eq!(left.count(), 0);
     let took = began.elapsed();
     writeln!(

@@ -757,7 +757,7 @@ impl Index for HashIndex {
         }
     }
 
-    fn scan<'a>(&'a self, _: &'a Guard, _: Edge<'_>, _: Direction) -> Option<impl InOrder + 'a> {
+    fn scan<'a>(&'a self, _: &'a Guard, _: Edge<'_>, _: Direction, _: usize) -> Option<impl InOrder + 'a> {
         None::<std::iter::Empty<Addr>>
     }
 

@@ -119,12 +119,13 @@ pub trait Index: Send + Sync {
     /// Each key that is there all the time is shown exactly once, whatever happens around it; others once or not at all.
     /// An address stays readable while the guard is held. Who goes on under a new guard starts a new scan behind the
     /// last key it was shown. What a reader may not see (a tombstone, a later `Seq`) it passes over itself: keys do not
-    /// leave the index while anybody may need an entry of theirs.
+    /// leave the index while anybody may need an entry of theirs. `wanted` is about how many will be asked for.
     fn scan<'a>(
         &'a self,
         guard: &'a Guard,
         from: Edge<'_>,
         direction: Direction,
+        wanted: usize,
     ) -> Option<impl InOrder + 'a>;
 
     /// About how many entries lie between two edges, in the time of a few lookups; `None` if this kind has no order.

@@ -128,8 +128,9 @@ impl EntryReader {
     #[inline]
     pub fn prefetch(&self, addr: Addr) {
         // A prefetch never faults; guarded reads do not use the mapping.
-        self.media.region().prefetch(addr.offset());
-        self.media.region().prefetch(addr.offset() + CACHE_LINE_BYTES);
+        let region = self.media.region();
+        region.prefetch(addr.offset());
+        region.prefetch(addr.offset() + CACHE_LINE_BYTES);
     }
 
     /// The error for an entry that does not verify.

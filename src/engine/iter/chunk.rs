@@ -16,14 +16,31 @@ use std::ops::{Bound, Range};
 
 /// Longer values are read when they are asked for.
 const VALUE_BYTES_MAX: usize = 1024;
+/// Room that a chunk has for each entry before it has seen any.
+const ENTRY_BYTES_EXPECTED: usize = 96;
 /// A chunk with as many bytes is full.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 /// Entries of the index that are looked at under one guard, tombstones and newer ones included.
 const LOOKS_MAX: usize = 512;
 
+/// Where key and value lie among the bytes, one behind the other.
+#[derive(Clone, Copy)]
 struct Entry {
-    key: Range<usize>,
-    value: Option<Range<usize>>,
+    at: u32,
+    key_len: u32,
+    /// `None` if it has to be read.
+    value_len: Option<u32>,
+}
+
+impl Entry {
+    fn key(self) -> Range<usize> {
+        self.at as usize..(self.at + self.key_len) as usize
+    }
+
+    fn value(self) -> Option<Range<usize>> {
+        let start = self.key().end;
+        self.value_len.map(|len| start..start + len as usize)
+    }
 }
 
 /// Entries that follow each other in one direction. Invariants:
@@ -36,7 +53,9 @@ pub struct Chunk {
     /// Where the next chunk starts; `None` if there is nothing more.
     end: Option<Bound<Vec<u8>>>,
     wanted: usize,
-    entries: Vec<Result<Entry>>,
+    /// Entries of the chunks before, back to where the cursor was placed.
+    before: usize,
+    entries: Vec<std::result::Result<Entry, Box<Error>>>,
     /// Keys and values.
     bytes: Vec<u8>,
 }
@@ -48,6 +67,7 @@ impl Default for Chunk {
             start: Bound::Unbounded,
             end: None,
             wanted: 0,
+            before: 0,
             entries: Vec::new(),
             bytes: Vec::new(),
         }
@@ -66,20 +86,20 @@ impl Chunk {
     /// Why the entry cannot be shown, if it cannot.
     pub(super) fn check(&self, at: usize) -> Result<()> {
         match self.entries.get(at) {
-            Some(Err(error)) => Err(error.clone()),
+            Some(Err(error)) => Err(Error::clone(error)),
             _ => Ok(()),
         }
     }
 
     pub(super) fn key(&self, at: usize) -> Option<&[u8]> {
         let entry = self.entries.get(at)?.as_ref().ok()?;
-        Some(&self.bytes[entry.key.clone()])
+        Some(&self.bytes[entry.key()])
     }
 
     /// `None` if it has to be read.
     pub(super) fn value(&self, at: usize) -> Option<&[u8]> {
         let entry = self.entries.get(at)?.as_ref().ok()?;
-        entry.value.clone().map(|value| &self.bytes[value])
+        entry.value().map(|value| &self.bytes[value])
     }
 
     /// Empties it, for about so many entries from `start` on.
@@ -88,14 +108,20 @@ impl Chunk {
         self.start = start;
         self.end = None;
         self.wanted = wanted;
+        self.before = 0;
         self.entries.clear();
         self.bytes.clear();
+        self.entries.reserve(wanted);
+        self.bytes.reserve(wanted * ENTRY_BYTES_EXPECTED);
     }
 
-    /// Empties it for half as many again of the entries that follow, but no more than `most`; false if none do.
+    /// Empties it for as many of the entries that follow as there were before, but no more than `most`; false if there are
+    /// none. So no more is copied than twice what is asked for.
     pub(super) fn go_on(&mut self, most: usize) -> bool {
         let Some(start) = self.end.take() else { return false };
-        self.restart(self.direction, start, (self.wanted + self.wanted / 2).min(most));
+        let before = self.before + self.entries.len();
+        self.restart(self.direction, start, before.clamp(1, most));
+        self.before = before;
         true
     }
 
@@ -114,30 +140,36 @@ impl Chunk {
         true
     }
 
-    /// Whether a key lies beyond an edge and the entries that are here.
+    /// Whether a key lies beyond the entries that are here, and beyond an edge: of two chunks, and within one behind a key that
+    /// is not shown.
+    #[inline]
     fn is_beyond(&self, from: Edge<'_>, key: &[u8]) -> bool {
         let last = self.entries.iter().rev().find_map(|entry| entry.as_ref().ok());
-        let last = last.map_or(Bound::Unbounded, |entry| Bound::Excluded(&self.bytes[entry.key.clone()]));
-        [from, last].into_iter().all(|edge| match (self.direction, edge) {
-            (_, Bound::Unbounded) => true,
-            (Direction::Forward, Bound::Included(edge)) => key >= edge,
-            (Direction::Forward, Bound::Excluded(edge)) => key > edge,
-            (Direction::Backward, Bound::Included(edge)) => key <= edge,
-            (Direction::Backward, Bound::Excluded(edge)) => key < edge,
-        })
+        let is_beyond_last = last.is_none_or(|last| match self.direction {
+            Direction::Forward => key > &self.bytes[last.key()],
+            Direction::Backward => key < &self.bytes[last.key()],
+        });
+        is_beyond_last
+            && match (self.direction, from) {
+                (_, Bound::Unbounded) => true,
+                (Direction::Forward, Bound::Included(edge)) => key >= edge,
+                (Direction::Forward, Bound::Excluded(edge)) => key > edge,
+                (Direction::Backward, Bound::Included(edge)) => key <= edge,
+                (Direction::Backward, Bound::Excluded(edge)) => key < edge,
+            }
     }
 
+    #[inline]
     fn push(&mut self, op: &Op<'_>) {
-        let key = self.copy(op.key());
-        let is_short = op.kind() == OpKind::Put && op.value().len() <= VALUE_BYTES_MAX;
-        let value = is_short.then(|| self.copy(op.value()));
-        self.entries.push(Ok(Entry { key, value }));
-    }
-
-    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        start..self.bytes.len()
+        let (key, value) = (op.key(), op.value());
+        let is_short = op.kind() == OpKind::Put && value.len() <= VALUE_BYTES_MAX;
+        let at = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(key);
+        if is_short {
+            self.bytes.extend_from_slice(value);
+        }
+        let value_len = is_short.then_some(value.len() as u32);
+        self.entries.push(Ok(Entry { at, key_len: key.len() as u32, value_len }));
     }
 
     fn is_full(&self) -> bool {
@@ -161,7 +193,7 @@ impl<I: Index + 'static> Engine<I> {
                     from = end;
                     continue;
                 }
-                None => chunk.entries.extend(self.hidden_by_damage().map(Err)),
+                None => chunk.entries.extend(self.hidden_by_damage().map(|error| Err(Box::new(error)))),
             }
             return Ok(());
         }
@@ -177,7 +209,11 @@ impl<I: Index + 'static> Engine<I> {
     ) -> Result<Option<Bound<Vec<u8>>>> {
         let guard = epoch::pin();
         let from = from.as_ref().map(Vec::as_slice);
-        let mut scan = self.index.scan(&guard, from, chunk.direction).ok_or_else(has_no_order)?;
+        let wanted = chunk.wanted.saturating_sub(chunk.entries.len());
+        let mut scan = self.index.scan(&guard, from, chunk.direction, wanted).ok_or_else(has_no_order)?;
+        if chunk.wanted == 0 {
+            return Ok(None);
+        }
         let mut looks = 0;
         while let Some(addr) = scan.next() {
             let scratch = Scratch::new();
@@ -191,7 +227,7 @@ impl<I: Index + 'static> Engine<I> {
                 Ok(Some(op)) if is_enough && (self.options.verify_reads || self.is_sound(addr, &op)) => {
                     return Ok(Some(Bound::Excluded(op.key().to_vec())));
                 }
-                Err(error) => chunk.entries.push(Err(error)),
+                Err(error) => chunk.entries.push(Err(Box::new(error))),
                 Ok(_) => {}
             }
             if is_enough && let Some(edge) = scan.resume() {
@@ -221,9 +257,11 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(None);
         }
         let key = op.key();
-        let (seq, _) = self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
-        let found =
-            if seq <= point { Some((addr, op)) } else { self.find_older(self.key(key), point, scratch)? };
+        let found = if self.is_visible(addr, &op, point)? {
+            Some((addr, op))
+        } else {
+            self.find_older(self.key(key), point, scratch)?
+        };
         if !self.damage.is_empty() {
             self.check_damage(self.key(key), found.as_ref().map(|(addr, op)| (*addr, op)))?;
         }
@@ -231,6 +269,17 @@ impl<I: Index + 'static> Engine<I> {
             chunk.push(&op);
         }
         Ok(Some(op))
+    }
+
+    /// Whether an entry was there at a point. What open found was, and so was all of a segment without later stamps: mostly no
+    /// frame has to be looked at.
+    #[inline]
+    fn is_visible(&self, addr: Addr, op: &Op<'_>, point: Seq) -> Result<bool> {
+        if self.space.table().slot(self.space.geometry().slot_of_addr(addr)).newest_seq() <= point {
+            return Ok(true);
+        }
+        let (seq, _) = self.reader.order(addr, op).ok_or_else(|| self.reader.corrupted(addr))?;
+        Ok(seq <= point)
     }
 
     fn is_sound(&self, addr: Addr, op: &Op<'_>) -> bool {

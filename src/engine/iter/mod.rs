@@ -17,12 +17,29 @@ use crate::index::{Direction, Edge, Index};
 use crate::space::table::SlotState;
 use crate::sync::Arc;
 use crate::types::SegmentSlot;
+use std::cell::Cell;
 use std::ops::Bound;
 
-/// Entries of the first chunk behind a seek, and of the largest; each is half as large again as the one before, so that a short
-/// scan copies little that nobody asks for.
+/// Entries of the smallest chunk and of the largest. The first one behind a seek is about as large as the last scan of the
+/// thread was long, each later one as large as all before it: a short scan copies little that nobody asks for.
 const CHUNK_ENTRIES_MIN: usize = 16;
 const CHUNK_ENTRIES_MAX: usize = 128;
+
+thread_local! {
+    /// About how many entries this thread's scans show.
+    static EXPECTED: Cell<usize> = const { Cell::new(CHUNK_ENTRIES_MIN) };
+}
+
+fn expected() -> usize {
+    EXPECTED.try_with(Cell::get).unwrap_or(CHUNK_ENTRIES_MIN)
+}
+
+/// A scan showed so many entries. One short scan among long ones does not change much.
+fn note_length(entries: usize) {
+    let _ = EXPECTED.try_with(|expected| {
+        expected.set(entries.max(expected.get() / 2).clamp(CHUNK_ENTRIES_MIN, CHUNK_ENTRIES_MAX));
+    });
+}
 
 /// The keys that a cursor shows: from `lower` on and below `upper`.
 #[derive(Debug, Default)]
@@ -69,6 +86,8 @@ pub struct Iter {
     place: Place,
     /// A value that is too long for a chunk.
     value: Option<Vec<u8>>,
+    /// Steps since it was placed.
+    steps: usize,
 }
 
 impl Iter {
@@ -76,7 +95,7 @@ impl Iter {
     /// `Unsupported` if the index has no order, `Closed`, `Forked`.
     pub(super) fn new(view: Arc<View>) -> Result<Iter> {
         let (limits, chunk) = (Limits::default(), Chunk::default());
-        let mut iter = Iter { view, limits, chunk, place: Place::Unplaced, value: None };
+        let mut iter = Iter { view, limits, chunk, place: Place::Unplaced, value: None, steps: 0 };
         // Whoever cannot iterate is told now, not at the first step.
         iter.chunk.restart(Direction::Forward, Bound::Unbounded, 0);
         iter.view.host.fill(&mut iter.chunk, &iter.limits, iter.view.point)?;
@@ -182,8 +201,15 @@ impl Iter {
     }
 
     fn restart(&mut self, direction: Direction, start: Bound<Vec<u8>>) -> Result<bool> {
-        self.chunk.restart(direction, start, CHUNK_ENTRIES_MIN);
+        self.note_end();
+        self.chunk.restart(direction, start, expected());
         self.fill()
+    }
+
+    fn note_end(&mut self) {
+        if self.steps > 0 {
+            note_length(std::mem::take(&mut self.steps));
+        }
     }
 
     fn fill(&mut self) -> Result<bool> {
@@ -195,6 +221,7 @@ impl Iter {
 
     fn arrive(&mut self, at: usize) -> Result<bool> {
         self.value = None;
+        self.steps += 1;
         self.place = if at < self.chunk.len() { Place::At(at) } else { Place::Ended };
         self.chunk.check(at).map(|()| self.place != Place::Ended)
     }
@@ -224,6 +251,12 @@ impl Iter {
         self.place = Place::Ended;
         self.value = None;
         Ok(false)
+    }
+}
+
+impl Drop for Iter {
+    fn drop(&mut self) {
+        self.note_end();
     }
 }
 

@@ -23,6 +23,7 @@
 //!     scans
 //!   - the tree of the first layer is never replaced: its number is `FIRST_LAYER`
 
+mod beside;
 mod estimate;
 mod node;
 mod scan;
@@ -399,8 +400,9 @@ impl Index for OrderedIndex {
         guard: &'a Guard,
         from: Edge<'_>,
         direction: Direction,
+        wanted: usize,
     ) -> Option<impl InOrder + 'a> {
-        Some(scan::Scan::new(self, guard, from, direction))
+        Some(scan::Scan::new(self, guard, from, direction, wanted))
     }
 
     fn estimate(&self, _guard: &Guard, from: Edge<'_>, to: Edge<'_>) -> Option<u64> {
@@ -416,7 +418,7 @@ impl Index for OrderedIndex {
 
     fn for_each(&self, mut visit: impl FnMut(Addr)) {
         let guard = epoch::pin();
-        scan::Scan::new(self, &guard, Edge::Unbounded, Direction::Forward).for_each(&mut visit);
+        scan::Scan::new(self, &guard, Edge::Unbounded, Direction::Forward, usize::MAX).for_each(&mut visit);
         self.unplaced(visit);
     }
 

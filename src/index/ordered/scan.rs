@@ -1,28 +1,32 @@
-//! Scans: one leaf at a time is copied as it was at one moment, and with it the key at which the next one goes on.
+//! Scans: a few leaves beside each other are copied, each as it was at one moment, and with them the key at which the scan
+//! goes on.
 //!
-//! That key is put together from what the nodes hold, the links and prefixes on the way and the separator beside the
+//! That key is put together from what the nodes hold, the links and prefixes on the way and the separator beside the last
 //! leaf; no entry has to be read for it, so a scan goes on behind damage. Nothing is remembered about nodes: whatever is
-//! split, joined, moved or removed between two leaves, the next walk starts from the first layer.
+//! split, joined, moved or removed between two copies, the next walk starts from the first layer.
 
+use super::beside::Fences;
 use super::node::*;
 use super::walk::Spot;
 use super::{FIRST_LAYER, OrderedIndex, retry};
 use crate::epoch::Guard;
-use crate::index::arena::{Inner, LEAF_SLOTS};
+use crate::index::arena::{LEAF_SLOTS, Leaf};
 use crate::index::{Direction, Edge, InOrder};
 use crate::types::Addr;
 use std::cmp::Ordering;
 
 /// Entries whose bytes in the log are asked for ahead of use.
-const LOOKAHEAD: usize = 8;
+const LOOKAHEAD: usize = 16;
+/// Addresses that are copied at one time.
+const BATCH_MAX: usize = 128;
 
-/// What is left of a scan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is left of a scan; where there is an edge, it is held beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
-    /// Keys from this one on.
-    From(Vec<u8>),
-    /// Keys below this one, the greatest first.
-    Below(Vec<u8>),
+    /// Keys from the edge on.
+    From,
+    /// Keys below the edge, the greatest first.
+    Below,
     /// All keys, the greatest first.
     BelowAll,
     Nothing,
@@ -32,43 +36,65 @@ enum Rest {
 pub struct Scan<'a> {
     index: &'a OrderedIndex,
     rest: Rest,
-    /// Addresses of one leaf, those from `next` on not yet shown.
+    edge: Vec<u8>,
+    /// Where the next edge is put together.
+    work: Vec<u8>,
+    /// Addresses of a few leaves, those from `next` on not yet shown.
     batch: Vec<Addr>,
     next: usize,
+    /// About how many more will be asked for.
+    wanted: usize,
     /// What is copied under one guard is readable under that guard.
     _guard: &'a Guard,
 }
 
 impl<'a> Scan<'a> {
-    pub fn new(index: &'a OrderedIndex, guard: &'a Guard, from: Edge<'_>, direction: Direction) -> Scan<'a> {
-        // The least key above `key` has a zero byte more.
-        let behind = |key: &[u8]| [key, &[0]].concat();
-        let rest = match (direction, from) {
-            (Direction::Forward, Edge::Unbounded) => Rest::From(Vec::new()),
-            (Direction::Forward, Edge::Included(key)) => Rest::From(key.to_vec()),
-            (Direction::Forward, Edge::Excluded(key)) => Rest::From(behind(key)),
-            (Direction::Backward, Edge::Unbounded) => Rest::BelowAll,
-            (Direction::Backward, Edge::Included(key)) => Rest::Below(behind(key)),
-            (Direction::Backward, Edge::Excluded(key)) => Rest::Below(key.to_vec()),
+    pub fn new(
+        index: &'a OrderedIndex,
+        guard: &'a Guard,
+        from: Edge<'_>,
+        direction: Direction,
+        wanted: usize,
+    ) -> Scan<'a> {
+        let (rest, key, is_behind) = match (direction, from) {
+            (Direction::Forward, Edge::Unbounded) => (Rest::From, &[][..], false),
+            (Direction::Forward, Edge::Included(key)) => (Rest::From, key, false),
+            (Direction::Forward, Edge::Excluded(key)) => (Rest::From, key, true),
+            (Direction::Backward, Edge::Unbounded) => (Rest::BelowAll, &[][..], false),
+            (Direction::Backward, Edge::Included(key)) => (Rest::Below, key, true),
+            (Direction::Backward, Edge::Excluded(key)) => (Rest::Below, key, false),
         };
-        Scan { index, rest, batch: Vec::with_capacity(LEAF_SLOTS), next: 0, _guard: guard }
+        let mut edge = Vec::with_capacity(key.len() + SLICE_BYTES);
+        edge.extend_from_slice(key);
+        if is_behind {
+            // The least key above `key` has a zero byte more.
+            edge.push(0);
+        }
+        let work = Vec::with_capacity(edge.capacity());
+        let batch = Vec::with_capacity(wanted.min(BATCH_MAX) + LEAF_SLOTS);
+        Scan { index, rest, edge, work, batch, next: 0, wanted, _guard: guard }
     }
 
     fn fill(&mut self) {
         self.next = 0;
         self.batch.clear();
+        let wanted = self.wanted.clamp(1, BATCH_MAX);
         while self.batch.is_empty() && self.rest != Rest::Nothing {
-            let batch = &mut self.batch;
+            let (rest, edge, work, batch) = (self.rest, &self.edge, &mut self.work, &mut self.batch);
             self.rest = retry(|| {
                 batch.clear();
-                match &self.rest {
-                    Rest::From(key) => self.index.copy_from(key.clone(), batch),
-                    Rest::Below(key) => self.index.copy_below(key.clone(), true, batch),
-                    Rest::BelowAll => self.index.copy_below(Vec::new(), false, batch),
+                work.clear();
+                work.extend_from_slice(edge);
+                match rest {
+                    Rest::From => self.index.copy_from(work, batch, wanted),
+                    Rest::Below => self.index.copy_below(work, true, batch, wanted),
+                    Rest::BelowAll => self.index.copy_below(work, false, batch, wanted),
                     Rest::Nothing => Ok(Rest::Nothing),
                 }
             });
+            std::mem::swap(&mut self.edge, &mut self.work);
         }
+        self.wanted = self.wanted.saturating_sub(self.batch.len());
         self.batch.iter().take(LOOKAHEAD).for_each(|&at| self.index.log.prefetch(at));
     }
 }
@@ -92,35 +118,30 @@ impl Iterator for Scan<'_> {
 
 impl InOrder for Scan<'_> {
     fn resume(&self) -> Option<Edge<'_>> {
-        match &self.rest {
-            Rest::From(key) if self.next == self.batch.len() => Some(Edge::Included(key)),
-            Rest::Below(key) if self.next == self.batch.len() => Some(Edge::Excluded(key)),
+        match self.rest {
+            Rest::From if self.next == self.batch.len() => Some(Edge::Included(&self.edge)),
+            Rest::Below if self.next == self.batch.len() => Some(Edge::Excluded(&self.edge)),
             _ => None,
         }
     }
 }
 
-/// The separators beside a leaf.
-#[derive(Default)]
-struct Fences {
-    lower: Option<u64>,
-    upper: Option<u64>,
-}
-
-impl Fences {
-    fn pass(&mut self, inner: &Inner, child: usize, count: usize) {
-        if child > 0 {
-            self.lower = Some(inner.slice(child - 1));
+/// Adds the addresses of these slots, up to the first link; that link and its slice, if there is one.
+#[inline]
+fn copy_slots(leaf: &Leaf, slots: impl Iterator<Item = usize>, batch: &mut Vec<Addr>) -> Option<(u64, Word)> {
+    for slot in slots {
+        let word = leaf.word(slot);
+        if word.is_link() {
+            return Some((leaf.slice(slot), word));
         }
-        if child < count {
-            self.upper = Some(inner.slice(child));
-        }
+        batch.push(word.addr());
     }
+    None
 }
 
 /// The least key above all that start with `start`.
-fn behind_all(mut start: Vec<u8>) -> Rest {
-    if step_over(&mut start) { Rest::From(start) } else { Rest::Nothing }
+fn behind_all(start: &mut Vec<u8>) -> Rest {
+    if step_over(start) { Rest::From } else { Rest::Nothing }
 }
 
 impl OrderedIndex {
@@ -131,10 +152,11 @@ impl OrderedIndex {
         offset: usize,
         walked: u64,
         (slice, rank): (u64, u64),
-    ) -> Attempt<(Spot<'_>, Fences)> {
+    ) -> Attempt<(Spot<'_>, Fences<'_>)> {
         let mut fences = Fences::default();
-        let walked = self.nodes.walk(layer, walked, |inner, child, count| fences.pass(inner, child, count));
-        let (leaf, version) = walked?;
+        let (leaf, version) = self.nodes.walk(layer, walked, |inner, seen, child, count| {
+            fences.pass(inner, seen, child, count);
+        })?;
         let count = leaf.len();
         let at = leaf.lower_bound(count, slice, rank);
         Ok((Spot { layer, offset, slice, rank, leaf, version, count, at }, fences))
@@ -149,14 +171,50 @@ impl OrderedIndex {
         if run == 0 { Ok(spot.at) } else { self.place_in_run(key, spot, run) }
     }
 
-    /// Copies addresses of keys from `key` on, up to the end of the first leaf or a link in it, and says what comes then.
-    fn copy_from(&self, mut key: Vec<u8>, batch: &mut Vec<Addr>) -> Attempt<Rest> {
+    /// Copies addresses of what lies behind a leaf, until there are as many as wanted, and says where it stopped.
+    #[inline]
+    fn copy_beside<'a>(
+        &'a self,
+        mut fences: Fences<'a>,
+        direction: Direction,
+        batch: &mut Vec<Addr>,
+        wanted: usize,
+    ) -> (Fences<'a>, Option<(u64, Word)>) {
+        let nodes = &*self.nodes;
+        while batch.len() < wanted
+            && let Some((leaf, seen, next)) = fences.step(nodes, direction)
+        {
+            next.prefetch(nodes, direction, false);
+            let copied = batch.len();
+            let link = match direction {
+                Direction::Forward => copy_slots(leaf, 0..leaf.len(), batch),
+                Direction::Backward => copy_slots(leaf, (0..leaf.len()).rev(), batch),
+            };
+            if check(&leaf.version, seen).is_err() {
+                // What was copied before it counts.
+                batch.truncate(copied);
+                break;
+            }
+            fences = next;
+            if link.is_some() {
+                return (fences, link);
+            }
+        }
+        (fences, None)
+    }
+
+    /// Copies addresses of keys from `key` on, up to the end of a leaf or a link in it, and says what comes then: `key` is
+    /// its edge.
+    fn copy_from(&self, key: &mut Vec<u8>, batch: &mut Vec<Addr>, wanted: usize) -> Attempt<Rest> {
         let (mut layer, mut offset, mut layer_start) = (FIRST_LAYER, 0, 0);
         // All of `key` up to `offset` is what the keys of this layer start with, up to `layer_start` what its link covers.
         loop {
-            let (spot, fences) =
-                self.spot_of_scan(layer, offset, padded(&key[offset..]), slice_at(&key, offset))?;
-            let mut at = self.place(&key, &spot)?;
+            let (spot, mut fences) =
+                self.spot_of_scan(layer, offset, padded(&key[offset..]), slice_at(key, offset))?;
+            if spot.count - spot.at < wanted {
+                fences.prefetch(&self.nodes, Direction::Forward, true);
+            }
+            let mut at = self.place(key, &spot)?;
             let mut link = None;
             if at > 0 && spot.leaf.word(at - 1).covers(spot.leaf.slice(at - 1), spot.slice, spot.rank) {
                 link = Some(at - 1);
@@ -166,13 +224,13 @@ impl OrderedIndex {
             if let Some(slot) = link {
                 let (slice, word) = (spot.leaf.slice(slot), spot.leaf.word(slot));
                 spot.check()?;
-                match self.enter(&key, offset, (slice, word)) {
+                match self.enter(key, offset, (slice, word)) {
                     Ordering::Greater => at = slot + 1,
                     order => {
                         if order == Ordering::Less {
                             key.truncate(offset);
-                            push_bytes(&mut key, slice, word.rank() as usize);
-                            self.nodes.push_prefix(word.layer(), &mut key);
+                            push_bytes(key, slice, word.rank() as usize);
+                            self.nodes.push_prefix(word.layer(), key);
                         }
                         layer_start = offset + word.rank() as usize;
                         offset = layer_start + self.nodes.layers.get(word.layer()).prefix_len();
@@ -181,25 +239,20 @@ impl OrderedIndex {
                     }
                 }
             }
-            let mut stopped = None;
-            for slot in at..spot.count {
-                let word = spot.leaf.word(slot);
-                if word.is_link() {
-                    stopped = Some((spot.leaf.slice(slot), word));
-                    break;
-                }
-                batch.push(word.addr());
-            }
+            let mut stopped = copy_slots(spot.leaf, at..spot.count, batch);
             spot.check()?;
+            if stopped.is_none() {
+                (fences, stopped) = self.copy_beside(fences, Direction::Forward, batch, wanted);
+            }
             key.truncate(offset);
             return Ok(match (stopped, fences.upper) {
                 (Some((slice, word)), _) => {
-                    push_bytes(&mut key, slice, word.rank() as usize);
-                    Rest::From(key)
+                    push_bytes(key, slice, word.rank() as usize);
+                    Rest::From
                 }
                 (None, Some(upper)) => {
-                    push_separator(&mut key, upper);
-                    Rest::From(key)
+                    push_separator(key, upper);
+                    Rest::From
                 }
                 (None, None) => {
                     key.truncate(layer_start);
@@ -223,26 +276,35 @@ impl OrderedIndex {
     }
 
     /// The same downwards. `is_bounded`: keys below `key`; else all keys of the layer at hand.
-    fn copy_below(&self, mut key: Vec<u8>, mut is_bounded: bool, batch: &mut Vec<Addr>) -> Attempt<Rest> {
+    fn copy_below(
+        &self,
+        key: &mut Vec<u8>,
+        mut is_bounded: bool,
+        batch: &mut Vec<Addr>,
+        wanted: usize,
+    ) -> Attempt<Rest> {
         let (mut layer, mut offset, mut layer_start) = (FIRST_LAYER, 0, 0);
         loop {
-            let target = if is_bounded { slice_at(&key, offset) } else { (u64::MAX, RANK_LONGER + 1) };
+            let target = if is_bounded { slice_at(key, offset) } else { (u64::MAX, RANK_LONGER + 1) };
             // Where the key is the least of its slice, what lies below it has another slice, and maybe another leaf.
             let walked = if target.1 == least_rank(target.0) { target.0.saturating_sub(1) } else { target.0 };
-            let (spot, fences) = self.spot_of_scan(layer, offset, walked, target)?;
-            let mut at = if is_bounded { self.place(&key, &spot)? } else { spot.count };
+            let (spot, mut fences) = self.spot_of_scan(layer, offset, walked, target)?;
+            if spot.at < wanted {
+                fences.prefetch(&self.nodes, Direction::Backward, true);
+            }
+            let mut at = if is_bounded { self.place(key, &spot)? } else { spot.count };
             if at > 0 && spot.leaf.word(at - 1).is_link() {
                 let (slice, word) = (spot.leaf.slice(at - 1), spot.leaf.word(at - 1));
                 spot.check()?;
                 let order =
-                    if is_bounded { self.enter(&key, offset, (slice, word)) } else { Ordering::Greater };
+                    if is_bounded { self.enter(key, offset, (slice, word)) } else { Ordering::Greater };
                 if order == Ordering::Less {
                     at -= 1;
                 } else {
                     if order == Ordering::Greater {
                         key.truncate(offset);
-                        push_bytes(&mut key, slice, word.rank() as usize);
-                        self.nodes.push_prefix(word.layer(), &mut key);
+                        push_bytes(key, slice, word.rank() as usize);
+                        self.nodes.push_prefix(word.layer(), key);
                         is_bounded = false;
                     }
                     layer_start = offset + word.rank() as usize;
@@ -251,31 +313,26 @@ impl OrderedIndex {
                     continue;
                 }
             }
-            let mut stopped = None;
-            for slot in (0..at).rev() {
-                let word = spot.leaf.word(slot);
-                if word.is_link() {
-                    stopped = Some((spot.leaf.slice(slot), word));
-                    break;
-                }
-                batch.push(word.addr());
-            }
+            let mut stopped = copy_slots(spot.leaf, (0..at).rev(), batch);
             spot.check()?;
+            if stopped.is_none() {
+                (fences, stopped) = self.copy_beside(fences, Direction::Backward, batch, wanted);
+            }
             key.truncate(offset);
             return Ok(match (stopped, fences.lower) {
                 (Some((slice, word)), _) => {
-                    push_bytes(&mut key, slice, word.rank() as usize);
+                    push_bytes(key, slice, word.rank() as usize);
                     // Entries above the link were copied, so there is something above all that it covers.
-                    if step_over(&mut key) { Rest::Below(key) } else { Rest::Nothing }
+                    if step_over(key) { Rest::Below } else { Rest::Nothing }
                 }
                 (None, Some(lower)) => {
-                    push_separator(&mut key, lower);
-                    Rest::Below(key)
+                    push_separator(key, lower);
+                    Rest::Below
                 }
                 (None, None) if layer == FIRST_LAYER => Rest::Nothing,
                 (None, None) => {
                     key.truncate(layer_start);
-                    Rest::Below(key)
+                    Rest::Below
                 }
             });
         }

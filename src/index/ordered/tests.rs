@@ -126,7 +126,7 @@ impl Subject {
 
     fn scan(&self, from: Edge<'_>, direction: Direction, most: usize) -> Vec<Addr> {
         let guard = epoch::pin();
-        self.index.scan(&guard, from, direction).expect("an ordered kind").take(most).collect()
+        self.index.scan(&guard, from, direction, most).expect("an ordered kind").take(most).collect()
     }
 
     fn keys(&self) -> Vec<Arc<[u8]>> {
@@ -596,7 +596,7 @@ fn scans_show_what_stays(draw: fn(&mut Rng) -> Vec<u8>, rounds: u64) {
 fn check_scan(subject: &Subject, staying: &[Vec<u8>], from: usize, direction: Direction) {
     let guard = epoch::pin();
     let edge = Bound::Included(&staying[from][..]);
-    let scan = subject.index.scan(&guard, edge, direction).expect("an ordered kind");
+    let scan = subject.index.scan(&guard, edge, direction, 500).expect("an ordered kind");
     let mut last: Option<Arc<[u8]>> = None;
     let mut expected = from as i64;
     let step = if direction == Direction::Forward { 1 } else { -1 };

@@ -81,15 +81,15 @@ impl<'a> Spot<'a> {
 }
 
 impl Nodes {
-    /// The leaf of a layer that holds `slice`, and its version. Shows the inner nodes on the way and which of their children
-    /// was taken; what they show is valid if the walk succeeds.
+    /// The leaf of a layer that holds `slice`, and its version. Shows the inner nodes on the way, their versions, and which of
+    /// their children was taken; what they show is valid if the walk succeeds.
     #[inline]
-    pub fn walk(
-        &self,
+    pub fn walk<'a>(
+        &'a self,
         layer: u32,
         slice: u64,
-        mut passed: impl FnMut(&Inner, usize, usize),
-    ) -> Attempt<(&Leaf, u64)> {
+        mut passed: impl FnMut(&'a Inner, u64, usize, usize),
+    ) -> Attempt<(&'a Leaf, u64)> {
         let head = self.layers.get(layer);
         let mut lock = &head.version;
         let mut seen = version(lock)?;
@@ -108,7 +108,7 @@ impl Nodes {
             check(lock, seen)?;
             let count = inner.len();
             let child = inner.child_of(count, slice);
-            passed(inner, child, count);
+            passed(inner, inner_version, child, count);
             number = inner.child(child);
             (lock, seen) = (&inner.version, inner_version);
         }
@@ -118,7 +118,7 @@ impl Nodes {
     #[inline]
     pub fn find(&self, layer: u32, key: &[u8], offset: usize) -> Attempt<(Spot<'_>, Option<(usize, Word)>)> {
         let (slice, rank) = slice_at(key, offset);
-        let (leaf, version) = self.walk(layer, slice, |_, _, _| {})?;
+        let (leaf, version) = self.walk(layer, slice, |_, _, _, _| {})?;
         let count = leaf.len();
         let at = leaf.lower_bound(count, slice, rank);
         let spot = Spot { layer, offset, slice, rank, leaf, version, count, at };
