@@ -234,7 +234,27 @@ const FAMILIES: &[Family] = &[
         key.extend_from_slice(&rng.below(30).to_be_bytes());
         key
     }),
+    ("adversarial", adversarial),
 ];
+
+/// One of 20,000 keys: up to 64 equal bytes, then few different ones, zeroes above all; up to 300 bytes, every other one as
+/// long as whole slices, or a byte more or less.
+fn adversarial(rng: &mut Rng) -> Vec<u8> {
+    let mut own = Rng(rng.below(20_000) << 32);
+    let len = match own.below(2) {
+        0 => own.below(301),
+        _ => (8 * own.below(38) + own.below(3)).saturating_sub(1),
+    } as usize;
+    let mut key = vec![[0, b'k', 255][own.below(3) as usize]; own.below(65) as usize];
+    // What follows each other is often the same, so that keys part late.
+    while key.len() < len {
+        let byte = [0, 0, 0, 1, b'k', 254, 255][own.below(7) as usize];
+        let times = 1 + own.below(2) * own.below(80);
+        key.resize(key.len() + times as usize, byte);
+    }
+    key.truncate(len);
+    key
+}
 
 fn addrs<'a>(entries: impl Iterator<Item = (&'a Vec<u8>, &'a Addr)>, most: usize) -> Vec<Addr> {
     entries.take(most).map(|(_, &at)| at).collect()
@@ -304,6 +324,12 @@ fn every_family_of_keys_behaves_like_a_sorted_map() {
             assert!(ran.is_ok(), "keys: {name}, seed {seed}");
         }
     }
+}
+
+#[test]
+fn a_million_operations_on_adversarial_keys_leave_what_a_sorted_map_holds() {
+    let steps = if cfg!(debug_assertions) { 20_000 } else { 260_000 };
+    (0..4).for_each(|seed| behaves_like_a_sorted_map(adversarial, 100 + seed, steps, 1 + seed * 2));
 }
 
 #[test]
@@ -577,7 +603,8 @@ fn scans_show_what_stays(draw: fn(&mut Rng) -> Vec<u8>, rounds: u64) {
                 let mut rng = Rng(77);
                 while !is_over.load(Ordering::Relaxed) {
                     let from = rng.below(staying.len() as u64) as usize;
-                    check_scan(subject, staying, from, direction);
+                    let wanted = [1, 60, SHOWN_MAX][rng.below(3) as usize];
+                    check_scan(subject, staying, from, direction, wanted);
                 }
             });
         }
@@ -593,14 +620,20 @@ fn scans_show_what_stays(draw: fn(&mut Rng) -> Vec<u8>, rounds: u64) {
     assert_eq!(subject.assert_consistent().1, staying.len());
 }
 
-fn check_scan(subject: &Subject, staying: &[Vec<u8>], from: usize, direction: Direction) {
+/// Entries that a scan beside writers is asked for.
+const SHOWN_MAX: usize = 600;
+
+/// A scan that is asked for more than it was told shows each key that stays once, in order, up to where it ends.
+fn check_scan(subject: &Subject, staying: &[Vec<u8>], from: usize, direction: Direction, wanted: usize) {
     let guard = epoch::pin();
     let edge = Bound::Included(&staying[from][..]);
-    let scan = subject.index.scan(&guard, edge, direction, 500).expect("an ordered kind");
+    let scan = subject.index.scan(&guard, edge, direction, wanted).expect("an ordered kind");
     let mut last: Option<Arc<[u8]>> = None;
     let mut expected = from as i64;
     let step = if direction == Direction::Forward { 1 } else { -1 };
-    for at in scan.take(500) {
+    let mut shown = 0;
+    for at in scan.take(SHOWN_MAX) {
+        shown += 1;
         let key = subject.log.key(at);
         if let Some(last) = last {
             assert_eq!(key > last, direction == Direction::Forward, "{last:?} then {key:?}");
@@ -612,6 +645,8 @@ fn check_scan(subject: &Subject, staying: &[Vec<u8>], from: usize, direction: Di
         }
         last = Some(key);
     }
+    let is_over = staying.get(expected as usize).is_none();
+    assert!(is_over || shown == SHOWN_MAX, "the scan ended before {:?}", staying[expected as usize]);
 }
 
 fn come_and_go(
