@@ -43,6 +43,16 @@ impl Entry {
     }
 }
 
+/// What became of an entry.
+enum Shown {
+    /// It is in the chunk.
+    Copied,
+    /// Nothing of its key is visible.
+    PassedOver,
+    /// It lies beyond the limits, and so do all that follow.
+    Beyond,
+}
+
 /// Entries that follow each other in one direction. Invariants:
 ///   - nothing lies between `start` and the first, between two of them, or between the last and `end`
 ///   - `end` is behind the last entry, also if that cannot be read: whoever goes on meets no damaged one a second time
@@ -159,6 +169,16 @@ impl Chunk {
             }
     }
 
+    /// Copies an entry, unless it deletes.
+    #[inline]
+    fn push_value(&mut self, op: &Op<'_>) -> Shown {
+        if op.kind() == OpKind::Delete {
+            return Shown::PassedOver;
+        }
+        self.push(op);
+        Shown::Copied
+    }
+
     #[inline]
     fn push(&mut self, op: &Op<'_>) {
         let (key, value) = (op.key(), op.value());
@@ -208,7 +228,7 @@ impl<I: Index + 'static> Engine<I> {
         point: Seq,
     ) -> Result<Option<Bound<Vec<u8>>>> {
         let guard = epoch::pin();
-        let from = from.as_ref().map(Vec::as_slice);
+        let mut from = from.as_ref().map(Vec::as_slice);
         let wanted = chunk.wanted.saturating_sub(chunk.entries.len());
         let mut scan = self.index.scan(&guard, from, chunk.direction, wanted).ok_or_else(has_no_order)?;
         if chunk.wanted == 0 {
@@ -216,59 +236,68 @@ impl<I: Index + 'static> Engine<I> {
         }
         let mut looks = 0;
         while let Some(addr) = scan.next() {
-            let scratch = Scratch::new();
-            let shown = self.show_entry(chunk, (from, addr), limits, point, &scratch);
-            if let Ok(None) = shown {
-                return Ok(None);
-            }
             looks += 1;
-            let is_enough = chunk.is_full() || looks >= LOOKS_MAX;
+            let scratch = Scratch::new();
+            let op = self.reader.op(addr, &scratch);
+            let shown = match &op {
+                Some(op) => self.show_entry(chunk, (from, addr, op), limits, point),
+                None => Err(self.unreadable(addr, &scratch)),
+            };
+            let is_readable = shown.is_ok();
             match shown {
-                Ok(Some(op)) if is_enough && (self.options.verify_reads || self.is_sound(addr, &op)) => {
-                    return Ok(Some(Bound::Excluded(op.key().to_vec())));
-                }
+                Ok(Shown::Copied) => from = Bound::Unbounded,
+                Ok(Shown::PassedOver) => {}
+                Ok(Shown::Beyond) => return Ok(None),
                 Err(error) => chunk.entries.push(Err(Box::new(error))),
-                Ok(_) => {}
             }
-            if is_enough && let Some(edge) = scan.resume() {
+            if !chunk.is_full() && looks < LOOKS_MAX {
+                continue;
+            }
+            if let Some(op) =
+                op.filter(|op| is_readable && (self.options.verify_reads || self.is_sound(addr, op)))
+            {
+                return Ok(Some(Bound::Excluded(op.key().to_vec())));
+            }
+            if let Some(edge) = scan.resume() {
                 return Ok(Some(edge.map(<[u8]>::to_vec)));
             }
         }
         Ok(None)
     }
 
-    /// Copies what is visible of the key whose newest entry lies at an address that a scan from an edge showed, and gives
-    /// that entry; `None` beyond the limits.
-    fn show_entry<'a>(
-        &'a self,
+    /// Copies what is visible of the key whose newest entry this is, at an address that a scan from an edge showed.
+    #[inline]
+    fn show_entry(
+        &self,
         chunk: &mut Chunk,
-        (from, addr): (Edge<'_>, Addr),
+        (from, addr, op): (Edge<'_>, Addr, &Op<'_>),
         limits: &Limits,
         point: Seq,
-        scratch: &'a Scratch,
-    ) -> Result<Option<Op<'a>>> {
-        let op = self.reader.op(addr, scratch).ok_or_else(|| self.unreadable(addr, scratch))?;
+    ) -> Result<Shown> {
         let is_last = limits.end_before(op.key(), chunk.direction);
         let has_to_be_sound = self.options.verify_reads || is_last;
-        if !chunk.is_beyond(from, op.key()) || (has_to_be_sound && !self.is_sound(addr, &op)) {
+        if !chunk.is_beyond(from, op.key()) || (has_to_be_sound && !self.is_sound(addr, op)) {
             return Err(self.reader.corrupted(addr));
         }
         if is_last {
-            return Ok(None);
+            return Ok(Shown::Beyond);
         }
-        let key = op.key();
-        let found = if self.is_visible(addr, &op, point)? {
-            Some((addr, op))
-        } else {
-            self.find_older(self.key(key), point, scratch)?
-        };
+        if !self.is_visible(addr, op, point)? {
+            return self.show_older(chunk, op.key(), point);
+        }
         if !self.damage.is_empty() {
-            self.check_damage(self.key(key), found.as_ref().map(|(addr, op)| (*addr, op)))?;
+            self.check_damage(self.key(op.key()), Some((addr, op)))?;
         }
-        if let Some((_, op)) = found.filter(|(_, op)| op.kind() != OpKind::Delete) {
-            chunk.push(&op);
-        }
-        Ok(Some(op))
+        Ok(chunk.push_value(op))
+    }
+
+    /// The same for a key whose newest entry is too new.
+    #[cold]
+    fn show_older(&self, chunk: &mut Chunk, key: &[u8], point: Seq) -> Result<Shown> {
+        let scratch = Scratch::new();
+        let found = self.find_older(self.key(key), point, &scratch)?;
+        self.check_damage(self.key(key), found.as_ref().map(|(addr, op)| (*addr, op)))?;
+        Ok(found.map_or(Shown::PassedOver, |(_, op)| chunk.push_value(&op)))
     }
 
     /// Whether an entry was there at a point. What open found was, and so was all of a segment without later stamps: mostly no

@@ -4,10 +4,12 @@
 use super::Nodes;
 use super::node::{Attempt, Restart, check, version};
 use crate::index::Direction;
-use crate::index::arena::{Inner, Leaf};
+use crate::index::arena::{Inner, LEAF_SLOTS, Leaf};
 
-/// Leaves that are asked for ahead of use.
+/// Leaves that are asked for ahead of use, at most.
 const LEAVES_AHEAD: usize = 3;
+/// Entries that most leaves hold.
+const LEAF_ENTRIES_TYPICAL: usize = LEAF_SLOTS * 2 / 3;
 
 /// The node above a leaf.
 #[derive(Clone, Copy)]
@@ -51,16 +53,17 @@ impl<'a> Fences<'a> {
         Some((leaf, leaf_version, next))
     }
 
-    /// Asks for the leaves beside it that hold about so many entries, but only for the last of them if all others were asked
-    /// for already.
+    /// Asks for the leaves beside it that hold about so many entries. Not for those that were asked for one leaf before, if it
+    /// is not the first.
     #[inline]
-    pub fn prefetch(&self, nodes: &Nodes, direction: Direction, is_first: bool) {
+    pub fn prefetch(&self, nodes: &Nodes, direction: Direction, entries: usize, is_first: bool) {
         let Some(parent) = self.parent else { return };
-        for steps in if is_first { 1 } else { LEAVES_AHEAD }..=LEAVES_AHEAD {
+        let last = entries.div_ceil(LEAF_ENTRIES_TYPICAL).min(LEAVES_AHEAD);
+        for steps in if is_first { 1 } else { LEAVES_AHEAD }..=last {
             let Some(Ok(leaf)) = parent.moved(direction, steps).map(|parent| parent.leaf(nodes)) else {
                 return;
             };
-            leaf.prefetch();
+            leaf.prefetch_words();
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::types::Addr;
 use std::cmp::Ordering;
 
 /// Entries whose bytes in the log are asked for ahead of use.
-const LOOKAHEAD: usize = 16;
+const LOOKAHEAD: usize = 6;
 /// Addresses that are copied at one time.
 const BATCH_MAX: usize = 128;
 
@@ -78,7 +78,8 @@ impl<'a> Scan<'a> {
     fn fill(&mut self) {
         self.next = 0;
         self.batch.clear();
-        let wanted = self.wanted.clamp(1, BATCH_MAX);
+        // Whoever goes on behind what was wanted met entries that do not count: there may be many.
+        let wanted = if self.wanted == 0 { BATCH_MAX } else { self.wanted.min(BATCH_MAX) };
         while self.batch.is_empty() && self.rest != Rest::Nothing {
             let (rest, edge, work, batch) = (self.rest, &self.edge, &mut self.work, &mut self.batch);
             self.rest = retry(|| {
@@ -184,8 +185,8 @@ impl OrderedIndex {
         while batch.len() < wanted
             && let Some((leaf, seen, next)) = fences.step(nodes, direction)
         {
-            next.prefetch(nodes, direction, false);
             let copied = batch.len();
+            next.prefetch(nodes, direction, (wanted - copied).saturating_sub(LEAF_SLOTS), false);
             let link = match direction {
                 Direction::Forward => copy_slots(leaf, 0..leaf.len(), batch),
                 Direction::Backward => copy_slots(leaf, (0..leaf.len()).rev(), batch),
@@ -211,9 +212,8 @@ impl OrderedIndex {
         loop {
             let (spot, mut fences) =
                 self.spot_of_scan(layer, offset, padded(&key[offset..]), slice_at(key, offset))?;
-            if spot.count - spot.at < wanted {
-                fences.prefetch(&self.nodes, Direction::Forward, true);
-            }
+            let beside = wanted.saturating_sub(spot.count - spot.at);
+            fences.prefetch(&self.nodes, Direction::Forward, beside, true);
             let mut at = self.place(key, &spot)?;
             let mut link = None;
             if at > 0 && spot.leaf.word(at - 1).covers(spot.leaf.slice(at - 1), spot.slice, spot.rank) {
@@ -289,9 +289,8 @@ impl OrderedIndex {
             // Where the key is the least of its slice, what lies below it has another slice, and maybe another leaf.
             let walked = if target.1 == least_rank(target.0) { target.0.saturating_sub(1) } else { target.0 };
             let (spot, mut fences) = self.spot_of_scan(layer, offset, walked, target)?;
-            if spot.at < wanted {
-                fences.prefetch(&self.nodes, Direction::Backward, true);
-            }
+            let beside = wanted.saturating_sub(spot.at);
+            fences.prefetch(&self.nodes, Direction::Backward, beside, true);
             let mut at = if is_bounded { self.place(key, &spot)? } else { spot.count };
             if at > 0 && spot.leaf.word(at - 1).is_link() {
                 let (slice, word) = (spot.leaf.slice(at - 1), spot.leaf.word(at - 1));
