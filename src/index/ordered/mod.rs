@@ -1,4 +1,5 @@
-//! The ordered index: a trie of concurrent B+-trees over eight-byte slices of the keys, about 25 bytes of DRAM per key.
+//! The ordered index: a trie of concurrent B+-trees over eight-byte slices of the keys, about 25 bytes of DRAM per key, and
+//! more where keys need many small trees.
 //!
 //! After Masstree (Mao, Kohler, Morris, EuroSys 2012): a tree orders keys by one slice of eight bytes, and a slice that
 //! too many longer keys share leads to a tree of its own, a *layer*, which goes on behind it. Unlike there, up to

@@ -511,6 +511,8 @@ fn trees_of_two_leaves_do_not_run_out_of_inner_nodes() {
     let (leaves, entries) = subject.assert_consistent();
     assert_eq!(entries as u64, ids * ITEMS);
     assert!(leaves as u64 > 2 * ids, "each id has a tree of two leaves at least: {leaves} for {ids}");
+    let per_key = subject.index.memory_bytes() / (ids * ITEMS);
+    assert!(per_key < 60, "{per_key} bytes per key");
 }
 
 #[test]
