@@ -1,8 +1,8 @@
 //! Orders of events that no caller can force from outside.
 
 mod forged;
-mod points;
 mod index_room;
+mod points;
 
 use super::Engine;
 use super::commit::Terms;

@@ -84,15 +84,20 @@ impl<I: Index + 'static> Engine<I> {
         for group in (0..moves.get().len()).step_by(RELOCATE_GROUP) {
             let _guard = epoch::pin();
             let group = group..moves.get().len().min(group + RELOCATE_GROUP);
-            moves.get()[group.clone()].iter().for_each(|one| self.index.prefetch(one.hash));
-            for number in group {
+            let ops =
+                moves.get()[group.clone()].iter().map(|one| self.moved_op(&victims[one.victim], one.at));
+            let ops = ops.collect::<Result<Vec<_>>>()?;
+            let keys: Vec<Key<'_>> = ops
+                .iter()
+                .zip(&moves.get()[group.clone()])
+                .map(|(op, one)| Key { bytes: op.key(), hash: one.hash })
+                .collect();
+            self.index.prefetch(&keys);
+            for ((number, op), key) in group.zip(&ops).zip(keys) {
                 let one = moves.as_ref().map(|moves| &moves[number]);
                 let Move { victim, at, hash, seq, to, to_bytes } = *one.get();
                 let victim = &victims[*victim];
-                let op = Op::decode(&self.bytes_of(victim)[*at as usize..])
-                    .ok_or_else(|| self.lost(victim, *at))?;
                 let from = Addr::from_offset(geometry.offset_of(victim.slot) + u64::from(*at));
-                let key = Key { bytes: op.key(), hash: *hash };
                 let new = Addr::from_offset(*to);
                 if op.kind() == OpKind::PutBlob {
                     self.limbo.entry_moves(from, new);
@@ -109,6 +114,10 @@ impl<I: Index + 'static> Engine<I> {
             }
         }
         Ok(())
+    }
+
+    fn moved_op<'a>(&'a self, victim: &'a Victim, at: u32) -> Result<Op<'a>> {
+        Op::decode(&self.bytes_of(victim)[at as usize..]).ok_or_else(|| self.lost(victim, at))
     }
 
     /// Bytes that verified a moment ago do not any more.

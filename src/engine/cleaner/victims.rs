@@ -73,8 +73,9 @@ pub(super) struct Live {
 #[derive(Default)]
 struct Entries<'a> {
     live: Vec<Live>,
-    /// What the index was not asked about yet, but for its memory.
-    unsure: Vec<(Key<'a>, Live)>,
+    /// What the index was not asked about yet, and its keys.
+    unsure: Vec<Live>,
+    keys: Vec<Key<'a>>,
 }
 
 /// A segment whose bytes verified, and what in it counts.
@@ -344,8 +345,8 @@ impl<I: Index + 'static> Engine<I> {
             let Some(seq) = op.seq(header) else { return false };
             seen += 1;
             let key = self.key(op.key());
-            self.index.prefetch(key.hash);
-            entries.unsure.push((key, Live { at: at + op_at, hash: key.hash, seq }));
+            entries.keys.push(key);
+            entries.unsure.push(Live { at: at + op_at, hash: key.hash, seq });
             if entries.unsure.len() == LOOKUP_GROUP {
                 self.sort_out_unsure(base, entries);
             }
@@ -356,7 +357,8 @@ impl<I: Index + 'static> Engine<I> {
     /// Asks the index which entries count.
     fn sort_out_unsure(&self, base: u64, entries: &mut Entries<'_>) {
         let _guard = crate::epoch::pin();
-        for (key, entry) in entries.unsure.drain(..) {
+        self.index.prefetch(&entries.keys);
+        for (key, entry) in entries.keys.drain(..).zip(entries.unsure.drain(..)) {
             let here = Addr::from_offset(base + u64::from(entry.at));
             if self.index.get(key, |addr| (addr == here).then_some(())).is_some() {
                 entries.live.push(entry);
