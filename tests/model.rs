@@ -2,11 +2,15 @@
 //! killed in between, it answers as the map does. A failure prints `FLATKV_MODEL_SEED=...`, which replays that case alone.
 
 mod common;
+mod model {
+    pub mod views;
+}
 
 use common::{Rng, assert_sound, memory_dir, report, small, stat, with_logs};
 use flatkv::{
     Durability, Error, IndexKind, MediaChoice, Options, Result, Store, Ticket, WriteBatch, WriteOptions,
 };
+use model::views::{self, Views};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -80,6 +84,7 @@ struct Case {
     path: PathBuf,
     store: Option<Store>,
     map: Map,
+    views: Views,
     keys: Vec<Vec<u8>>,
     workers: Workers,
     operations: usize,
@@ -147,6 +152,7 @@ impl Case {
             path: dir.join("pool.fkv"),
             store: None,
             map: Map::new(),
+            views: Views::default(),
             keys,
             workers: Workers::start(3),
             operations: 0,
@@ -288,6 +294,9 @@ impl Case {
             );
         }
         self.operations += keys.len();
+        let store = self.store();
+        self.operations += views::check_order(&store, &self.map, &mut self.rng, &self.keys);
+        self.operations += self.views.check_all(&self.keys);
         assert_eq!(stat(&self.store(), "pinned_values"), 0);
         assert_eq!(stat(&self.store(), "damaged_ranges"), 0);
         assert_sound(&self.store(), "when all keys were read");
@@ -297,9 +306,13 @@ impl Case {
         match self.rng.below(100) {
             0..36 => self.put(),
             36..46 => self.delete(),
-            46..70 => {
+            46..62 => {
                 let key = self.key();
                 self.check(&key);
+            }
+            62..70 => {
+                let store = self.store();
+                self.operations += self.views.step(&store, &self.map, &self.keys, &mut self.rng);
             }
             70..74 => self.multi_get(),
             74..84 => self.batch(),
@@ -426,17 +439,25 @@ impl Case {
         let store = self.store.take().expect("a store is open between steps");
         store.close().expect("nothing is pinned");
         assert!(matches!(store.get(b"k"), Err(Error::Closed)));
+        self.views.end_after_close();
         drop(store);
         self.open();
         assert!(self.store().stats_json().contains("\"was_clean\":true"));
         self.check_all();
     }
 
+    /// The pool is locked as long as anything of its store is there.
+    fn let_go(&mut self) {
+        self.views.check_all(&self.keys);
+        self.views.clear();
+        self.store = None;
+    }
+
     /// What was accepted and not waited for is there up to some point, in order.
     fn drop_and_open(&mut self) {
         let worker = self.worker();
         let burst = if self.rng.one_in(2) { self.burst(worker) } else { Vec::new() };
-        self.store = None;
+        self.let_go();
         self.open();
         self.adopt_prefix(&burst);
         self.check_all();
@@ -448,7 +469,7 @@ impl Case {
         let burst = if self.rng.one_in(2) { self.burst(worker) } else { Vec::new() };
         common::stop_cleaning(&self.store());
         let left = snapshot(&self.path);
-        self.store = None;
+        self.let_go();
         std::fs::write(&self.path, left).unwrap();
         self.open();
         self.adopt_prefix(&burst);
