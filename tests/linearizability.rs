@@ -3,15 +3,18 @@
 //!
 //! Threads work on a few keys for a few calls, with the times of each call recorded; that is one history. The histories
 //! of different keys are checked apart (linearizability is local), by the search of Wing and Gong with Lowe's memory of
-//! visited states. A call that has not returned at the end (an asynchronous put that nobody waited for) may have taken
+//! visited states. Snapshots and batches of both keys of a history are checked beside its writes as calls on the two
+//! keys together: a snapshot shows what there was at one moment, and a batch wholly or not at all. What a snapshot shows of
+//! a key also has to fit the reads of that key alone. A call that has not returned at the end (an asynchronous put that nobody waited for) may have taken
 //! effect at any time, or never. Other tests show that the checker rejects what it should, planted bugs included.
 
 mod common;
 
 use common::report;
-use flatkv::{CommitPolicy, MediaChoice, Options, Store, WriteBatch};
+use flatkv::{CommitPolicy, IndexKind, MediaChoice, Options, Store, WriteBatch};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -28,33 +31,68 @@ enum Seen {
     Exists(bool),
 }
 
-/// A call on one key. `end` is `PENDING` if it had not returned when the history ended.
+/// The same for a call on both keys of a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SeenOfBoth {
+    One(usize, Seen),
+    PutBoth(u32),
+    Snapshot(Values),
+}
+
+/// What the keys of a history hold.
+type Values = [Option<u32>; KEYS as usize];
+
+/// `end` is `PENDING` if the call had not returned when the history ended.
 #[derive(Clone, Copy, Debug)]
-struct Call {
+struct Call<S> {
     start: u64,
     end: u64,
-    seen: Seen,
+    seen: S,
 }
 
 const PENDING: u64 = u64::MAX;
 
-/// What the key holds after the call, if the call can have been answered so when it held `value`.
-fn apply(value: Option<u32>, seen: Seen) -> Option<Option<u32>> {
-    match seen {
-        Seen::Put(new) => Some(Some(new)),
-        Seen::Delete(was_there) => (was_there == value.is_some()).then_some(None),
-        Seen::Get(found) => (found == value).then_some(value),
-        Seen::Exists(found) => (found == value.is_some()).then_some(value),
+/// Answers that can be judged.
+trait Answer: Copy {
+    type State: Copy + Default + Eq + Hash;
+    /// What there is after the call, if the call can have been answered so when there was `state`.
+    fn apply(self, state: Self::State) -> Option<Self::State>;
+}
+
+impl Answer for Seen {
+    type State = Option<u32>;
+
+    fn apply(self, value: Option<u32>) -> Option<Option<u32>> {
+        match self {
+            Seen::Put(new) => Some(Some(new)),
+            Seen::Delete(was_there) => (was_there == value.is_some()).then_some(None),
+            Seen::Get(found) => (found == value).then_some(value),
+            Seen::Exists(found) => (found == value.is_some()).then_some(value),
+        }
     }
 }
 
-/// Whether some order explains the calls on a key that held nothing before.
-fn is_linearizable(calls: &[Call]) -> bool {
+impl Answer for SeenOfBoth {
+    type State = Values;
+
+    fn apply(self, mut values: Values) -> Option<Values> {
+        match self {
+            SeenOfBoth::One(at, seen) => values[at] = seen.apply(values[at])?,
+            SeenOfBoth::PutBoth(new) => values = [Some(new); KEYS as usize],
+            SeenOfBoth::Snapshot(found) if found != values => return None,
+            SeenOfBoth::Snapshot(_) => {}
+        }
+        Some(values)
+    }
+}
+
+/// Whether some order explains the calls on what held nothing before.
+fn is_linearizable<S: Answer>(calls: &[Call<S>]) -> bool {
     assert!(calls.len() <= 128, "a bit for each call");
     let must: u128 = bits(calls, |call| call.end != PENDING);
     let mut visited = HashSet::new();
-    let mut to_visit = vec![(0_u128, None)];
-    while let Some((done, value)) = to_visit.pop() {
+    let mut to_visit = vec![(0_u128, S::State::default())];
+    while let Some((done, state)) = to_visit.pop() {
         if done & must == must {
             return true;
         }
@@ -62,7 +100,7 @@ fn is_linearizable(calls: &[Call]) -> bool {
         let left = |at: &usize| done & 1 << *at == 0;
         let first_end = (0..calls.len()).filter(left).map(|at| calls[at].end).min().unwrap_or(PENDING);
         for at in (0..calls.len()).filter(left).filter(|&at| calls[at].start <= first_end) {
-            if let Some(next) = apply(value, calls[at].seen)
+            if let Some(next) = calls[at].seen.apply(state)
                 && visited.insert((done | 1 << at, next))
             {
                 to_visit.push((done | 1 << at, next));
@@ -72,18 +110,18 @@ fn is_linearizable(calls: &[Call]) -> bool {
     false
 }
 
-fn bits(calls: &[Call], is_set: impl Fn(&Call) -> bool) -> u128 {
+fn bits<S>(calls: &[Call<S>], is_set: impl Fn(&Call<S>) -> bool) -> u128 {
     calls.iter().enumerate().filter(|(_, call)| is_set(call)).fold(0, |bits, (at, _)| bits | 1 << at)
 }
 
-fn call(start: u64, end: u64, seen: Seen) -> Call {
+fn call<S>(start: u64, end: u64, seen: S) -> Call<S> {
     Call { start, end, seen }
 }
 
 #[test]
 fn the_checker_accepts_what_can_be_and_rejects_what_cannot() {
     use Seen::*;
-    let good: &[&[Call]] = &[
+    let good: &[&[Call<Seen>]] = &[
         &[],
         &[call(0, 1, Put(1)), call(2, 3, Get(Some(1))), call(4, 5, Delete(true)), call(6, 7, Get(None))],
         // Of two puts at a time either may be the last, and a reader beside them may see each.
@@ -94,7 +132,7 @@ fn the_checker_accepts_what_can_be_and_rejects_what_cannot() {
         &[call(0, PENDING, Put(1)), call(5, 6, Get(None))],
         &[call(0, 1, Put(1)), call(2, 9, Delete(true)), call(3, 4, Exists(true)), call(5, 6, Exists(false))],
     ];
-    let bad: &[&[Call]] = &[
+    let bad: &[&[Call<Seen>]] = &[
         &[call(0, 1, Get(Some(1)))],
         // A stale read, a lost write, a value that comes back, two deletes of one value.
         &[call(0, 1, Put(1)), call(2, 3, Put(2)), call(4, 5, Get(Some(1)))],
@@ -119,6 +157,37 @@ fn the_checker_accepts_what_can_be_and_rejects_what_cannot() {
     }
 }
 
+#[test]
+fn the_checker_wants_snapshots_of_one_moment() {
+    use SeenOfBoth::*;
+    let good: &[&[Call<SeenOfBoth>]] = &[
+        &[call(0, 1, PutBoth(1)), call(2, 3, Snapshot([Some(1); 2]))],
+        &[call(0, 9, PutBoth(1)), call(2, 3, Snapshot([None; 2])), call(4, 5, Snapshot([Some(1); 2]))],
+        &[call(0, PENDING, PutBoth(1)), call(2, 3, Snapshot([None; 2]))],
+        &[
+            call(0, 9, One(0, Seen::Put(1))),
+            call(0, 9, PutBoth(2)),
+            call(10, 11, Snapshot([Some(1), Some(2)])),
+        ],
+    ];
+    let bad: &[&[Call<SeenOfBoth>]] = &[
+        // A half of a batch, what was there before a write that had returned, and two moments in one.
+        &[call(0, 9, PutBoth(1)), call(2, 3, Snapshot([Some(1), None]))],
+        &[call(0, 1, PutBoth(1)), call(2, 3, Snapshot([None; 2]))],
+        &[
+            call(0, 1, One(0, Seen::Put(1))),
+            call(2, 3, One(1, Seen::Put(1))),
+            call(0, 9, Snapshot([None, Some(1)])),
+        ],
+    ];
+    for calls in good {
+        assert!(is_linearizable(calls), "{calls:?}");
+    }
+    for calls in bad {
+        assert!(!is_linearizable(calls), "{calls:?}");
+    }
+}
+
 // ---- histories
 
 /// What is tested: FlatKV, or a map with a planted bug.
@@ -132,6 +201,8 @@ trait Subject: Sync {
     fn wait(&self, ticket: u64);
     /// Puts under both keys or neither.
     fn put_both(&self, keys: [u64; 2], value: u32);
+    /// A snapshot, and a way to read the keys in it later.
+    fn snapshot(&self, keys: [u64; 2]) -> Box<dyn FnOnce() -> Values + '_>;
 }
 
 struct Random(u64);
@@ -150,20 +221,58 @@ const THREADS: usize = 3;
 const CALLS: usize = 8;
 const KEYS: u64 = 2;
 
-/// One thread's part of one history: the calls it made, with their keys.
+/// The calls of one history, by one thread or by all.
+#[derive(Default)]
+struct History {
+    /// Of each key, apart from the other.
+    by_key: [Vec<Call<Seen>>; KEYS as usize],
+    /// Writes and snapshots, which are of both keys.
+    of_both: Vec<Call<SeenOfBoth>>,
+}
+
+impl History {
+    fn add(&mut self, at: usize, start: u64, end: u64, seen: Seen) {
+        self.by_key[at].push(call(start, end, seen));
+        if matches!(seen, Seen::Put(_) | Seen::Delete(_)) {
+            self.of_both.push(call(start, end, SeenOfBoth::One(at, seen)));
+        }
+    }
+
+    fn add_both(&mut self, start: u64, end: u64, seen: SeenOfBoth, seen_of: impl Fn(usize) -> Seen) {
+        self.of_both.push(call(start, end, seen));
+        for (at, calls) in self.by_key.iter_mut().enumerate() {
+            calls.push(call(start, end, seen_of(at)));
+        }
+    }
+
+    fn append(&mut self, other: History) {
+        self.of_both.extend(other.of_both);
+        for (calls, others) in self.by_key.iter_mut().zip(other.by_key) {
+            calls.extend(others);
+        }
+    }
+
+    fn is_linearizable(&self) -> bool {
+        self.by_key.iter().all(|calls| is_linearizable(calls)) && is_linearizable(&self.of_both)
+    }
+}
+
+/// One thread's part of one history.
 fn play(
     subject: &impl Subject,
     clock: &Instant,
     first_key: u64,
     random: &mut Random,
     value: &mut u32,
-) -> Vec<(u64, Call)> {
+) -> History {
     let now = || clock.elapsed().as_nanos() as u64;
-    let mut calls = Vec::with_capacity(CALLS + 2);
+    let mut history = History::default();
     for _ in 0..CALLS {
-        let key = first_key + random.below(KEYS);
+        let at = random.below(KEYS);
+        let key = first_key + at;
+        let keys = [first_key, first_key + 1];
         let start = now();
-        let seen = match random.below(16) {
+        let seen = match random.below(18) {
             0..=3 => {
                 *value += 1;
                 subject.put(key, *value);
@@ -179,15 +288,22 @@ fn play(
                     subject.wait(ticket);
                     Seen::Put(*value)
                 } else {
-                    calls.push((key, Call { start, end: PENDING, seen: Seen::Put(*value) }));
+                    history.add(at as usize, start, PENDING, Seen::Put(*value));
                     continue;
                 }
             }
             14 => {
                 *value += 1;
-                subject.put_both([first_key, first_key + 1], *value);
-                let both = Call { start, end: now(), seen: Seen::Put(*value) };
-                calls.extend([(first_key, both), (first_key + 1, both)]);
+                subject.put_both(keys, *value);
+                history.add_both(start, now(), SeenOfBoth::PutBoth(*value), |_| Seen::Put(*value));
+                continue;
+            }
+            15 | 16 => {
+                let read = subject.snapshot(keys);
+                let end = now();
+                std::thread::yield_now();
+                let values = read();
+                history.add_both(start, end, SeenOfBoth::Snapshot(values), |at| Seen::Get(values[at]));
                 continue;
             }
             _ => {
@@ -195,18 +311,18 @@ fn play(
                 continue;
             }
         };
-        calls.push((key, Call { start, end: now(), seen }));
+        history.add(at as usize, start, now(), seen);
     }
-    calls
+    history
 }
 
-/// Plays histories and returns how many calls they had and the calls of each key that no order explains.
-fn play_histories(subject: &impl Subject, histories: usize, seed: u64) -> (usize, Vec<Vec<Call>>) {
+/// Plays histories and returns how many calls they had and those that no order explains.
+fn play_histories(subject: &impl Subject, histories: usize, seed: u64) -> (usize, Vec<History>) {
     let clock = Instant::now();
     let arrived = AtomicUsize::new(0);
-    let by_key: Mutex<HashMap<u64, Vec<Call>>> = Mutex::default();
+    let played: Mutex<Vec<History>> = Mutex::new((0..histories).map(|_| History::default()).collect());
     std::thread::scope(|scope| {
-        let (clock, arrived, by_key) = (&clock, &arrived, &by_key);
+        let (clock, arrived, played) = (&clock, &arrived, &played);
         let play_all = |thread: usize| {
             move || {
                 let mut random = Random(seed ^ (thread as u64) << 32);
@@ -218,21 +334,25 @@ fn play_histories(subject: &impl Subject, histories: usize, seed: u64) -> (usize
                     while arrived.load(Ordering::SeqCst) < (history + 1) * THREADS {
                         std::thread::yield_now();
                     }
-                    all.extend(play(subject, clock, history as u64 * KEYS, &mut random, &mut value));
+                    all.push(play(subject, clock, history as u64 * KEYS, &mut random, &mut value));
                 }
-                let mut by_key = by_key.lock();
-                all.into_iter().for_each(|(key, call)| by_key.entry(key).or_default().push(call));
+                played.lock().iter_mut().zip(all).for_each(|(history, part)| history.append(part));
             }
         };
         // Joined one by one, which ThreadSanitizer sees; it does not see the end of a scope.
         let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(play_all(thread))).collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
-    let by_key = by_key.into_inner();
-    let calls = by_key.values().map(Vec::len).sum();
-    let mut bad: Vec<Vec<Call>> = by_key.into_values().filter(|calls| !is_linearizable(calls)).collect();
-    bad.iter_mut().for_each(|calls| calls.sort_by_key(|call| call.start));
-    (calls, bad)
+    let played = played.into_inner();
+    let calls = played.iter().flat_map(|history| &history.by_key).map(Vec::len).sum();
+    (calls, played.into_iter().filter(|history| !history.is_linearizable()).collect())
+}
+
+fn report_calls<S: std::fmt::Debug>(of: &str, calls: &[Call<S>]) {
+    report(of);
+    let mut calls: Vec<&Call<S>> = calls.iter().collect();
+    calls.sort_by_key(|call| call.start);
+    calls.iter().for_each(|call| report(&format!("{:>10} to {:>20}: {:?}", call.start, call.end, call.seen)));
 }
 
 // ---- FlatKV
@@ -268,6 +388,16 @@ impl Subject for Store {
         keys.iter().for_each(|key| batch.put(&key.to_le_bytes(), &value.to_le_bytes()).unwrap());
         self.write(&batch).unwrap();
     }
+
+    fn snapshot(&self, keys: [u64; 2]) -> Box<dyn FnOnce() -> Values + '_> {
+        let snapshot = Store::snapshot(self).unwrap();
+        Box::new(move || {
+            keys.map(|key| {
+                let value = snapshot.get(&key.to_le_bytes()).unwrap()?;
+                Some(u32::from_le_bytes(value.try_into().expect("four bytes were put")))
+            })
+        })
+    }
 }
 
 /// Slow builds (sanitizers) play a share of the histories: `FLATKV_HISTORIES_SHARE=100` is one in 100.
@@ -275,50 +405,49 @@ fn share() -> usize {
     std::env::var("FLATKV_HISTORIES_SHARE").map_or(1, |share| share.parse().expect("a number"))
 }
 
-fn check_store(media: MediaChoice, commit: CommitPolicy, histories: usize, dir: &Path) {
+fn check_store(media: MediaChoice, commit: CommitPolicy, index: IndexKind, histories: usize, dir: &Path) {
     let histories = histories / share();
     // ThreadSanitizer does not see how the first pin of all makes the clock, so that is done before there are threads.
     drop(crossbeam_epoch::pin());
     let path = dir.join("pool.fkv");
-    let options = Options::new().media(media).commit(commit).segment_size_bytes(256 << 10);
+    let options = Options::new().media(media).commit(commit).index(index).segment_size_bytes(256 << 10);
     let store = options.open(&path).unwrap();
     let started = Instant::now();
     let (calls, bad) = play_histories(&store, histories, 7);
     let took = started.elapsed().as_secs_f64();
     report(&format!(
-        "linearizability, {media:?}, {commit:?}: {histories} histories, {calls} calls, {} violations, {took:.1} s",
+        "linearizability, {media:?}, {commit:?}, {index:?}: {histories} histories, {calls} calls, {} violations, {took:.1} s",
         bad.len()
     ));
-    if let Some(calls) = bad.first() {
-        calls
-            .iter()
-            .for_each(|call| report(&format!("{:>10} to {:>20}: {:?}", call.start, call.end, call.seen)));
-        panic!("{} histories of a key that no order explains, the first above", bad.len());
+    if let Some(history) = bad.first() {
+        history.by_key.iter().for_each(|calls| report_calls("of one key:", calls));
+        report_calls("of both:", &history.of_both);
+        panic!("{} histories that no order explains, the first above", bad.len());
     }
 }
 
 #[test]
 fn histories_on_emulated_pm_are_linearizable() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    check_store(MediaChoice::EmulatedPm, CommitPolicy::Auto, 80_000, dir.path());
+    check_store(MediaChoice::EmulatedPm, CommitPolicy::Auto, IndexKind::Hash, 80_000, dir.path());
 }
 
 #[test]
 fn histories_of_writers_in_groups_are_linearizable() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    check_store(MediaChoice::EmulatedPm, CommitPolicy::Grouped, 80_000, dir.path());
+    check_store(MediaChoice::EmulatedPm, CommitPolicy::Grouped, IndexKind::Ordered, 80_000, dir.path());
 }
 
 #[test]
 fn histories_of_writers_on_their_own_are_linearizable() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    check_store(MediaChoice::EmulatedPm, CommitPolicy::Lone, 40_000, dir.path());
+    check_store(MediaChoice::EmulatedPm, CommitPolicy::Lone, IndexKind::Ordered, 40_000, dir.path());
 }
 
 #[test]
 fn histories_on_a_file_are_linearizable() {
     let dir = tempfile::tempdir().unwrap();
-    check_store(MediaChoice::File, CommitPolicy::Auto, 300, dir.path());
+    check_store(MediaChoice::File, CommitPolicy::Auto, IndexKind::Ordered, 300, dir.path());
 }
 
 // ---- planted bugs
@@ -336,6 +465,10 @@ enum Bug {
     EarlyReturn,
     /// One of two puts at a time undoes the other and then itself: what a reader saw is gone.
     LostWrite,
+    /// A batch takes effect key by key.
+    SplitBatch,
+    /// A snapshot is read later than it is made.
+    LateSnapshot,
 }
 
 /// What a key holds, and what it held before.
@@ -411,9 +544,29 @@ impl Subject for Toy {
     fn wait(&self, _ticket: u64) {}
 
     fn put_both(&self, keys: [u64; 2], value: u32) {
-        keys.iter().for_each(|key| {
-            self.set(*key, Some(value));
-        });
+        if self.bug == Bug::SplitBatch {
+            self.set(keys[0], Some(value));
+            std::thread::yield_now();
+            self.set(keys[1], Some(value));
+            return;
+        }
+        let mut values = self.values.lock();
+        for key in keys {
+            let known = values.entry(key).or_default();
+            *known = (Some(value), known.0);
+        }
+    }
+
+    fn snapshot(&self, keys: [u64; 2]) -> Box<dyn FnOnce() -> Values + '_> {
+        let read = move || {
+            let values = self.values.lock();
+            keys.map(|key| values.get(&key).copied().unwrap_or_default().0)
+        };
+        if self.bug == Bug::LateSnapshot {
+            return Box::new(read);
+        }
+        let values = read();
+        Box::new(move || values)
     }
 }
 
@@ -421,8 +574,16 @@ impl Subject for Toy {
 fn planted_bugs_are_found_and_a_right_map_is_not_blamed() {
     const HISTORIES: usize = 2_000;
     let (_, bad) = play_histories(&Toy::new(Bug::None), HISTORIES, 3);
-    assert!(bad.is_empty(), "{bad:?}");
-    for bug in [Bug::StaleRead, Bug::GapInPut, Bug::DoubleDelete, Bug::EarlyReturn, Bug::LostWrite] {
+    assert!(bad.is_empty(), "{} histories of a right map", bad.len());
+    for bug in [
+        Bug::StaleRead,
+        Bug::GapInPut,
+        Bug::DoubleDelete,
+        Bug::EarlyReturn,
+        Bug::LostWrite,
+        Bug::SplitBatch,
+        Bug::LateSnapshot,
+    ] {
         let (_, bad) = play_histories(&Toy::new(bug), HISTORIES, 3);
         report(&format!("linearizability, planted {bug:?}: {} of {HISTORIES} histories refuted", bad.len()));
         assert!(!bad.is_empty(), "{bug:?} was not noticed");
