@@ -21,9 +21,9 @@ pub enum Durability {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum IndexKind {
     /// Point operations only, at most 12 bytes of DRAM per key on average.
-    #[default]
     Hash,
     /// Keys in order, about 25 bytes of DRAM per key; point operations take longer than with `Hash`.
+    #[default]
     Ordered,
 }
 
@@ -99,7 +99,7 @@ impl Default for Options {
         Options {
             media: MediaChoice::Auto,
             durability: Durability::Sync,
-            index: IndexKind::Hash,
+            index: IndexKind::Ordered,
             create: true,
             read_only: false,
             max_bytes: None,
@@ -167,7 +167,7 @@ impl Options {
         self
     }
 
-    /// Which index. Held in memory only: the same pool opens with either. Default: `Hash`.
+    /// Which index. Held in memory only: the same pool opens with either. Default: `Ordered`.
     pub fn index(mut self, index: IndexKind) -> Self {
         self.index = index;
         self

@@ -23,7 +23,7 @@ pub extern "C" fn flatkv_options_new() -> *mut flatkv_options_t {
 /// |------------------------|--------------------------------------------------------|-----------------------------------|
 /// | media                  | auto, dax, file, emulated-pm                           | what the pool lies on             |
 /// | durability             | sync, os                                               | what a write waits for            |
-/// | index                  | hash, ordered                                          | how keys are found                |
+/// | index                  | ordered, hash                                          | how keys are found                |
 /// | create                 | true, false                                            | make the pool if there is none    |
 /// | read_only              | false, true                                            | share with readers, refuse writes |
 /// | max_bytes              | none, or bytes                                         | quota of the pool                 |

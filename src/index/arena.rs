@@ -400,6 +400,11 @@ impl<T: Node> Pool<T> {
         self.left.store(free.left_of(self.nodes.count()), Ordering::Relaxed);
     }
 
+    /// Nodes that were handed out.
+    pub fn in_use(&self) -> u64 {
+        self.nodes.count() as u64 - self.left()
+    }
+
     /// Nodes that can still be handed out.
     #[inline]
     pub fn left(&self) -> u64 {

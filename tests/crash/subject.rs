@@ -1,7 +1,7 @@
 //! What is tested: FlatKV, or a toy with planted bugs that proves that the tests would notice.
 
 use flatkv::testing::sim::{SimKind, SimMedia};
-use flatkv::{Durability, Options, Result, Store, WriteBatch, WriteOptions};
+use flatkv::{Durability, IndexKind, Options, Result, Store, WriteBatch, WriteOptions};
 use std::sync::Arc;
 
 /// A store as the sweep sees it.
@@ -28,11 +28,11 @@ pub trait Subject: Send + Sync + Sized + 'static {
 }
 
 /// Options of a pool with the smallest segments that hold several frames: on files a frame takes whole sectors, and
-/// segments of 4 KiB hardly ever roll.
+/// segments of 4 KiB hardly ever roll. Each kind of index has one of the media.
 pub fn options(media: &SimMedia) -> Options {
     match media.sim_kind() {
         SimKind::Pm => flatkv::testing::with_survivor_streams(flatkv::testing::options(), 2),
-        SimKind::File => flatkv::testing::options().segment_size_bytes(8192),
+        SimKind::File => flatkv::testing::options().segment_size_bytes(8192).index(IndexKind::Hash),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::faults::plan::{Fault, Terrain, Turn};
 use flatkv::testing::{CallFault, CallSite};
-use flatkv::{Durability, Error, MediaChoice, Options, Result, Store, WriteBatch, WriteOptions};
+use flatkv::{Durability, Error, IndexKind, MediaChoice, Options, Result, Store, WriteBatch, WriteOptions};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -89,7 +89,9 @@ pub fn options(media: MediaChoice, terrain: Terrain) -> Options {
     } else {
         flatkv::testing::options()
     };
-    options.media(media).segment_size_bytes(SEGMENT_BYTES)
+    // Each kind of index has one of the media.
+    let index = if media == MediaChoice::File { IndexKind::Hash } else { IndexKind::Ordered };
+    options.media(media).segment_size_bytes(SEGMENT_BYTES).index(index)
 }
 
 impl<'a> Work<'a> {

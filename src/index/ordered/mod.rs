@@ -62,9 +62,11 @@ const LEAVES_MAX: usize = 1 << 30;
 const _: () = assert!(LEAVES_MAX < INNER as usize);
 /// Least reservation, for pools of a few segments and where the address space is limited.
 const LEAVES_MIN: usize = 1 << 12;
-/// Entries per leaf for which a small pool reserves. Most leaves hold twenty; keys that leave the prefixes of others one by
-/// one, which are long then and few, take a leaf and a layer each.
-const LEAF_ENTRIES_RESERVED: u64 = 2;
+/// Leaves reserved for an entry that a pool has room for, if each took one unit of its space; the shortest takes two. So a
+/// batch that fits the pool finds [`KEY_LEAVES_MAX`] for each of its keys. Most leaves hold twenty entries: the rest is never
+/// touched.
+const ENTRY_LEAVES_RESERVED: u64 = 2;
+const _: () = assert!(ENTRY_LEAVES_RESERVED * 2 >= KEY_LEAVES_MAX);
 /// Layer nodes for each leaf: so many take the same memory. There is no layer without a leaf, but long prefixes take many.
 const LEAF_LAYERS_RESERVED: usize = size_of::<Leaf>() / size_of::<Layer>();
 /// Leaves, inner nodes and layers that a key takes at most, splits on its way included; and prefixes, which may be cut in two.
@@ -152,7 +154,7 @@ impl OrderedIndex {
     /// `Io` if address space cannot be reserved.
     pub fn with_expected(log: Arc<dyn LogKeys>, _expected: u64, most: u64) -> Result<OrderedIndex> {
         let in_memory = memory_bytes() / size_of::<Leaf>() as u64;
-        let wanted = (most / LEAF_ENTRIES_RESERVED).min(in_memory);
+        let wanted = most.saturating_mul(ENTRY_LEAVES_RESERVED).min(in_memory);
         let mut leaves = wanted.clamp(LEAVES_MIN as u64, LEAVES_MAX as u64) as usize;
         let layers = |leaves: usize| (leaves * LEAF_LAYERS_RESERVED).min(u32::MAX as usize);
         let mut space = loop {
@@ -430,8 +432,11 @@ impl Index for OrderedIndex {
     #[inline]
     fn has_room_for(&self, keys: u64, bytes: u64) -> bool {
         let prefixes = 2 * bytes / LAYER_BYTES as u64;
+        // Each inner node that is there splits once at most before it takes many more separators, so many keys together
+        // need fewer than each alone might.
+        let inners = (keys * KEY_INNERS_MAX).min(self.nodes.inners.in_use() + 2 * keys);
         self.nodes.leaves.left() >= keys * KEY_LEAVES_MAX
-            && self.nodes.inners.left() >= keys * KEY_INNERS_MAX
+            && self.nodes.inners.left() >= inners
             && self.nodes.layers.left() >= keys * KEY_LAYERS_MAX + prefixes
     }
 

@@ -17,6 +17,7 @@ struct Slice {
 
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
+const UNSUPPORTED: i32 = 10;
 /// Keys that one multi-get or batch takes from the harness.
 const GROUP: usize = 64;
 
@@ -42,6 +43,14 @@ functions! {
         flatkv_write: fn(Handle, Handle) -> i32,
         flatkv_put_async: fn(Handle, *const u8, usize, *const u8, usize, *mut u64) -> i32,
         flatkv_wait: fn(Handle, u64) -> i32,
+        flatkv_iter_new: fn(Handle, Handle, *mut Handle) -> i32,
+        flatkv_iter_free: fn(Handle),
+        flatkv_iter_seek: fn(Handle, *const u8, usize),
+        flatkv_iter_next: fn(Handle),
+        flatkv_iter_valid: fn(Handle) -> bool,
+        flatkv_iter_status: fn(Handle) -> i32,
+        flatkv_iter_key: fn(Handle) -> Slice,
+        flatkv_iter_value: fn(Handle) -> Slice,
     }
 }
 
@@ -237,5 +246,30 @@ impl Session for Calls<'_> {
                 unsafe { (self.store.library.functions.flatkv_wait)(self.store.handle, self.ticket) };
             self.store.library.check("wait", status);
         }
+    }
+
+    /// With an iterator of its own, which sees what was written before.
+    #[cfg(feature = "peers")]
+    fn scan(&mut self, from: &[u8], count: usize) -> Option<usize> {
+        let library = &self.store.library;
+        let f = &library.functions;
+        let (mut iter, mut seen) = (ptr::null_mut(), 0);
+        // SAFETY: the iterator is this call's and is freed once; a value is readable until the iterator moves.
+        unsafe {
+            match (f.flatkv_iter_new)(self.store.handle, ptr::null_mut(), &mut iter) {
+                UNSUPPORTED => return None,
+                status => library.check("iter_new", status),
+            }
+            (f.flatkv_iter_seek)(iter, from.as_ptr(), from.len());
+            while seen < count && (f.flatkv_iter_valid)(iter) {
+                let (key, value) = ((f.flatkv_iter_key)(iter), (f.flatkv_iter_value)(iter));
+                std::hint::black_box((*key.data, *value.data));
+                seen += 1;
+                (f.flatkv_iter_next)(iter);
+            }
+            library.check("iter_status", (f.flatkv_iter_status)(iter));
+            (f.flatkv_iter_free)(iter);
+        }
+        Some(seen)
     }
 }

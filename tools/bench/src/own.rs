@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Keys of one multi-get or one batch.
 pub const GROUP: usize = 64;
+/// What is measured here are point operations: nobody who has only those takes the ordered index.
+const POINTS_ONLY: (&str, &str) = ("index", "hash");
 /// Threads on one hot key.
 pub const HOT_THREADS: [usize; 4] = [2, 4, 8, 16];
 /// Threads that write to a file at once.
@@ -181,7 +183,7 @@ fn in_memory(plan: &Plan, builds: &[Build], round: usize, figures: &mut Figures)
     let dir = folder(&plan.memory_dir);
     let open = |build: &Build, file: &str| {
         let path = dir.path().join(format!("{}-{file}.fkv", build.0));
-        (path.clone(), build.1.open(&path, &[("media", "emulated-pm")]))
+        (path.clone(), build.1.open(&path, &[("media", "emulated-pm"), POINTS_ONLY]))
     };
     // Loads, overwrites on one and two threads, batches; a hot key is not measured on the ideal.
     let ideal = Ideal::new(&plan.memory_dir, keys, keys + 6 * ops, 8, value_bytes);
@@ -302,7 +304,7 @@ fn growth(plan: &Plan, builds: &[Build], figures: &mut Figures) {
     };
     for build in builds {
         let path = dir.path().join(format!("{}-growth.fkv", build.0));
-        let store = build.1.open(&path, &[("media", "emulated-pm")]);
+        let store = build.1.open(&path, &[("media", "emulated-pm"), POINTS_ONLY]);
         let (us, slow) = slowest(&store);
         figures.add(name(&build.0, "slowest put while the index grows", 1), "us", us);
         figures.add(name(&build.0, "puts above 1 ms while the index grows", 1), "puts", slow);
@@ -324,7 +326,7 @@ fn on_files(plan: &Plan, builds: &[Build], figures: &mut Figures) {
     machine::file_writes(dir.path(), plan.time, figures);
     for build in builds {
         let path = dir.path().join(format!("{}.fkv", build.0));
-        let store = build.1.open(&path, &[("media", "file")]);
+        let store = build.1.open(&path, &[("media", "file"), POINTS_ONLY]);
         let fresh = |session: &mut dyn Session, thread: usize, i: u64| {
             put(session, keys::key(((thread as u64 + 1) << 32) + i), plan.value_bytes)
         };
@@ -342,7 +344,7 @@ fn on_files(plan: &Plan, builds: &[Build], figures: &mut Figures) {
         drop(store);
         std::fs::remove_file(&path).expect("the pool was there");
 
-        let store = build.1.open(&path, &[("media", "file"), ("durability", "os")]);
+        let store = build.1.open(&path, &[("media", "file"), ("durability", "os"), POINTS_ONLY]);
         let load: Call<'_> = &|session, _, i| put(session, keys::key(i), plan.value_bytes);
         let keys = plan.keys.min(1_000_000);
         figures.add(name(&build.0, "insert on a file, os", 1), "M/s", counted(&store, 1, keys, load));
@@ -398,7 +400,7 @@ pub fn sample_dram(
     value_bytes: usize,
 ) -> (f64, f64) {
     let dir = folder(memory_dir);
-    let store = library.open(&dir.path().join("dram.fkv"), &[("media", "emulated-pm")]);
+    let store = library.open(&dir.path().join("dram.fkv"), &[("media", "emulated-pm"), POINTS_ONLY]);
     let mut session = store.session();
     let (mut next, mut samples) = ((dram_keys / 16).max(1000), Vec::new());
     for i in 0..dram_keys {
@@ -423,7 +425,7 @@ pub fn make_calls(
     kind: &str,
 ) -> Result<(), String> {
     let dir = folder(memory_dir);
-    let store = library.open(&dir.path().join("calls.fkv"), &[("media", "emulated-pm")]);
+    let store = library.open(&dir.path().join("calls.fkv"), &[("media", "emulated-pm"), POINTS_ONLY]);
     let mut session = store.session();
     let session = session.as_mut();
     let numbers = keys::stream(Spread::Uniform, keys, keys, 3);
