@@ -189,26 +189,27 @@ impl Committer {
         self.oplog.frame_bytes_max(entries).min(GROUP_BYTES_MAX as u64)
     }
 
-    /// Writes one operation and waits as its terms say. Its stamp exceeds what `above` answers, too: a writer alone asks once
-    /// the operation is encoded, so that the memory that `above` reads, asked for before, has had time to come. It is called under the log's lock: takes none.
+    /// Writes one operation and waits as its terms say. Its stamp exceeds what `ask` leads to, too: a writer alone asks before
+    /// it encodes the operation, and has the answer worked out afterwards, when the memory for it has had time to come. Both
+    /// are called under the log's lock: they take none.
     ///
     /// # Errors
     /// `NoSpace`, `TooLarge`, `Closed`, `Poisoned`: nothing was changed. `Io`: the store is poisoned.
     #[inline]
-    pub fn submit_op(
+    pub fn submit_op<A: FnOnce() -> Seq>(
         &self,
         sink: &dyn Publisher,
         op: &OpSpec<'_>,
         hash: u32,
         terms: &Terms,
-        above: impl FnOnce() -> Seq,
+        ask: impl FnOnce() -> A,
     ) -> Result<Publishable<Written>> {
         let lane = self.home_lane();
         if let Some((lane, mut state)) = self.lock_alone(lane, terms.purpose) {
             self.lead_locked(lane, &mut state, sink);
-            return self.submit_alone(&mut state, op, hash, terms, above);
+            return self.submit_alone(&mut state, op, hash, terms, ask);
         }
-        let terms = Terms { above: terms.above.max(above()), ..*terms };
+        let terms = Terms { above: terms.above.max(ask()()), ..*terms };
         self.submit_grouped(lane, sink, op, hash, &terms)
     }
 
@@ -263,14 +264,15 @@ impl Committer {
     }
 
     #[inline]
-    fn submit_alone(
+    fn submit_alone<A: FnOnce() -> Seq>(
         &self,
         state: &mut LogState,
         op: &OpSpec<'_>,
         hash: u32,
         terms: &Terms,
-        above: impl FnOnce() -> Seq,
+        ask: impl FnOnce() -> A,
     ) -> Result<Publishable<Written>> {
+        let above = ask();
         let mut frame = std::mem::replace(&mut state.scratch, FrameBuilder::unallocated());
         frame.reset(FrameKind::Ops);
         let op_at = frame.push(op);

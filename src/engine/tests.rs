@@ -65,7 +65,7 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
     let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
     let written = engine
         .committer
-        .submit_op(&*engine, &op, Filter::short_hash(key.hash), &terms, || Seq::ZERO)
+        .submit_op(&*engine, &op, Filter::short_hash(key.hash), &terms, || || Seq::ZERO)
         .expect("room");
     on_the_other_log(|| {
         let os = WriteOptions::new().durability(Durability::Os);

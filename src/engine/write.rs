@@ -27,14 +27,16 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 /// An operation of a batch, ready for the log.
-struct BatchEntry<'a> {
+struct BatchEntry<'a, S> {
     key: Key<'a>,
+    /// Where the index has it, or would.
+    spot: S,
     kind: OpKind,
     value: &'a [u8],
     blob: Option<StagedBlob>,
 }
 
-impl BatchEntry<'_> {
+impl<S> BatchEntry<'_, S> {
     fn spec(&self) -> OpSpec<'_> {
         let value = self.blob.as_ref().map_or(self.value, |blob| &blob.descriptor);
         OpSpec { kind: self.kind, key: self.key.bytes, value, moved: None }
@@ -90,9 +92,20 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     fn write_op(&self, key: Key<'_>, op: &OpSpec<'_>, terms: &Terms) -> Result<()> {
         let hash = Filter::short_hash(key.hash);
-        let written = self.committer.submit_op(self, op, hash, terms, || self.above(key))?;
+        let mut spot = I::Spot::default();
+        let found = &mut spot;
+        let ask = move || {
+            let guard = epoch::pin();
+            self.index.prefetch(&[key]);
+            move || {
+                let above;
+                (above, *found) = self.above(key, &guard);
+                above
+            }
+        };
+        let written = self.committer.submit_op(self, op, hash, terms, ask)?;
         self.note_if_tombstone(op.kind, key, written.get());
-        self.publish(key, written);
+        self.publish_at(spot, key, written);
         Ok(())
     }
 
@@ -154,7 +167,7 @@ impl<I: Index + 'static> Engine<I> {
                 for (entry, op_at) in entries.iter().zip(offsets) {
                     let written = Written::at(&placed, op_at, true);
                     self.note_if_tombstone(entry.kind, entry.key, &written);
-                    self.publish(entry.key, Publishable::from_batch(written));
+                    self.publish_at(entry.spot, entry.key, Publishable::from_batch(written));
                 }
             }
             None => self.write_large(&entries, &terms)?,
@@ -176,7 +189,7 @@ impl<I: Index + 'static> Engine<I> {
 
     fn accept_put(&self, key: Key<'_>, value: &[u8]) -> Result<u64> {
         self.check_index_room(std::iter::once(key.bytes.len()))?;
-        let above = self.damage_bound().max(self.above(key));
+        let above = self.damage_bound().max(self.above(key, &epoch::pin()).0);
         let terms = Terms { above, purpose: Purpose::Put, mode: WriteMode::Sync };
         let blob = if value.len() <= self.inline_value_bytes_max {
             None
@@ -246,7 +259,7 @@ impl<I: Index + 'static> Engine<I> {
         &self,
         batch: &'a WriteBatch,
         mode: WriteMode,
-    ) -> Result<(Vec<BatchEntry<'a>>, Terms)> {
+    ) -> Result<(Vec<BatchEntry<'a, I::Spot>>, Terms)> {
         let puts = batch.ops().iter().filter(|op| !op.is_delete);
         self.check_index_room(puts.map(|op| batch.key(op).len()))?;
         let keys: Vec<Key<'a>> = batch.ops().iter().map(|op| self.key(batch.key(op))).collect();
@@ -264,8 +277,9 @@ impl<I: Index + 'static> Engine<I> {
             }
             let (key, bytes) = (*key, key.bytes);
             let value = batch.value(op);
-            terms.above = terms.above.max(self.above(key));
-            let mut entry = BatchEntry { key, kind: OpKind::Delete, value, blob: None };
+            let (above, spot) = self.above(key, &epoch::pin());
+            terms.above = terms.above.max(above);
+            let mut entry = BatchEntry { key, spot, kind: OpKind::Delete, value, blob: None };
             if !op.is_delete {
                 terms.purpose = Purpose::Put;
                 entry.kind = OpKind::Put;
@@ -285,7 +299,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// The batch is in the log: its blobs are kept, and its operations counted, once however often it had to wait for room.
-    fn settle_entries(&self, entries: Vec<BatchEntry<'_>>) {
+    fn settle_entries(&self, entries: Vec<BatchEntry<'_, I::Spot>>) {
         for entry in entries {
             match entry.kind {
                 OpKind::Delete => self.counters.delete(),
@@ -298,7 +312,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// The batch as one frame, if it fits one.
-    fn batch_frame(&self, entries: &[BatchEntry<'_>]) -> Option<(FrameBuilder, Vec<u32>)> {
+    fn batch_frame(&self, entries: &[BatchEntry<'_, I::Spot>]) -> Option<(FrameBuilder, Vec<u32>)> {
         let bytes: u64 = entries.iter().map(entry_bytes_max).sum::<u64>() + FRAME_HEADER_BYTES as u64 + 64;
         if entries.len() > FRAME_OPS_MAX || bytes > self.oplog.frame_bytes_max(entries.len() as u64) {
             return None;
@@ -311,12 +325,12 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Writes a batch that exceeds a frame: parts, then the commit that makes them count, all in one log.
-    fn write_large(&self, entries: &[BatchEntry<'_>], terms: &Terms) -> Result<()> {
+    fn write_large(&self, entries: &[BatchEntry<'_, I::Spot>], terms: &Terms) -> Result<()> {
         let written =
             self.committer.with_log(self, |oplog, state| self.write_parts(oplog, state, entries, terms))?;
         for (entry, written) in entries.iter().zip(written) {
             self.note_if_tombstone(entry.kind, entry.key, &written);
-            self.publish(entry.key, Publishable::from_batch(written));
+            self.publish_at(entry.spot, entry.key, Publishable::from_batch(written));
         }
         Ok(())
     }
@@ -327,7 +341,7 @@ impl<I: Index + 'static> Engine<I> {
         &self,
         oplog: &OpLog,
         state: &mut LogState,
-        entries: &[BatchEntry<'_>],
+        entries: &[BatchEntry<'_, I::Spot>],
         terms: &Terms,
     ) -> Result<Vec<Written>> {
         let counts = self.split_into_parts(entries)?;
@@ -343,7 +357,7 @@ impl<I: Index + 'static> Engine<I> {
         &self,
         oplog: &OpLog,
         state: &mut LogState,
-        entries: &[BatchEntry<'_>],
+        entries: &[BatchEntry<'_, I::Spot>],
         counts: &[usize],
         terms: &Terms,
         slots: &mut Vec<SegmentSlot>,
@@ -389,7 +403,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// How many entries go into each part.
-    fn split_into_parts(&self, entries: &[BatchEntry<'_>]) -> Result<Vec<usize>> {
+    fn split_into_parts(&self, entries: &[BatchEntry<'_, I::Spot>]) -> Result<Vec<usize>> {
         let mut counts = Vec::new();
         let mut rest = entries;
         while !rest.is_empty() {
@@ -401,7 +415,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// How many of the entries fit the next part.
-    fn entries_in_part(&self, entries: &[BatchEntry<'_>]) -> Result<usize> {
+    fn entries_in_part(&self, entries: &[BatchEntry<'_, I::Spot>]) -> Result<usize> {
         let mut bytes = FRAME_HEADER_BYTES as u64 + 64;
         for (count, entry) in entries.iter().enumerate() {
             bytes += entry_bytes_max(entry);
@@ -417,18 +431,17 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// What the stamp of a new entry of the key must exceed, told by the segments that hold older ones: no entry is read.
-    /// Their lines are asked for, so that they are there when the new one is in the log and [`Engine::publish`] reads them.
+    /// Their lines are asked for, so that they are there when the new one is in the log and [`Engine::publish_at`] reads
+    /// them. With it the key's place in the index, for that.
     #[inline]
-    pub(super) fn above(&self, key: Key<'_>) -> Seq {
-        let _guard = epoch::pin();
+    pub(super) fn above(&self, key: Key<'_>, _guard: &epoch::Guard) -> (Seq, I::Spot) {
         let mut above = Seq::ZERO;
         // All that may be the key's: which one it is would have to be read.
-        self.index.get(key, |addr| {
+        let spot = self.index.look(key, |addr| {
             self.reader.prefetch(addr);
             above = above.max(self.newest_beside(addr));
-            None::<()>
         });
-        above
+        (above, spot)
     }
 
     /// No entry of the segment that holds `addr` has a later stamp.
@@ -470,12 +483,17 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Shows an entry to readers, unless a newer one of its key is there.
-    #[inline]
     pub(super) fn publish(&self, key: Key<'_>, written: Publishable<Written>) {
+        self.publish_at(I::Spot::default(), key, written);
+    }
+
+    /// The same, for a key that was looked at.
+    #[inline]
+    fn publish_at(&self, spot: I::Spot, key: Key<'_>, written: Publishable<Written>) {
         let guard = epoch::pin();
         let new = *written.get();
         let mut older = None;
-        let upsert = self.index.upsert_if_newer(key, written.map(|written| written.addr), |known| {
+        let upsert = self.index.upsert_at(spot, key, written.map(|written| written.addr), |known| {
             let scratch = Scratch::new();
             let Some(op) = self.reader.op(known, &scratch).filter(|op| op.key() == key.bytes) else {
                 return Candidate::OtherKey;
@@ -594,12 +612,12 @@ fn last_of_each(keys: &[Key<'_>]) -> Vec<bool> {
     is_last
 }
 
-fn entry_bytes_max(entry: &BatchEntry<'_>) -> u64 {
+fn entry_bytes_max<S>(entry: &BatchEntry<'_, S>) -> u64 {
     let value = entry.blob.as_ref().map_or(entry.value.len(), |blob| blob.descriptor.len());
     encoded_len_max(entry.key.bytes.len(), value)
 }
 
-fn short_hashes(entries: &[BatchEntry<'_>]) -> Vec<u32> {
+fn short_hashes<S>(entries: &[BatchEntry<'_, S>]) -> Vec<u32> {
     entries.iter().map(|entry| Filter::short_hash(entry.key.hash)).collect()
 }
 

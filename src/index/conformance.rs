@@ -107,9 +107,26 @@ impl<I: Index> Subject<I> {
         self.publish(key, seq, self.log.append(key, seq))
     }
 
+    /// Every other one after a look.
     fn publish(&self, key: u64, seq: u64, at: Addr) -> Upsert {
+        let spot = if seq.is_multiple_of(2) { self.look(key).0 } else { I::Spot::default() };
+        self.publish_at(spot, key, seq, at)
+    }
+
+    /// The key's spot, and whether its entry was shown.
+    fn look(&self, key: u64) -> (I::Spot, bool) {
         let _guard = epoch::pin();
-        self.index.upsert_if_newer(
+        let mut is_shown = false;
+        let spot = self.index.look(self.key(key, &key.to_le_bytes()), |at| {
+            is_shown |= self.log.entry(at).0 == key;
+        });
+        (spot, is_shown)
+    }
+
+    fn publish_at(&self, spot: I::Spot, key: u64, seq: u64, at: Addr) -> Upsert {
+        let _guard = epoch::pin();
+        self.index.upsert_at(
+            spot,
             self.key(key, &key.to_le_bytes()),
             Durable::recovered(at).into(),
             |candidate| match self.log.entry(candidate) {
@@ -177,6 +194,8 @@ fn behaves_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I, hash: fn(u64) -> u6
     let log = FakeLog::new(2 * steps, hash);
     let subject = Subject { index: make(log.clone()), log };
     let mut model: HashMap<u64, (Addr, u64)> = HashMap::new();
+    // Looks are never forgotten, however old: of cells that are gone, and whose numbers others have now.
+    let mut spots: HashMap<u64, I::Spot> = HashMap::new();
     let mut rng = Rng(keys ^ steps);
     for step in 1..=steps {
         let key = rng.below(keys);
@@ -197,11 +216,18 @@ fn behaves_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I, hash: fn(u64) -> u6
             (2, Some((at, seq))) => {
                 assert_eq!(subject.put(key, seq - 1), Upsert::Lost(at), "step {step}: older {key}");
             }
-            (3 | 4, _) => {}
+            (3, _) => {
+                let (spot, is_shown) = subject.look(key);
+                assert_eq!(is_shown, known.is_some(), "step {step}: look at {key}");
+                spots.entry(key).or_insert(spot);
+                epoch::help_grace_period();
+            }
+            (4, _) => {}
             (_, known) => {
                 let at = subject.log.append(key, step + 1);
                 let expected = known.map_or(Upsert::Inserted, |(old, _)| Upsert::Replaced(old));
-                assert_eq!(subject.publish(key, step + 1, at), expected, "step {step}: put {key}");
+                let spot = spots.get(&key).copied().unwrap_or_default();
+                assert_eq!(subject.publish_at(spot, key, step + 1, at), expected, "step {step}: put {key}");
                 model.insert(key, (at, step + 1));
             }
         }

@@ -25,6 +25,8 @@
 //! Pages come back after a grace period, so a caller that inserts in bulk renews its guard at least every few thousand
 //! keys; under one long guard a growing index keeps every page it ever had.
 
+mod look;
+
 use super::arena::{
     AddressSpace, BUCKET_SLOTS, Bucket, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved, prefetch,
 };
@@ -37,6 +39,7 @@ use crate::media::durable::{Durable, Publishable};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::{Backoff, CachePadded};
+use look::Spot;
 
 const ADDR_MASK: u64 = (1 << ADDR_BITS) - 1;
 const FROZEN: u64 = 1 << ADDR_BITS;
@@ -94,6 +97,7 @@ const PREFIX: usize = 10;
 const DISTANCE: usize = 11;
 const NEXT_PART: usize = 12;
 const CLAIM: usize = 13;
+const GENERATION: usize = 14;
 const _: () = assert!(PAGE_COUNT == PART_PAGES_MAX);
 
 /// See the module.
@@ -114,6 +118,8 @@ struct Storage {
     descriptors: Pool<Line>,
     pages: Pool<Page>,
     entries: EntryCount,
+    /// Cells that were built: tells those with the same number apart.
+    generations: AtomicU32,
 }
 
 /// The low `depth` bits.
@@ -194,6 +200,17 @@ impl<'a> Probe<'a> {
         let mut probe = Probe { storage, part: cell.first_part, position, buckets: 0, at: 0, left: 0 };
         probe.enter(cell.first_part);
         probe
+    }
+
+    /// Without the first `buckets` buckets of the first part, which has more than those.
+    #[inline]
+    fn behind(mut self, buckets: u32) -> Self {
+        self.left -= buckets as usize;
+        self.at += buckets as usize;
+        if self.at >= self.buckets {
+            self.at -= self.buckets;
+        }
+        self
     }
 
     #[inline]
@@ -335,12 +352,19 @@ impl HashIndex {
 
     /// One attempt at an upsert; `None` if the cell is replaced, or has to be, and the directory must be asked again.
     #[inline]
-    fn try_upsert(&self, hash: u64, new: Addr, judge: &mut impl FnMut(Addr) -> Candidate) -> Option<Upsert> {
+    fn try_upsert(
+        &self,
+        spot: Spot,
+        hash: u64,
+        new: Addr,
+        judge: &mut impl FnMut(Addr) -> Candidate,
+    ) -> Option<Upsert> {
         let cell = self.cell(hash);
         let new = tag(hash, cell.depth()) | new.to_bits();
         let distance_max = number(cell.first_part, DISTANCE);
-        for (bucket, distance) in Probe::new(&self.storage, cell, hash).zip(0_u32..) {
-            for slot in &bucket.slots {
+        let (passed, mut slots_passed) = spot.passed_in(cell);
+        for (bucket, distance) in Probe::new(&self.storage, cell, hash).behind(passed).zip(passed..) {
+            for slot in &bucket.slots[std::mem::take(&mut slots_passed)..] {
                 match self.visit(slot, new, distance <= distance_max, judge) {
                     Visit::Next => {}
                     Visit::Done(done) => return Some(done),
@@ -575,6 +599,7 @@ impl Storage {
             directory: space.take(pages),
             descriptors: Pool::new(space.take(pages)),
             pages: Pool::new(space.take(pages)),
+            generations: AtomicU32::new(0),
         })
     }
 
@@ -642,6 +667,7 @@ impl Storage {
             set(DEPTH, depth);
             set(PREFIX, prefix as u32);
             set(DISTANCE, distance);
+            set(GENERATION, self.generations.fetch_add(1, Ordering::Relaxed));
             spilled = self.fill(line, words);
             words = &spilled;
             if last == 0 {
@@ -690,6 +716,7 @@ impl Storage {
 
 impl Index for HashIndex {
     const PREFETCHES_BY_HASH: bool = true;
+    type Spot = Spot;
 
     #[inline]
     fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
@@ -717,8 +744,14 @@ impl Index for HashIndex {
     }
 
     #[inline]
-    fn upsert_if_newer(
+    fn look(&self, key: Key<'_>, visit: impl FnMut(Addr)) -> Spot {
+        self.look_at(key.hash, visit)
+    }
+
+    #[inline]
+    fn upsert_at(
         &self,
+        spot: Spot,
         key: Key<'_>,
         new: Publishable<Addr>,
         mut judge: impl FnMut(Addr) -> Candidate,
@@ -726,7 +759,7 @@ impl Index for HashIndex {
         let new = new.into_inner();
         assert!(new.to_bits() != 0, "the pool head lies at address 0");
         loop {
-            if let Some(done) = self.try_upsert(key.hash, new, &mut judge) {
+            if let Some(done) = self.try_upsert(spot, key.hash, new, &mut judge) {
                 if done == Upsert::Inserted {
                     self.storage.entries.add(1);
                 }

@@ -99,6 +99,23 @@ pub trait Index: Send + Sync {
         key: Key<'_>,
         new: Publishable<Addr>,
         judge: impl FnMut(Addr) -> Candidate,
+    ) -> Upsert {
+        self.upsert_at(Self::Spot::default(), key, new, judge)
+    }
+
+    /// Where a key is, or would be: a hint, true or not for as long as it is kept. By default it says nothing.
+    type Spot: Copy + Default;
+
+    /// Shows `visit` each entry that may be the key's, of all that were published before the call.
+    fn look(&self, key: Key<'_>, visit: impl FnMut(Addr)) -> Self::Spot;
+
+    /// [`Index::upsert_if_newer`] of a key that was looked at.
+    fn upsert_at(
+        &self,
+        spot: Self::Spot,
+        key: Key<'_>,
+        new: Publishable<Addr>,
+        judge: impl FnMut(Addr) -> Candidate,
     ) -> Upsert;
 
     /// The cleaner's compare-and-swap: `from` becomes `to` if the key still points at `from`.

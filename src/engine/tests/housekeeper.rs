@@ -38,7 +38,7 @@ fn a_write_that_meets_the_thread_on_its_way_to_sleep_is_marked_in_time() {
         let op = OpSpec { kind: OpKind::Put, key: key.bytes, value: b"value", moved: None };
         let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
         let hash = Filter::short_hash(key.hash);
-        let written = engine.committer.submit_op(&*engine, &op, hash, &terms, || Seq::ZERO).expect("room");
+        let written = engine.committer.submit_op(&*engine, &op, hash, &terms, || || Seq::ZERO).expect("room");
         engine.publish(key, written);
         wait_until(|| !engine.oplog.lock(0).needs_mark()) < SLEEP_MAX / 5
     });

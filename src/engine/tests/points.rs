@@ -71,7 +71,7 @@ fn a_snapshot_waits_for_a_write_that_has_its_stamp_and_shows_it() {
             let terms =
                 Terms { above: writer.oplog.newest_seq(), purpose: Purpose::Put, mode: WriteMode::Sync };
             let hash = Filter::short_hash(key.hash);
-            let above = || writer.above(key);
+            let above = || || writer.above(key, &epoch::pin()).0;
             let written = writer.committer.submit_op(&**writer, &op, hash, &terms, above).expect("room");
             stamped.send(()).expect("somebody listens");
             may_publish.recv_timeout(LONG).expect("somebody lets it");

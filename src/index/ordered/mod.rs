@@ -327,6 +327,7 @@ impl OrderedIndex {
 
 impl Index for OrderedIndex {
     const PREFETCHES_BY_HASH: bool = false;
+    type Spot = ();
 
     #[inline]
     fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
@@ -335,8 +336,17 @@ impl Index for OrderedIndex {
     }
 
     #[inline]
-    fn upsert_if_newer(
+    fn look(&self, key: Key<'_>, mut visit: impl FnMut(Addr)) {
+        self.get(key, |addr| {
+            visit(addr);
+            None::<()>
+        });
+    }
+
+    #[inline]
+    fn upsert_at(
         &self,
+        _spot: (),
         key: Key<'_>,
         new: Publishable<Addr>,
         mut judge: impl FnMut(Addr) -> Candidate,
