@@ -9,7 +9,7 @@
 
 use crate::checksum::SegmentSeed;
 use crate::format::{SegmentClass, SegmentHeader};
-use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering, thread_number};
 use crate::types::{LogId, SegmentId, SegmentSlot, Seq};
 
 /// What the table knows of a slot.
@@ -40,13 +40,23 @@ impl SlotState {
     }
 }
 
-/// One slot. A cache line of its own: writers of different logs touch different segments.
+/// Threads that kill entries of one segment at one time and do not share a cache line for it, with luck.
+const DEAD_STRIPES: usize = 3;
+
+/// Bytes of dead entries as some of the threads count them.
+#[repr(align(64))]
+struct DeadStripe {
+    bytes: AtomicU64,
+}
+
+/// One slot. A cache line of its own: writers of different logs touch different segments. Which entries die, and so where
+/// that is counted, is a matter of keys: those counters have lines of their own, so that what is in the first line, which
+/// every look at an entry of the segment reads, stays in every core's cache.
 #[repr(align(64))]
 pub struct SlotInfo {
     seed: AtomicU64,
     id: AtomicU64,
     op_bytes: AtomicU64,
-    dead_bytes: AtomicU64,
     newest_seq: AtomicU64,
     entries: AtomicU32,
     data_end: AtomicU32,
@@ -57,9 +67,10 @@ pub struct SlotInfo {
     log: AtomicU8,
     prefaulted: AtomicBool,
     quarantined: AtomicBool,
+    dead: [DeadStripe; DEAD_STRIPES],
 }
 
-const _: () = assert!(size_of::<SlotInfo>() == 64, "one line per slot");
+const _: () = assert!(size_of::<SlotInfo>() == 64 * (1 + DEAD_STRIPES), "one line, and one for each stripe");
 
 impl SlotInfo {
     fn new() -> Self {
@@ -67,7 +78,6 @@ impl SlotInfo {
             seed: AtomicU64::new(0),
             id: AtomicU64::new(0),
             op_bytes: AtomicU64::new(0),
-            dead_bytes: AtomicU64::new(0),
             newest_seq: AtomicU64::new(0),
             entries: AtomicU32::new(0),
             data_end: AtomicU32::new(0),
@@ -78,6 +88,7 @@ impl SlotInfo {
             log: AtomicU8::new(0),
             prefaulted: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
+            dead: [const { DeadStripe { bytes: AtomicU64::new(0) } }; DEAD_STRIPES],
         }
     }
 
@@ -93,7 +104,7 @@ impl SlotInfo {
     pub(super) fn clear(&self) {
         assert_eq!(self.pins.load(Ordering::Acquire), 0, "a pinned segment is never freed");
         self.op_bytes.store(0, Ordering::Relaxed);
-        self.dead_bytes.store(0, Ordering::Relaxed);
+        self.dead.iter().for_each(|stripe| stripe.bytes.store(0, Ordering::Relaxed));
         self.newest_seq.store(0, Ordering::Relaxed);
         self.entries.store(0, Ordering::Relaxed);
         self.data_end.store(0, Ordering::Relaxed);
@@ -171,7 +182,7 @@ impl SlotInfo {
     /// An entry of `bytes` in this segment is dead.
     #[inline]
     pub fn add_dead(&self, bytes: u64) {
-        self.dead_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.dead[thread_number() % DEAD_STRIPES].bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// So many bytes of the entries added are tombstones; before anybody can see them.
@@ -200,7 +211,7 @@ impl SlotInfo {
 
     /// Bytes of dead entries.
     pub fn dead_bytes(&self) -> u64 {
-        self.dead_bytes.load(Ordering::Relaxed)
+        self.dead.iter().map(|stripe| stripe.bytes.load(Ordering::Relaxed)).sum()
     }
 
     /// No entry that was appended since open has a later stamp.
