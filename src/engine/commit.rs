@@ -181,7 +181,9 @@ impl Committer {
     /// The calling thread's lane.
     #[inline]
     pub fn home_lane(&self) -> usize {
-        thread_number() % self.lanes.len()
+        let (thread, lanes) = (thread_number(), self.lanes.len());
+        // Seldom more threads than lanes: a division takes as long as looking at a bucket of the index.
+        if thread < lanes { thread } else { thread % lanes }
     }
 
     /// Most bytes of a group, and of a frame that others may join.
@@ -273,13 +275,12 @@ impl Committer {
         ask: impl FnOnce() -> A,
     ) -> Result<Publishable<Written>> {
         let above = ask();
-        let mut frame = std::mem::replace(&mut state.scratch, FrameBuilder::unallocated());
+        let mut frame = state.scratch.take().unwrap_or_else(|| Box::new(FrameBuilder::new(FrameKind::Ops)));
         frame.reset(FrameKind::Ops);
         let op_at = frame.push(op);
         let terms = Terms { above: terms.above.max(above()), ..*terms };
         let result = self.write_alone(state, &mut frame, &[hash], &terms);
-        frame.shrink_to_reuse();
-        state.scratch = frame;
+        state.scratch = Some(frame).filter(|frame| frame.is_worth_keeping());
         Ok(result?.map(|placed| Written::at(&placed, op_at, false)))
     }
 

@@ -15,6 +15,10 @@ pub const FRAME_HEADER_BYTES: usize = 32;
 /// A lone put of an 8-byte key and value is one cache line.
 const _: () = assert!(FRAME_HEADER_BYTES + 7 + 16 <= CACHE_LINE_BYTES as usize);
 
+/// The last fields are stored as two words.
+const _: () = assert!(at::DURABLE_END == at::LENGTH + 4 && at::KIND == at::OP_COUNT + 2);
+const _: () = assert!(at::FLAGS == at::KIND + 1 && at::HEADER_CRC == at::OP_COUNT + 4);
+
 mod at {
     pub const CHECKSUM: usize = 0;
     pub const BASE_SEQ: usize = 8;
@@ -176,18 +180,11 @@ impl FrameBuilder {
         FrameBuilder { bytes: vec![0; FRAME_HEADER_BYTES], ops: Vec::new(), tombstone_bytes: 0, kind }
     }
 
-    /// A builder that owns no memory yet; [`FrameBuilder::reset`] makes it usable.
-    pub fn unallocated() -> Self {
-        FrameBuilder { bytes: Vec::new(), ops: Vec::new(), tombstone_bytes: 0, kind: FrameKind::Ops }
-    }
-
-    /// Gives back memory beyond what small frames need.
+    /// False if it owns more memory than small frames need.
     #[inline]
-    pub fn shrink_to_reuse(&mut self) {
+    pub fn is_worth_keeping(&self) -> bool {
         const KEEP_BYTES: usize = 64 * 1024;
-        if self.bytes.capacity() > KEEP_BYTES {
-            *self = FrameBuilder::unallocated();
-        }
+        self.bytes.capacity() <= KEEP_BYTES
     }
 
     /// Where the next operation will begin.
@@ -199,7 +196,7 @@ impl FrameBuilder {
     #[inline]
     pub fn reset(&mut self, kind: FrameKind) {
         self.bytes.clear();
-        self.bytes.resize(FRAME_HEADER_BYTES, 0);
+        self.bytes.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
         self.ops.clear();
         self.tombstone_bytes = 0;
         self.kind = kind;
@@ -287,17 +284,17 @@ impl FrameBuilder {
             let crc = u32_at(&self.bytes, *crc_at as usize) ^ mask;
             put(&mut self.bytes, *crc_at as usize, &crc.to_le_bytes());
         }
-        let bytes = &mut self.bytes[..];
-        put(bytes, at::BASE_SEQ, &base_seq.0.to_le_bytes());
-        put(bytes, at::LENGTH, &(len as u32).to_le_bytes());
-        put(bytes, at::DURABLE_END, &durable_end.to_le_bytes());
-        put(bytes, at::OP_COUNT, &(self.ops.len() as u16).to_le_bytes());
-        bytes[at::KIND] = self.kind as u8;
-        bytes[at::FLAGS] = 0;
-        let crc = checksum::crc32c(&bytes[at::BASE_SEQ..at::HEADER_CRC]) ^ seed.mask32(offset);
-        put(bytes, at::HEADER_CRC, &crc.to_le_bytes());
-        let sum = checksum::hash64(seed.mask64(offset), &bytes[at::BASE_SEQ..]);
-        put(bytes, at::CHECKSUM, &sum.to_le_bytes());
+        let head =
+            self.bytes.first_chunk_mut::<FRAME_HEADER_BYTES>().expect("a frame begins with its header");
+        // Whole words: the checksums read words next, and would wait for what was stored in pieces.
+        let kind_flags_count = (self.kind as u32) << (8 * (at::KIND - at::OP_COUNT)) | self.ops.len() as u32;
+        put(head, at::BASE_SEQ, &base_seq.0.to_le_bytes());
+        put(head, at::LENGTH, &(u64::from(durable_end) << 32 | len).to_le_bytes());
+        put(head, at::OP_COUNT, &u64::from(kind_flags_count).to_le_bytes());
+        let crc = checksum::crc32c(&head[at::BASE_SEQ..at::HEADER_CRC]) ^ seed.mask32(offset);
+        put(head, at::OP_COUNT, &(u64::from(crc) << 32 | u64::from(kind_flags_count)).to_le_bytes());
+        let sum = checksum::hash64(seed.mask64(offset), &self.bytes[at::BASE_SEQ..]);
+        put(&mut self.bytes, at::CHECKSUM, &sum.to_le_bytes());
         &self.bytes
     }
 }

@@ -86,17 +86,23 @@ pub(super) fn encode(frame: &mut Vec<u8>, start: usize, spec: &OpSpec<'_>) -> us
     if spec.moved.is_some() {
         flags |= FLAG_MOVED;
     }
-    frame.push(flags);
-    if !first {
-        push_varint(frame, start as u64 / ENTRY_ALIGN_BYTES);
+    frame.reserve(encoded_len_max(spec.key.len(), spec.value.len()) as usize);
+    let lengths = [spec.key.len(), spec.value.len()];
+    if let (true, None, [key_len @ ..0x80, value_len @ ..0x80]) = (first, spec.moved, lengths) {
+        // Most operations. All at once: what a byte at a time costs is a third of the encoding.
+        frame.extend_from_slice(&[flags, key_len as u8, value_len as u8, 0, 0, 0, 0]);
+    } else {
+        frame.push(flags);
+        if !first {
+            push_varint(frame, start as u64 / ENTRY_ALIGN_BYTES);
+        }
+        if let Some(age) = spec.moved {
+            push_varint(frame, age);
+        }
+        lengths.iter().for_each(|&len| push_varint(frame, len as u64));
+        frame.extend_from_slice(&[0; 4]);
     }
-    if let Some(age) = spec.moved {
-        push_varint(frame, age);
-    }
-    push_varint(frame, spec.key.len() as u64);
-    push_varint(frame, spec.value.len() as u64);
-    let crc_at = frame.len();
-    frame.extend_from_slice(&[0; 4]);
+    let crc_at = frame.len() - 4;
     frame.extend_from_slice(spec.key);
     frame.extend_from_slice(spec.value);
     let crc = crc_around(&frame[start..], crc_at - start);

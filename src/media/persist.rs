@@ -91,6 +91,7 @@ mod arch {
     const EBX_CLFLUSHOPT: u32 = 1 << 23;
     const EBX_CLWB: u32 = 1 << 24;
     const VECTOR_BYTES: usize = size_of::<__m128i>();
+    const LINE_BYTES: usize = super::CACHE_LINE_BYTES as usize;
 
     /// How a cache line is written back.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,17 +155,20 @@ mod arch {
     }
 
     /// # Safety
-    /// `to` is aligned to 16 and valid for writing `bytes.len()` bytes, a multiple of 16, and does not overlap `bytes`.
+    /// `to` is aligned to a line and valid for writing `bytes.len()` bytes, whole lines, and does not overlap `bytes`.
     #[inline]
     pub(super) unsafe fn stream(to: *mut u8, bytes: &[u8]) {
-        let (vectors, rest) = bytes.as_chunks::<VECTOR_BYTES>();
+        let (lines, rest) = bytes.as_chunks::<LINE_BYTES>();
         debug_assert!(rest.is_empty());
-        for (i, vector) in vectors.iter().enumerate() {
-            // SAFETY: the load reads the 16 bytes of `vector`, at any alignment; the store writes bytes
-            // `i * 16 .. i * 16 + 16` of the destination, inside it because `i < len / 16`, aligned because `to` is.
-            unsafe {
-                let vector = _mm_loadu_si128(vector.as_ptr().cast());
-                _mm_stream_si128(to.add(i * VECTOR_BYTES).cast(), vector);
+        for (i, line) in lines.iter().enumerate() {
+            for (j, vector) in line.as_chunks::<VECTOR_BYTES>().0.iter().enumerate() {
+                // SAFETY: the load reads the 16 bytes of `vector`, at any alignment; the store writes 16 bytes of the
+                // destination from byte `i * 64 + j * 16`, inside it because `i < len / 64` and `j < 4`, aligned because
+                // `to` is.
+                unsafe {
+                    let vector = _mm_loadu_si128(vector.as_ptr().cast());
+                    _mm_stream_si128(to.add(i * LINE_BYTES + j * VECTOR_BYTES).cast(), vector);
+                }
             }
         }
     }

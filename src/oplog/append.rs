@@ -160,8 +160,8 @@ pub struct LogState {
     closed: bool,
     /// A slot claimed beforehand for the next roll: what was accepted asynchronously must not meet a full pool.
     pub(crate) spare: Option<SegmentSlot>,
-    /// Reused by writers that frame alone.
-    pub(crate) scratch: FrameBuilder,
+    /// For writers that frame alone: taken and given back.
+    pub(crate) scratch: Option<Box<FrameBuilder>>,
 }
 
 /// Where a frame went.
@@ -214,7 +214,7 @@ impl LogState {
             position: 0,
             closed: false,
             spare: None,
-            scratch: FrameBuilder::new(FrameKind::Ops),
+            scratch: None,
         }
     }
 
@@ -489,7 +489,7 @@ impl OpLog {
     #[inline]
     fn close_sector(&self, state: &mut LogState) -> Result<()> {
         let Some(head) = &state.head else { return Ok(()) };
-        if u64::from(head.tail).is_multiple_of(self.align_bytes) {
+        if self.padding(head.tail, 0, self.align_bytes) == 0 {
             return Ok(());
         }
         self.append_mark(state, FrameKind::Mark)

@@ -57,8 +57,10 @@ impl<I: Index + 'static> Engine<I> {
     /// Those of `write`. `NoSpace`: what is live and the request do not fit. `TimedOut`: there may be room later.
     pub(in crate::engine) fn with_room<R>(&self, mut write: impl FnMut() -> Result<R>) -> Result<R> {
         match write() {
+            // Not moved with what an error would have: a result of nothing is one word.
+            Ok(done) => Ok(done),
             Err(full @ Error::NoSpace { .. }) => self.write_when_there_is_room(full, write),
-            result => result,
+            Err(error) => Err(error),
         }
     }
 
