@@ -1,6 +1,8 @@
 //! The two checksums: 64 bits over a frame (XXH3, a torn frame is accepted once in 2^64), 32 bits over one entry
 //! (CRC-32C in hardware, every flip of up to three bits is found), both bound to the place they were written for.
 
+mod crc;
+
 use crate::types::{SegmentId, numbered_sites};
 
 /// Binds checksums to one segment of one pool: stale or misplaced bytes never verify.
@@ -29,20 +31,13 @@ impl SegmentSeed {
 /// CRC-32C of `bytes`, not yet bound to a place.
 #[inline]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
+    crc::append_two(0, bytes, &[])
 }
 
-/// Continues a CRC-32C.
-#[inline]
-pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc, bytes)
-}
-
-/// CRC-32C of a few bytes, by table: to ask the hardware costs as much as a dozen of them.
-#[inline]
-pub fn crc32c_of_few(bytes: &[u8]) -> u32 {
-    let next = |crc: u32, byte: &u8| crc >> 8 ^ CRC_OF_BYTE[usize::from(crc as u8 ^ byte)];
-    !bytes.iter().fold(!0, next)
+/// CRC-32C of two pieces as if one followed the other.
+#[inline(always)]
+pub fn crc32c_of_two(first: &[u8], second: &[u8]) -> u32 {
+    crc::append_two(0, first, second)
 }
 
 /// What a wrong CRC-32C says about the bytes it covers.
@@ -179,21 +174,5 @@ pub mod mutants {
     /// The check that this thread skips.
     pub fn skipped() -> Option<CheckSite> {
         SKIPPED.get()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_ways_to_a_crc_agree() {
-        let bytes: Vec<u8> = (0..64_u32).map(|i| (i * i + 7 * i) as u8).collect();
-        for from in 0..8 {
-            for to in from..bytes.len() {
-                assert_eq!(crc32c_of_few(&bytes[from..to]), crc32c(&bytes[from..to]), "{from}..{to}");
-            }
-        }
-        assert_eq!(crc32c_of_few(b"123456789"), 0xE306_9283);
     }
 }

@@ -110,9 +110,9 @@ pub(super) fn encode(frame: &mut Vec<u8>, start: usize, spec: &OpSpec<'_>) -> us
     crc_at
 }
 
-#[inline]
+#[inline(always)]
 fn crc_around(op: &[u8], crc_at: usize) -> u32 {
-    checksum::crc32c_append(checksum::crc32c_of_few(&op[..crc_at]), &op[crc_at + 4..])
+    checksum::crc32c_of_two(&op[..crc_at], &op[crc_at + 4..])
 }
 
 /// An operation as it lies on the medium: lengths checked, bytes not yet verified.
