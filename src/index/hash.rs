@@ -144,6 +144,20 @@ fn may_be(word: u64, tag: u64) -> bool {
         && word & ADDR_MASK != 0
 }
 
+/// The slots of a bucket that may hold an entry of a key with this tag, and perhaps more: a bit for each. Without branches: at
+/// which slot a key is found cannot be predicted, and a wrong guess is noticed only when the bucket has come from memory.
+/// What a CPU has begun of the next get until then would be for nothing.
+#[inline]
+fn candidates(bucket: &Bucket, tag: u64) -> u64 {
+    let mut all = 0;
+    let found = bucket.slots.iter().rev().fold(0, |found, slot| {
+        let word = slot.load(Ordering::Acquire);
+        all |= word;
+        2 * found + u64::from((word ^ tag) & (POSITION_MASK | GROWTH_MASK) == 0)
+    });
+    if all & UNREAD == 0 { found } else { (1 << BUCKET_SLOTS) - 1 }
+}
+
 #[inline]
 fn addr(word: u64) -> Addr {
     Addr::from_bits(word & ADDR_MASK)
@@ -723,17 +737,21 @@ impl Index for HashIndex {
         loop {
             let cell = self.cell(key.hash);
             let tag = tag(key.hash, cell.depth());
-            'absent: for bucket in Probe::new(&self.storage, cell, key.hash) {
-                for slot in &bucket.slots {
-                    let word = slot.load(Ordering::Acquire) & !FROZEN;
-                    if word == EMPTY {
-                        break 'absent;
-                    }
+            for bucket in Probe::new(&self.storage, cell, key.hash) {
+                let mut candidates = candidates(bucket, tag);
+                while candidates != 0 {
+                    let slot = &bucket.slots[candidates.trailing_zeros() as usize % BUCKET_SLOTS];
+                    let word = slot.load(Ordering::Acquire);
                     if may_be(word, tag)
                         && let Some(found) = probe(addr(word))
                     {
                         return Some(found);
                     }
+                    candidates &= candidates - 1;
+                }
+                // Slots are taken in order, so a bucket has an empty one if the last is.
+                if bucket.slots[BUCKET_SLOTS - 1].load(Ordering::Acquire) & !FROZEN == EMPTY {
+                    break;
                 }
             }
             // A cell that was replaced meanwhile knows nothing of keys that were inserted since.
