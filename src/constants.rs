@@ -21,6 +21,8 @@ pub const LOGS_MAX: usize = 1 << LOG_ID_BITS;
 pub const KEY_BYTES_MIN: usize = 1;
 /// Longest key.
 pub const KEY_BYTES_MAX: usize = 65_536;
+/// Longest name of a keyspace.
+pub const KEYSPACE_NAME_BYTES_MAX: usize = 255;
 /// Longest value.
 pub const VALUE_BYTES_MAX: u64 = u32::MAX as u64;
 /// Values above this go out of the log on persistent memory unless `inline_value_bytes_max` says otherwise.

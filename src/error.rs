@@ -77,6 +77,8 @@ pub enum Error {
     Poisoned(String),
     /// The handle was closed, freed, or never was one.
     Closed,
+    /// The keyspace of the handle was dropped. The store, and other keyspaces, are not concerned.
+    Dropped,
     /// The handle belongs to the parent of this forked process.
     Forked,
     /// A key, value, batch or operation exceeds its limit; nothing was written.
@@ -117,7 +119,7 @@ impl Error {
             Error::Conflict => status::E_CONFLICT,
             Error::Unsupported(_) => status::E_UNSUPPORTED,
             Error::Poisoned(_) => status::E_POISONED,
-            Error::Closed => status::E_CLOSED,
+            Error::Closed | Error::Dropped => status::E_CLOSED,
             Error::Forked => status::E_FORKED,
             Error::TooLarge { .. } => status::E_TOO_LARGE,
             Error::Busy(_) => status::E_BUSY,
@@ -163,6 +165,7 @@ impl fmt::Display for Error {
                 "writes are refused after a failed persist ({what}); reads go on, reopen to recover"
             ),
             Error::Closed => f.write_str("the handle is closed"),
+            Error::Dropped => f.write_str("the keyspace was dropped"),
             Error::Forked => f.write_str("the handle belongs to the parent of this forked process"),
             Error::TooLarge { what, len, max } => {
                 write!(f, "{what} of {len} bytes exceeds the limit of {max} bytes")

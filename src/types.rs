@@ -20,6 +20,24 @@ pub struct SegmentId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId(pub u8);
 
+/// The number of a keyspace. Given upwards and never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyspaceId(pub u32);
+
+impl KeyspaceId {
+    /// The keyspace that every store has, and that operations belong to which name none.
+    pub const DEFAULT: KeyspaceId = KeyspaceId(0);
+    /// The one that lists the others.
+    pub const CATALOGUE: KeyspaceId = KeyspaceId(1);
+    /// The first that a caller can have made.
+    pub const FIRST_NAMED: KeyspaceId = KeyspaceId(2);
+
+    /// The one that is made after it; `None` if there are no more numbers.
+    pub fn next(self) -> Option<KeyspaceId> {
+        self.0.checked_add(1).map(KeyspaceId)
+    }
+}
+
 /// Where a log entry lies: the pool offset of its first byte divided by [`ENTRY_ALIGN_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Addr(u64);

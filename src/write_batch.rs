@@ -2,6 +2,8 @@
 
 use crate::constants::{KEY_BYTES_MAX, KEY_BYTES_MIN, VALUE_BYTES_MAX};
 use crate::error::{Error, Result};
+use crate::sync::Arc;
+use std::any::Any;
 
 /// One operation of a batch, as ranges of the batch's own buffer.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +12,18 @@ pub(crate) struct BatchOp {
     pub(crate) key_len: u32,
     pub(crate) value_len: u32,
     pub(crate) is_delete: bool,
+    /// 0: the keyspace of the handle that the batch is written with; else one of the batch's own, counted from 1.
+    pub(crate) scope: u32,
+}
+
+/// A keyspace that a batch names. What it is only the engine knows.
+#[derive(Clone)]
+pub(crate) struct BatchScope(pub(crate) Arc<dyn Any + Send + Sync>);
+
+impl std::fmt::Debug for BatchScope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BatchScope")
+    }
 }
 
 /// Puts and deletes to be applied atomically by [`Store::write`](crate::Store::write). Keys and values are copied in.
@@ -20,6 +34,7 @@ pub(crate) struct BatchOp {
 pub struct WriteBatch {
     bytes: Vec<u8>,
     ops: Vec<BatchOp>,
+    scopes: Vec<BatchScope>,
 }
 
 impl WriteBatch {
@@ -36,7 +51,7 @@ impl WriteBatch {
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         check_key(key)?;
         check_value_len(value.len())?;
-        self.push(key, value, false)
+        self.push(0, key, value, false)
     }
 
     /// Adds a delete. Deleting a key that is not there is no error.
@@ -45,13 +60,27 @@ impl WriteBatch {
     /// As [`WriteBatch::put`].
     pub fn delete(&mut self, key: &[u8]) -> Result<()> {
         check_key(key)?;
-        self.push(key, &[], true)
+        self.push(0, key, &[], true)
+    }
+
+    /// As [`WriteBatch::put`] and, without a value, [`WriteBatch::delete`], with a keyspace of its own.
+    pub(crate) fn push_in(&mut self, scope: BatchScope, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        check_key(key)?;
+        check_value_len(value.map_or(0, <[u8]>::len))?;
+        let known = self.scopes.iter().rposition(|known| Arc::ptr_eq(&known.0, &scope.0));
+        let number = known.unwrap_or(self.scopes.len()) as u32 + 1;
+        self.push(number, key, value.unwrap_or_default(), value.is_none())?;
+        if known.is_none() {
+            self.scopes.push(scope);
+        }
+        Ok(())
     }
 
     /// Forgets all operations and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ops.clear();
+        self.scopes.clear();
     }
 
     /// Operations added so far, repeated keys included.
@@ -62,6 +91,11 @@ impl WriteBatch {
     /// True if nothing was added.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+
+    /// The keyspaces that its operations name.
+    pub(crate) fn scopes(&self) -> &[BatchScope] {
+        &self.scopes
     }
 
     pub(crate) fn ops(&self) -> &[BatchOp] {
@@ -86,7 +120,7 @@ impl WriteBatch {
         })
     }
 
-    fn push(&mut self, key: &[u8], value: &[u8], is_delete: bool) -> Result<()> {
+    fn push(&mut self, scope: u32, key: &[u8], value: &[u8], is_delete: bool) -> Result<()> {
         self.reserve(key.len() + value.len())?;
         let key_start = self.bytes.len();
         self.bytes.extend_from_slice(key);
@@ -96,6 +130,7 @@ impl WriteBatch {
             key_len: key.len() as u32,
             value_len: value.len() as u32,
             is_delete,
+            scope,
         });
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::guard;
 use super::handle;
 use super::types::{flatkv_iter_t, flatkv_slice_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::{Iter, Snapshot};
 use std::ffi::c_void;
 use std::ops::Bound;
@@ -49,10 +49,7 @@ pub extern "C" fn flatkv_iter_new(
             store.iter()?
         } else {
             let snapshot = handle::shared::<Snapshot>(snapshot_or_null)?;
-            if !store.made(&snapshot) {
-                return Err(Error::InvalidArgument("the snapshot is one of another store".into()));
-            }
-            snapshot.iter()?
+            store.snapshot_at(&snapshot)?.iter()?
         };
         out.set(handle::new(Cursor { iter, status: Ok(()) })?);
         Ok(())

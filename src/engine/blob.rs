@@ -6,7 +6,9 @@ use crate::checksum::{CheckSite, verify};
 use crate::constants::CACHE_LINE_BYTES;
 use crate::epoch;
 use crate::error::{Error, Result};
-use crate::format::{BlobDescriptor, Chunk, FRAME_HEADER_BYTES, SegmentClass, encoded_len_max};
+use crate::format::{
+    BlobDescriptor, Chunk, FRAME_HEADER_BYTES, SegmentClass, encoded_len_max, keyspace_len_max,
+};
 use crate::index::Index;
 use crate::media::Site;
 use crate::media::durable::{Dirty, InFlight};
@@ -15,7 +17,7 @@ use crate::oplog::OpLog;
 use crate::space::extent::{Extents, NoRoom};
 use crate::space::{Purpose, Space};
 use crate::sync::{Arc, Mutex, Ordering};
-use crate::types::{Addr, MediaRange, SegmentSlot};
+use crate::types::{Addr, KeyspaceId, MediaRange, SegmentSlot};
 use std::collections::{BTreeSet, HashMap};
 
 /// Extents that are dead but may not be reused yet.
@@ -148,12 +150,17 @@ impl<I: Index + 'static> Engine<I> {
     ///
     /// # Errors
     /// `NoSpace`, `TooLarge`, `Io` from a growth that failed: nothing stays allocated. Any other `Io` poisons the store.
-    pub(super) fn write_blob(&self, key: &[u8], value: &[u8]) -> Result<InFlight<StagedBlob>> {
+    pub(super) fn write_blob(
+        &self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<InFlight<StagedBlob>> {
         if self.extents.usage().retired_bytes >= self.space.geometry().segment_size_bytes {
             self.help_grace_period();
         }
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
-        let pieces_max = self.blob_pieces_max(key);
+        let pieces_max = self.blob_pieces_max(keyspace, key);
         // Known before its extents are taken, so that nobody takes them for lost.
         let mut staged = StagedBlob::new(&self.extents, Vec::new());
         let allocate = || self.extents.allocate(value.len() as u64, pieces_max, Purpose::Put);
@@ -182,8 +189,8 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Pieces whose descriptor fits a frame beside the key.
-    pub(super) fn blob_pieces_max(&self, key: &[u8]) -> usize {
-        let entry = encoded_len_max(key.len(), BlobDescriptor::encoded_len(0));
+    pub(super) fn blob_pieces_max(&self, keyspace: KeyspaceId, key: &[u8]) -> usize {
+        let entry = encoded_len_max(key.len(), BlobDescriptor::encoded_len(0)) + keyspace_len_max(keyspace);
         let fixed = FRAME_HEADER_BYTES as u64 + entry + CACHE_LINE_BYTES;
         let room = self.oplog.frame_bytes_max(1).saturating_sub(fixed) as usize;
         let one = BlobDescriptor::encoded_len(1) - BlobDescriptor::encoded_len(0);
@@ -269,16 +276,16 @@ impl<I: Index + 'static> Engine<I> {
     /// The extents of a blob are dead: they may be reused after the grace period, once the entry that replaced them is
     /// durable.
     pub(super) fn retire_blob(&self, dead: Addr, descriptor: &[u8], by: Addr, guard: &epoch::Guard) {
-        let Some(descriptor) = BlobDescriptor::decode(descriptor) else { return };
-        if self.limbo.is_disowned(dead) {
-            return;
+        if let Some(ranges) = self.ranges_owned(dead, descriptor) {
+            self.retire_extents(ranges, by, guard);
         }
-        let ranges = descriptor
-            .chunks
-            .iter()
-            .map(|chunk| MediaRange::new(chunk.offset, u64::from(chunk.len)))
-            .collect();
-        self.retire_extents(ranges, by, guard);
+    }
+
+    /// The extents that are those of the entry at `addr` alone.
+    pub(super) fn ranges_owned(&self, addr: Addr, descriptor: &[u8]) -> Option<Vec<MediaRange>> {
+        let descriptor = BlobDescriptor::decode(descriptor).filter(|_| !self.limbo.is_disowned(addr))?;
+        let ranges = descriptor.chunks.iter();
+        Some(ranges.map(|chunk| MediaRange::new(chunk.offset, u64::from(chunk.len))).collect())
     }
 
     /// Extents are dead because of the entry at `by`.
@@ -290,6 +297,17 @@ impl<I: Index + 'static> Engine<I> {
         // What the cleaner moved was durable before.
         let is_moved = winner.class() == Some(SegmentClass::Survivor);
         let position = if is_moved { 0 } else { self.oplog.appended_position(lane) };
+        self.retire_behind(ranges, lane, position, guard);
+    }
+
+    /// Extents are dead because of something that is durable.
+    pub(super) fn retire_dead(&self, ranges: Vec<MediaRange>, guard: &epoch::Guard) {
+        self.extents.note_retired(&ranges);
+        self.retire_behind(ranges, 0, 0, guard);
+    }
+
+    /// They wait for a position in a lane to be durable.
+    fn retire_behind(&self, ranges: Vec<MediaRange>, lane: usize, position: u64, guard: &epoch::Guard) {
         let limbo = Arc::clone(&self.limbo);
         if self.options.background {
             epoch::retire(guard, move || limbo.add(lane, position, ranges));

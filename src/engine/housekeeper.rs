@@ -177,7 +177,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
         engine.committer.lead_all(&*engine);
         let soon = engine.oplog.heads_past_half() + u32::from(std::mem::take(&mut rolled));
         if soon > 0 {
-            engine.oplog.note_live_entries(engine.index.len());
+            engine.oplog.note_live_entries(engine.indexed_entries());
             engine.space.prepare(SLOTS_AHEAD * soon);
         }
         if engine.is_scarce(false) {
@@ -195,7 +195,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
 impl<I: Index + 'static> Engine<I> {
     fn merge_huge_pages(&self) {
         for _ in 0..HUGE_PAGES_A_ROUND {
-            if !self.index.merge_huge_page() {
+            if !self.default.index.merge_huge_page() {
                 return;
             }
         }

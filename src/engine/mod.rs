@@ -15,6 +15,7 @@ pub(crate) mod commit;
 mod damage;
 mod housekeeper;
 mod iter;
+mod keyspace;
 mod pins;
 mod read;
 mod recovery;
@@ -30,6 +31,7 @@ mod write;
 #[cfg(feature = "sim")]
 pub use cleaner::Aim;
 pub use iter::{Iter, RangeEstimate};
+pub use keyspace::{Named, WholeStore};
 pub use pins::ValueRef;
 #[cfg(feature = "capi")]
 pub use read::FETCH_GROUP;
@@ -53,6 +55,7 @@ use commit::Committer;
 use crossbeam_utils::CachePadded;
 use damage::DamageList;
 use housekeeper::Housekeeper;
+use keyspace::{Keyspace, Keyspaces};
 use stats::{Counters, OpenFacts};
 use versions::Versions;
 
@@ -75,7 +78,9 @@ pub struct Engine<I: Index> {
     media: Arc<dyn Media>,
     space: Arc<Space>,
     oplog: Arc<OpLog>,
-    index: I,
+    /// Before the default one, whose nodes theirs go back to.
+    keyspaces: Keyspaces<I>,
+    default: Keyspace<I>,
     reader: EntryReader,
     extents: Arc<Extents>,
     committer: Committer,
@@ -126,10 +131,10 @@ impl<I: Index + 'static> Engine<I> {
     /// Refuses puts of keys with these lengths if the index may have no nodes for them. Before they are in the log: there
     /// they could not be taken back.
     #[inline]
-    fn check_index_room(&self, key_lens: impl Iterator<Item = usize>) -> Result<()> {
+    fn check_index_room(&self, index: &I, key_lens: impl Iterator<Item = usize>) -> Result<()> {
         let (keys, bytes) = key_lens.fold((0, 0), |(keys, bytes), len| (keys + 1, bytes + len as u64));
         let others = INDEX_ROOM_FOR_OTHERS;
-        if keys == 0 || self.index.has_room_for(keys + others, bytes + others * INDEX_ROOM_KEY_BYTES) {
+        if keys == 0 || index.has_room_for(keys + others, bytes + others * INDEX_ROOM_KEY_BYTES) {
             return Ok(());
         }
         Err(no_index_room())

@@ -1,6 +1,7 @@
 //! Reading: index -> entry -> value. No lock, no write to the medium, no call upwards. An entry is verified before any
 //! byte of it is returned.
 
+use super::keyspace::{Keyspace, Scope};
 use super::{Engine, ValueRef};
 use crate::checksum::CheckSite;
 use crate::epoch;
@@ -17,20 +18,19 @@ use crate::write_batch::check_key;
 pub const FETCH_GROUP: usize = 32;
 
 impl<I: Index + 'static> Engine<I> {
-    /// The key with its hash.
-    #[inline]
-    pub(super) fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
-        Key { bytes, hash: self.reader.hash(bytes) }
-    }
-
     /// Finds the newest entry of a key, a tombstone included. The caller holds an epoch guard as long as it uses the entry.
     ///
     /// # Errors
     /// `Corrupted` if an entry that may be the key's does not verify; with guarded reads `Io` if it cannot be read.
     #[inline]
-    pub(super) fn find<'a>(&'a self, key: Key<'_>, scratch: &'a Scratch) -> Result<Option<(Addr, Op<'a>)>> {
+    pub(super) fn find<'a>(
+        &'a self,
+        space: &Keyspace<I>,
+        key: Key<'_>,
+        scratch: &'a Scratch,
+    ) -> Result<Option<(Addr, Op<'a>)>> {
         let mut damaged = None;
-        let found = self.index.get(key, |addr| {
+        let found = space.index.get(key, |addr| {
             let op = match self.reader.op(addr, scratch) {
                 Some(op) if op.key() == key.bytes => op,
                 other => {
@@ -56,8 +56,13 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Finds the newest entry of a key that has a value, and refuses an answer that damage may have made stale.
     #[inline]
-    fn find_live<'a>(&'a self, key: Key<'_>, scratch: &'a Scratch) -> Result<Option<(Addr, Op<'a>)>> {
-        let found = self.find(key, scratch)?;
+    pub(super) fn find_live<'a>(
+        &'a self,
+        space: &Keyspace<I>,
+        key: Key<'_>,
+        scratch: &'a Scratch,
+    ) -> Result<Option<(Addr, Op<'a>)>> {
+        let found = self.find(space, key, scratch)?;
         if !self.damage.is_empty() {
             let answer = match &found {
                 Some((addr, op)) => self.reader.order(*addr, op).map_or(Seq::ZERO, |(seq, _)| seq),
@@ -69,13 +74,14 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Copies a value.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub fn get(&self, scope: impl Scope<I>, key: &[u8]) -> Result<Option<Vec<u8>>> {
         check_key(key)?;
         self.check_open()?;
         self.counters.get();
         let _guard = epoch::pin();
         let scratch = Scratch::new();
-        let Some((addr, op)) = self.find_live(self.key(key), &scratch)? else { return Ok(None) };
+        let space = scope.look(self)?;
+        let Some((addr, op)) = self.find_live(&space, space.key(key), &scratch)? else { return Ok(None) };
         self.whole_value(addr, &op).map(Some)
     }
 
@@ -95,13 +101,14 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Copies a value into `buf` and returns its length.
-    pub fn get_into(&self, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> {
+    pub fn get_into(&self, scope: impl Scope<I>, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> {
         check_key(key)?;
         self.check_open()?;
         self.counters.get();
         let _guard = epoch::pin();
         let scratch = Scratch::new();
-        let Some((addr, op)) = self.find_live(self.key(key), &scratch)? else { return Ok(None) };
+        let space = scope.look(self)?;
+        let Some((addr, op)) = self.find_live(&space, space.key(key), &scratch)? else { return Ok(None) };
         if op.kind() == OpKind::Put {
             let value = op.value();
             let capacity = buf.len();
@@ -130,16 +137,17 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Pins a value; without a copy where it lies in one piece and reads are not guarded.
-    pub fn get_pinned(self: &Arc<Self>, key: &[u8]) -> Result<Option<ValueRef>> {
+    pub fn get_pinned(self: &Arc<Self>, scope: impl Scope<I>, key: &[u8]) -> Result<Option<ValueRef>> {
         if self.reader.is_guarded() {
-            return self.get(key)?.map(|value| self.pin_copy(value)).transpose();
+            return self.get(scope, key)?.map(|value| self.pin_copy(value)).transpose();
         }
         check_key(key)?;
         self.check_open()?;
         self.counters.get();
         let _guard = epoch::pin();
         let scratch = Scratch::new();
-        let Some((addr, op)) = self.find_live(self.key(key), &scratch)? else { return Ok(None) };
+        let space = scope.look(self)?;
+        let Some((addr, op)) = self.find_live(&space, space.key(key), &scratch)? else { return Ok(None) };
         if op.kind() == OpKind::Put {
             let start = addr.offset() + op.footprint_before_value();
             return self.pin(MediaRange::new(start, op.value().len() as u64)).map(Some);
@@ -155,43 +163,46 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// True if the key has a value; reads no value bytes beyond the entry.
-    pub fn exists(&self, key: &[u8]) -> Result<bool> {
+    pub fn exists(&self, scope: impl Scope<I>, key: &[u8]) -> Result<bool> {
         check_key(key)?;
         self.check_open()?;
         self.counters.get();
         let _guard = epoch::pin();
-        Ok(self.find_live(self.key(key), &Scratch::new())?.is_some())
+        let space = scope.look(self)?;
+        Ok(self.find_live(&space, space.key(key), &Scratch::new())?.is_some())
     }
 
     /// Copies many values; asks for the memory of a group of keys before it works on them.
-    pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
+    pub fn multi_get(&self, scope: impl Scope<I>, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
         let mut values = Vec::with_capacity(keys.len());
         for group in keys.chunks(FETCH_GROUP) {
-            self.fetch_ahead(group);
-            values.extend(group.iter().map(|key| self.get(key)));
+            self.fetch_ahead(scope, group);
+            values.extend(group.iter().map(|key| self.get(scope, key)));
         }
         values
     }
 
     /// Asks for the memory that a get of each of these at most [`FETCH_GROUP`] keys reads.
-    pub fn fetch_ahead(&self, keys: &[&[u8]]) {
+    pub fn fetch_ahead(&self, scope: impl Scope<I>, keys: &[&[u8]]) {
+        let _guard = epoch::pin();
+        let Ok(space) = scope.look(self) else { return };
         let mut group = [Key { bytes: &[], hash: 0 }; FETCH_GROUP];
-        group.iter_mut().zip(keys).for_each(|(key, bytes)| *key = self.key(bytes));
+        group.iter_mut().zip(keys).for_each(|(key, bytes)| *key = space.key(bytes));
         if self.check_open().is_ok() {
-            self.fetch_keys(&group[..keys.len().min(FETCH_GROUP)]);
+            self.fetch_keys(&space.index, &group[..keys.len().min(FETCH_GROUP)]);
         }
     }
 
     /// Asks for the memory that a look at each of these keys reads, all keys in step: first where the index may have them,
     /// then, from there, their entries. The misses of one step overlap, where those of one look follow each other. A hint.
-    fn fetch_keys(&self, keys: &[Key<'_>]) {
+    /// Under an epoch guard.
+    fn fetch_keys(&self, index: &I, keys: &[Key<'_>]) {
         if self.reader.is_guarded() {
             return;
         }
-        let _guard = epoch::pin();
-        self.index.prefetch(keys);
+        index.prefetch(keys);
         for &key in keys {
-            self.index.get(key, |addr| {
+            index.get(key, |addr| {
                 self.reader.prefetch(addr);
                 None::<()>
             });

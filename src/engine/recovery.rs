@@ -21,6 +21,7 @@ use super::cleaner::STREAMS_MAX;
 use super::commit::Committer;
 use super::damage::DamageList;
 use super::housekeeper::Housekeeper;
+use super::keyspace::{Keyspace, Keyspaces};
 use super::stats::{Counters, OpenFacts};
 use crate::checksum::hash64;
 use crate::constants::*;
@@ -41,7 +42,7 @@ use crate::space::extent::Extents;
 use crate::space::superblock::SuperblockStore;
 use crate::space::{Geometry, Identities, RESERVE_SLOTS, Space};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex};
-use crate::types::{LogId, MediaRange, SegmentId, SegmentSlot};
+use crate::types::{KeyspaceId, LogId, MediaRange, SegmentId, SegmentSlot};
 use collect::{Collected, HeadFacts};
 use std::time::Instant;
 use survey::Survey;
@@ -222,6 +223,7 @@ impl<I: Index + 'static> Engine<I> {
         let superblock = SuperblockStore::create(Superblock {
             compatible: 0,
             read_only_compatible: 0,
+            incompatible: 0,
             uuid,
             hash_seed,
             sequence: 0,
@@ -291,7 +293,12 @@ impl<I: Index + 'static> Engine<I> {
         let entries_max = parts.space.len_bytes_max() / ENTRY_ALIGN_BYTES;
         let inline_fits = (frame_max / 2).max(64);
         let mut engine = Engine {
-            index: make_index(Arc::new(reader.clone()), expected_keys, entries_max)?,
+            keyspaces: Keyspaces::default(),
+            default: Keyspace::new(
+                KeyspaceId::DEFAULT,
+                make_index(Arc::new(reader.clone()), expected_keys, entries_max)?,
+                &reader,
+            ),
             committer: Committer::new(
                 Arc::clone(&parts.oplog),
                 parts.lanes,
@@ -361,7 +368,7 @@ impl<I: Index + 'static> Engine<I> {
                 let last_close = engine.last_close(&survey, was_clean)?;
                 engine.collect(&survey, last_close)
             })?;
-        engine.oplog.note_live_entries(engine.index.len());
+        engine.oplog.note_live_entries(engine.indexed_entries());
         engine.facts.recovered_entries = collected.entries;
         engine.facts.repaired_frames = collected.repaired;
         engine.facts.torn_heads = collected.heads.values().filter(|head| !head.closed).count() as u64;

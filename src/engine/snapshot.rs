@@ -3,6 +3,7 @@
 
 use super::Engine;
 use super::iter::{Chunk, Iter, Limits};
+use super::keyspace::{Keyspace, Scope};
 use super::versions::{Held, Kept, Replaced};
 use crate::checksum::CheckSite;
 use crate::epoch::{self, OpenSection};
@@ -16,24 +17,46 @@ use crate::write_batch::check_key;
 
 /// What a snapshot needs of its store, whatever its index.
 pub(super) trait SnapshotHost: Send + Sync {
-    fn get_at(&self, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>>;
-    /// Fills a chunk from its start on.
-    fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()>;
     fn kept_bytes(&self, point: Seq) -> u64;
     fn close_point(&self, point: Seq);
     #[cfg_attr(not(feature = "capi"), allow(dead_code, reason = "the C boundary catches panics"))]
     fn poison(&self, why: &str);
 }
 
-/// An open point; closed by the last who uses it.
-pub(super) struct View {
-    pub(super) host: Arc<dyn SnapshotHost>,
-    pub(super) point: Seq,
+/// What it needs of the keyspace that it shows.
+pub(super) trait ViewHost: Send + Sync {
+    fn get_at(&self, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>>;
+    /// Fills a chunk from its start on.
+    fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()>;
 }
 
-impl Drop for View {
+/// An open point; closed by the last who uses it.
+struct OpenPoint {
+    host: Arc<dyn SnapshotHost>,
+    point: Seq,
+}
+
+impl Drop for OpenPoint {
     fn drop(&mut self) {
         self.host.close_point(self.point);
+    }
+}
+
+/// A keyspace at an open point.
+pub(super) struct View {
+    pub(super) keys: Arc<dyn ViewHost>,
+    pub(super) point: Seq,
+    open: Arc<OpenPoint>,
+}
+
+impl View {
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.open.host.kept_bytes(self.point)
+    }
+
+    #[cfg(feature = "capi")]
+    pub(super) fn poison_store(&self, why: &str) {
+        self.open.host.poison(why);
     }
 }
 
@@ -53,7 +76,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Store::get`](crate::Store::get).
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.view.host.get_at(key, self.view.point)
+        self.view.keys.get_at(key, self.view.point)
     }
 
     /// Copies many values, each with a result of its own.
@@ -72,19 +95,18 @@ impl Snapshot {
     /// Bytes of overwritten and deleted entries that are kept because of this snapshot. Those that a newer snapshot needs,
     /// too, are counted there alone. What they lie in, whole segments, waits with them.
     pub fn kept_bytes(&self) -> u64 {
-        self.view.host.kept_bytes(self.view.point)
+        self.view.kept_bytes()
     }
 
     /// As [`Store::poison`](crate::Store).
     #[cfg(feature = "capi")]
     pub(crate) fn poison_store(&self, why: &str) {
-        self.view.host.poison(why);
+        self.view.poison_store(why);
     }
 
     /// True if it is one of this store.
-    #[cfg(feature = "capi")]
     pub(crate) fn is_of<I: Index + 'static>(&self, engine: &Arc<Engine<I>>) -> bool {
-        std::ptr::addr_eq(Arc::as_ptr(&self.view.host), Arc::as_ptr(engine))
+        std::ptr::addr_eq(Arc::as_ptr(&self.view.open.host), Arc::as_ptr(engine))
     }
 }
 
@@ -94,26 +116,39 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-impl<I: Index + 'static> SnapshotHost for Engine<I> {
+impl<I: Index + 'static> ViewHost for Engine<I> {
     fn get_at(&self, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>> {
-        check_key(key)?;
-        self.check_open()?;
-        self.counters.get();
-        let _guard = epoch::pin();
-        let scratch = Scratch::new();
-        let key = self.key(key);
-        let found = self.find_at(key, point, &scratch)?;
-        self.check_damage(key, found.as_ref().map(|(addr, op)| (*addr, op)))?;
-        match found {
-            Some((addr, op)) if op.kind() != OpKind::Delete => self.whole_value(addr, &op).map(Some),
-            _ => Ok(None),
+        self.get_in_at(&self.default, key, point)
+    }
+
+    fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()> {
+        self.fill_chunk(&self.default, chunk, limits, point)
+    }
+}
+
+/// A keyspace as it was at a point; `None` if it was not there.
+struct KeyspaceView<I: Index + 'static> {
+    engine: Arc<Engine<I>>,
+    space: Option<Arc<Keyspace<I>>>,
+}
+
+impl<I: Index + 'static> ViewHost for KeyspaceView<I> {
+    fn get_at(&self, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>> {
+        match &self.space {
+            Some(space) => self.engine.get_in_at(space, key, point),
+            None => check_key(key).and_then(|()| self.engine.check_open()).map(|()| None),
         }
     }
 
     fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()> {
-        self.fill_chunk(chunk, limits, point)
+        match &self.space {
+            Some(space) => self.engine.fill_chunk(space, chunk, limits, point),
+            None => self.engine.check_open(),
+        }
     }
+}
 
+impl<I: Index + 'static> SnapshotHost for Engine<I> {
     fn kept_bytes(&self, point: Seq) -> u64 {
         if self.is_in_forked_child() { 0 } else { self.versions.bytes_at(point) }
     }
@@ -140,22 +175,57 @@ impl<I: Index + 'static> Engine<I> {
         if self.is_in_forked_child() { Kept::default() } else { self.versions.kept() }
     }
 
-    /// The store as it is now.
+    fn get_in_at(&self, space: &Keyspace<I>, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>> {
+        check_key(key)?;
+        self.check_open()?;
+        self.counters.get();
+        let _guard = epoch::pin();
+        let scratch = Scratch::new();
+        let key = space.key(key);
+        let found = self.find_at(space, key, point, &scratch)?;
+        self.check_damage(key, found.as_ref().map(|(addr, op)| (*addr, op)))?;
+        match found {
+            Some((addr, op)) if op.kind() != OpKind::Delete => self.whole_value(addr, &op).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The store as it is now, shown in one of its keyspaces.
     ///
     /// # Errors
-    /// `Closed`, `Forked`.
-    pub fn snapshot(self: &Arc<Self>) -> Result<Snapshot> {
+    /// `Closed`, `Dropped`, `Forked`.
+    pub fn snapshot(self: &Arc<Self>, scope: impl Scope<I>) -> Result<Snapshot> {
         self.check_open()?;
+        scope.look(self)?;
         let take = || {
             let point = self.oplog.newest_seq_seen();
             self.oplog.raise_floor(point);
             point
         };
         let point = self.versions.open(take, |held| self.let_go_of_version(held));
-        let host = Arc::clone(self) as Arc<dyn SnapshotHost>;
-        let view = Arc::new(View { host, point });
+        let open = Arc::new(OpenPoint { host: Arc::clone(self) as Arc<dyn SnapshotHost>, point });
         self.wait_for_stamped_writes();
-        Ok(Snapshot { view })
+        Ok(self.view_at(open, scope))
+    }
+
+    /// Another keyspace at the point of a snapshot: empty if it was not there.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a snapshot of another store.
+    pub fn snapshot_of(self: &Arc<Self>, scope: impl Scope<I>, other: &Snapshot) -> Result<Snapshot> {
+        if !other.is_of(self) {
+            return Err(Error::InvalidArgument("the snapshot is one of another store".into()));
+        }
+        Ok(self.view_at(Arc::clone(&other.view.open), scope))
+    }
+
+    fn view_at(self: &Arc<Self>, open: Arc<OpenPoint>, scope: impl Scope<I>) -> Snapshot {
+        let (engine, point) = (Arc::clone(self), open.point);
+        let keys: Arc<dyn ViewHost> = match scope.named() {
+            Some(named) => Arc::new(KeyspaceView { engine, space: named.at(point) }),
+            None => engine,
+        };
+        Snapshot { view: Arc::new(View { keys, point, open }) }
     }
 
     /// What was stamped below a new floor is visible at its point, so it has to be in the index before anybody looks. All
@@ -225,18 +295,19 @@ impl<I: Index + 'static> Engine<I> {
     /// As [`Engine::find`].
     fn find_at<'a>(
         &'a self,
+        space: &Keyspace<I>,
         key: Key<'_>,
         point: Seq,
         scratch: &'a Scratch,
     ) -> Result<Option<(Addr, Op<'a>)>> {
-        let Some((addr, op)) = self.find(key, scratch)? else { return Ok(None) };
+        let Some((addr, op)) = self.find(space, key, scratch)? else { return Ok(None) };
         let (seq, _) = self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
         if seq <= point {
             return Ok(Some((addr, op)));
         }
-        let older = self.find_older(key, point, scratch)?;
+        let older = self.find_older(space, key, point, scratch)?;
         if older.is_none() {
-            self.check_no_entry_is_lost(key, scratch)?;
+            self.check_no_entry_is_lost(space, key, scratch)?;
         }
         Ok(older)
     }
@@ -244,6 +315,7 @@ impl<I: Index + 'static> Engine<I> {
     /// The older version of a key that is visible at a point, if the newest is not.
     pub(super) fn find_older<'a>(
         &'a self,
+        space: &Keyspace<I>,
         key: Key<'_>,
         point: Seq,
         scratch: &'a Scratch,
@@ -255,7 +327,7 @@ impl<I: Index + 'static> Engine<I> {
             if self.options.verify_reads && !self.reader.verify(addr, &op, CheckSite::EntryOnGet) {
                 return Err(self.reader.corrupted(addr));
             }
-            if op.key() == key.bytes {
+            if op.key() == key.bytes && op.keyspace() == space.id() {
                 // Without a stamp it was taken for the oldest of all: nobody knows whether the point shows it.
                 self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
                 return Ok(Some((addr, op)));
@@ -267,8 +339,8 @@ impl<I: Index + 'static> Engine<I> {
     /// Refuses to say that a key was not there if an entry that may be its own cannot be read: who replaced it took it for
     /// another key's, so it is still in the index, and no version of it was kept.
     #[cold]
-    fn check_no_entry_is_lost(&self, key: Key<'_>, scratch: &Scratch) -> Result<()> {
-        let lost = self.index.get(key, |addr| {
+    fn check_no_entry_is_lost(&self, space: &Keyspace<I>, key: Key<'_>, scratch: &Scratch) -> Result<()> {
+        let lost = space.index.get(key, |addr| {
             let op = self.reader.op(addr, scratch);
             let is_sound = op.is_some_and(|op| self.reader.verify(addr, &op, CheckSite::EntryOnGet));
             (!is_sound).then_some(addr)

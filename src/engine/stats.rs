@@ -116,7 +116,8 @@ impl<I: Index + 'static> Engine<I> {
         let reserved = free.min(u64::from(self.space.reserved_slots()));
         let slots_bytes = (u64::from(self.space.slot_count()) * segment_bytes).max(1);
         // Tombstones included: to tell them apart each would have to be read.
-        let index_entries = self.index.len();
+        let index_entries = self.key_count();
+        let keyspaces = self.keyspaces.counts();
         let cleaner = &self.cleaner.counters;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (appended, moved) = (self.oplog.appended_bytes(), count(&cleaner.bytes_written));
@@ -143,8 +144,8 @@ impl<I: Index + 'static> Engine<I> {
             "log_entries": entries,
             "keys": index_entries,
             "index": self.options.index.name(),
-            "index_bytes": self.index.memory_bytes(),
-            "index_huge_page_bytes": self.index.huge_page_bytes(),
+            "index_bytes": self.default.index.memory_bytes(),
+            "index_huge_page_bytes": self.default.index.huge_page_bytes(),
             "huge_page_bytes": huge_page_bytes,
             "huge_page_refusals": huge_page_refusals,
             "segments": {
@@ -185,6 +186,10 @@ impl<I: Index + 'static> Engine<I> {
             "put_bytes": self.counters.sum(|shard| &shard.put_bytes),
             "deletes": self.counters.sum(|shard| &shard.deletes),
             "gets": self.counters.sum(|shard| &shard.gets),
+            "keyspaces": {
+                "live": keyspaces.live,
+                "dropped": keyspaces.dropped,
+            },
             "snapshots": {
                 "open": kept.open,
                 "oldest_ms": kept.oldest_ms,

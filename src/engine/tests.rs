@@ -6,6 +6,7 @@ mod points;
 
 use super::Engine;
 use super::commit::Terms;
+use crate::engine::WholeStore;
 use crate::error::Error;
 use crate::format::{Filter, HolderRecord, OpKind, OpSpec, SegmentClass};
 use crate::index::hash::HashIndex;
@@ -15,7 +16,7 @@ use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
 use crate::sync::{Arc, thread_number};
 use crate::testing;
-use crate::types::{LogId, Seq};
+use crate::types::{KeyspaceId, LogId, Seq};
 
 fn engine_with_two_logs() -> Arc<Engine<HashIndex>> {
     engine_on(Arc::new(SimMedia::new(SimKind::Pm, 1 << 20)))
@@ -58,10 +59,16 @@ fn on_log(log: usize, logs: usize, f: impl Fn() + Sync) {
 #[test]
 fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
     let engine = engine_with_two_logs();
-    let key = engine.key(b"key");
-    let staged = engine.write_blob(b"key", &[7; 1500]).expect("room for a blob");
+    let key = engine.default.key(b"key");
+    let staged = engine.write_blob(KeyspaceId::DEFAULT, b"key", &[7; 1500]).expect("room for a blob");
     let blob = engine.drain_blobs(staged).expect("the medium works");
-    let op = OpSpec { kind: OpKind::PutBlob, key: key.bytes, value: &blob.descriptor, moved: None };
+    let op = OpSpec {
+        kind: OpKind::PutBlob,
+        key: key.bytes,
+        value: &blob.descriptor,
+        moved: None,
+        keyspace: KeyspaceId::DEFAULT,
+    };
     let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
     let written = engine
         .committer
@@ -70,12 +77,16 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
     on_the_other_log(|| {
         let os = WriteOptions::new().durability(Durability::Os);
         for i in 0..10_u8 {
-            engine.put(&os, b"key", &[i]).expect("room");
+            engine.put(WholeStore, &os, b"key", &[i]).expect("room");
         }
     });
-    engine.publish(key, written);
+    engine.publish(&engine.default, key, written);
     blob.keep();
-    assert_eq!(engine.get(b"key").expect("intact"), Some(vec![9]), "the os write is the newer one");
+    assert_eq!(
+        engine.get(WholeStore, b"key").expect("intact"),
+        Some(vec![9]),
+        "the os write is the newer one"
+    );
 
     engine.limbo.settle(&engine.oplog, &engine.extents, &engine.space);
     assert!(
@@ -91,16 +102,18 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
 fn a_put_and_a_batch_win_over_what_a_log_far_ahead_holds() {
     let engine = engine_with_two_logs();
     let options = WriteOptions::new();
-    on_the_other_log(|| (0..50_u8).for_each(|i| engine.put(&options, &[i % 5], &[i]).expect("room")));
-    engine.put(&options, &[3], b"put").expect("room");
-    assert_eq!(engine.get(&[3]).expect("intact"), Some(b"put".to_vec()));
+    on_the_other_log(|| {
+        (0..50_u8).for_each(|i| engine.put(WholeStore, &options, &[i % 5], &[i]).expect("room"))
+    });
+    engine.put(WholeStore, &options, &[3], b"put").expect("room");
+    assert_eq!(engine.get(WholeStore, &[3]).expect("intact"), Some(b"put".to_vec()));
     let mut batch = crate::write_batch::WriteBatch::new();
     batch.put(&[4], b"batch").expect("a key");
-    engine.write(&options, &batch).expect("room");
-    assert_eq!(engine.get(&[4]).expect("intact"), Some(b"batch".to_vec()));
-    let ticket = engine.put_async(&[2], b"async").expect("room");
+    engine.write(WholeStore, &options, &batch).expect("room");
+    assert_eq!(engine.get(WholeStore, &[4]).expect("intact"), Some(b"batch".to_vec()));
+    let ticket = engine.put_async(WholeStore, &[2], b"async").expect("room");
     engine.wait(ticket).expect("the medium works");
-    assert_eq!(engine.get(&[2]).expect("intact"), Some(b"async".to_vec()));
+    assert_eq!(engine.get(WholeStore, &[2]).expect("intact"), Some(b"async".to_vec()));
 }
 
 /// A ticket that is drawn and not staged yet is invisible to whoever writes out what is staged.
@@ -109,7 +122,7 @@ fn a_wait_returns_only_when_every_earlier_ticket_of_any_lane_is_done() {
     let engine = engine_with_two_logs();
     let other = 1 - thread_number() % 2;
     let drawn = engine.committer.tickets.issue(other, 8);
-    let ticket = engine.put_async(b"key", b"value").expect("room");
+    let ticket = engine.put_async(WholeStore, b"key", b"value").expect("room");
     assert!(drawn < ticket);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| engine.wait(ticket));
@@ -125,10 +138,10 @@ fn a_wait_returns_only_when_every_earlier_ticket_of_any_lane_is_done() {
 #[test]
 fn an_accepted_write_that_fails_without_an_io_error_poisons_the_store() {
     let engine = engine_with_two_logs();
-    let durable = engine.put_async(b"before", b"value").expect("room");
+    let durable = engine.put_async(WholeStore, b"before", b"value").expect("room");
     engine.wait(durable).expect("the medium works");
     // Nothing that can be checked when a write is accepted: the last stamp is given meanwhile.
-    let failed = engine.put_async(b"key", b"value").expect("accepted");
+    let failed = engine.put_async(WholeStore, b"key", b"value").expect("accepted");
     engine.oplog.raise_floor(Seq::LAST);
     for _ in 0..2 {
         let error = engine.wait(failed).expect_err("no stamp is left");
@@ -137,9 +150,12 @@ fn an_accepted_write_that_fails_without_an_io_error_poisons_the_store() {
     engine.wait(durable).expect("it was durable before");
     assert_eq!(engine.durable_ticket(), durable);
     assert!(matches!(engine.health(), Err(Error::Poisoned(_))));
-    assert!(matches!(engine.put_async(b"later", b"value"), Err(Error::Poisoned(_))));
-    assert!(matches!(engine.put(&WriteOptions::default(), b"later", b"value"), Err(Error::Poisoned(_))));
-    assert_eq!(engine.get(b"before").expect("reads go on"), Some(b"value".to_vec()));
+    assert!(matches!(engine.put_async(WholeStore, b"later", b"value"), Err(Error::Poisoned(_))));
+    assert!(matches!(
+        engine.put(WholeStore, &WriteOptions::default(), b"later", b"value"),
+        Err(Error::Poisoned(_))
+    ));
+    assert_eq!(engine.get(WholeStore, b"before").expect("reads go on"), Some(b"value".to_vec()));
 }
 
 /// The last slot beyond the reserve was claimed when the write was accepted; a delete of another log then took one out of
@@ -148,7 +164,7 @@ fn an_accepted_write_that_fails_without_an_io_error_poisons_the_store() {
 fn an_accepted_write_goes_into_a_recovered_head_whatever_a_delete_took_since() {
     let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
     let engine = engine_on(Arc::clone(&media));
-    engine.put(&WriteOptions::default(), b"before", b"value").expect("room");
+    engine.put(WholeStore, &WriteOptions::default(), b"before", b"value").expect("room");
     engine.abandon();
     let engine = opened_on(media, false);
     let mut taken = Vec::new();
@@ -157,11 +173,11 @@ fn an_accepted_write_goes_into_a_recovered_head_whatever_a_delete_took_since() {
     }
     engine.space.return_slot(taken.pop().expect("a slot beyond the reserve"));
     let free = engine.space.free_slots();
-    let ticket = engine.put_async(b"key", b"value").expect("one slot is left");
+    let ticket = engine.put_async(WholeStore, b"key", b"value").expect("one slot is left");
     let reserved = engine.space.take_slot(Purpose::Delete).expect("a full pool deletes");
     engine.wait(ticket).expect("it was accepted");
     engine.health().expect("nothing failed");
-    assert_eq!(engine.get(b"key").expect("intact"), Some(b"value".to_vec()));
+    assert_eq!(engine.get(WholeStore, b"key").expect("intact"), Some(b"value".to_vec()));
     engine.space.return_slot(reserved);
     assert_eq!(engine.space.free_slots(), free, "the slot that was claimed came back");
     assert!(engine.space.take_slot(Purpose::Put).is_err(), "it backs the head now");
@@ -222,7 +238,8 @@ fn almost_full_engine(logs: usize, left: u32) -> (Arc<Engine<HashIndex>>, Vec<u3
     on_log(0, logs, || {
         for i in 0_u32.. {
             let is_enough = left > 0 && room() <= left;
-            if is_enough || engine.put(&WriteOptions::new(), &i.to_ne_bytes(), &[7; 200]).is_err() {
+            if is_enough || engine.put(WholeStore, &WriteOptions::new(), &i.to_ne_bytes(), &[7; 200]).is_err()
+            {
                 break;
             }
             written.lock().expect("no panic").push(i);
@@ -240,19 +257,19 @@ fn an_accepted_write_to_a_log_without_a_head_finds_the_slots_that_it_takes() {
     for left in 0..4 {
         let (engine, _) = almost_full_engine(2, left);
         on_log(1, 2, || {
-            let ticket = match engine.put_async(b"key", b"value") {
+            let ticket = match engine.put_async(WholeStore, b"key", b"value") {
                 Ok(ticket) => ticket,
                 Err(error) => return assert!(matches!(error, Error::NoSpace { .. }), "{error}"),
             };
             *accepted.lock().expect("no panic") += 1;
             // Others take what is left.
             on_log(0, 2, || {
-                while engine.put(&WriteOptions::new(), &[left as u8; 9], &[7; 200]).is_ok()
+                while engine.put(WholeStore, &WriteOptions::new(), &[left as u8; 9], &[7; 200]).is_ok()
                     && engine.space.available(Purpose::Put) > 0
                 {}
             });
             engine.wait(ticket).unwrap_or_else(|error| panic!("{left} slots were left: {error}"));
-            assert_eq!(engine.get(b"key").expect("sound"), Some(b"value".to_vec()));
+            assert_eq!(engine.get(WholeStore, b"key").expect("sound"), Some(b"value".to_vec()));
         });
         engine.sync().unwrap_or_else(|error| panic!("{left} slots were left: {error}"));
     }
@@ -265,9 +282,9 @@ fn a_full_pool_takes_deletes_from_a_thread_whose_log_has_no_head() {
     let (engine, written) = almost_full_engine(4, 0);
     for (i, key) in written.iter().enumerate() {
         on_log(3 - i % 4, 4, || {
-            let was_there = engine.delete(&WriteOptions::new(), &key.to_ne_bytes());
+            let was_there = engine.delete(WholeStore, &WriteOptions::new(), &key.to_ne_bytes());
             assert!(was_there.unwrap_or_else(|error| panic!("delete {i}: {error}")));
         });
     }
-    engine.put(&WriteOptions::new(), b"key", b"value").expect("room again");
+    engine.put(WholeStore, &WriteOptions::new(), b"key", b"value").expect("room again");
 }

@@ -194,6 +194,11 @@ impl Versions {
         self.closed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The oldest point that is open.
+    pub fn oldest_point(&self) -> Option<Seq> {
+        self.points.lock().keys().next().copied()
+    }
+
     /// How many points were closed.
     pub fn closed(&self) -> u64 {
         self.closed.load(Ordering::Relaxed)

@@ -4,6 +4,7 @@
 use super::Engine;
 use super::blob::StagedBlob;
 use super::commit::{Publisher, Terms, Written};
+use super::keyspace::{Keyspace, OfBatch, Scope};
 use super::read::FETCH_GROUP;
 use crate::checksum::CheckSite;
 use crate::constants::FRAME_OPS_MAX;
@@ -22,24 +23,25 @@ use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
 use crate::types::{Addr, SegmentSlot, Seq};
-use crate::write_batch::{WriteBatch, check_key, check_value_len};
+use crate::write_batch::{BatchOp, WriteBatch, check_key, check_value_len};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 /// An operation of a batch, ready for the log.
-struct BatchEntry<'a, S> {
+struct BatchEntry<'a, I: Index> {
+    space: &'a Keyspace<I>,
     key: Key<'a>,
     /// Where the index has it, or would.
-    spot: S,
+    spot: I::Spot,
     kind: OpKind,
     value: &'a [u8],
     blob: Option<StagedBlob>,
 }
 
-impl<S> BatchEntry<'_, S> {
+impl<I: Index> BatchEntry<'_, I> {
     fn spec(&self) -> OpSpec<'_> {
         let value = self.blob.as_ref().map_or(self.value, |blob| &blob.descriptor);
-        OpSpec { kind: self.kind, key: self.key.bytes, value, moved: None }
+        OpSpec { kind: self.kind, key: self.key.bytes, value, moved: None, keyspace: self.space.id() }
     }
 }
 
@@ -52,13 +54,12 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Stores a value.
-    pub fn put(&self, options: &WriteOptions, key: &[u8], value: &[u8]) -> Result<()> {
+    pub fn put(&self, scope: impl Scope<I>, options: &WriteOptions, key: &[u8], value: &[u8]) -> Result<()> {
         check_key(key)?;
         check_value_len(value.len())?;
         self.check_writable()?;
         self.counters.put(key.len() + value.len());
-        let key = self.key(key);
-        let result = self.with_room(|| self.put_once(options, key, value));
+        let result = self.with_room(|| self.put_once(scope, options, key, value));
         self.after_write();
         result
     }
@@ -74,43 +75,51 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     #[inline]
-    fn put_once(&self, options: &WriteOptions, key: Key<'_>, value: &[u8]) -> Result<()> {
-        self.check_index_room(std::iter::once(key.bytes.len()))?;
+    fn put_once(&self, scope: impl Scope<I>, options: &WriteOptions, key: &[u8], value: &[u8]) -> Result<()> {
+        let space = &*scope.enter(self)?;
+        let key = space.key(key);
+        self.check_index_room(&space.index, std::iter::once(key.bytes.len()))?;
         let _section = epoch::write_section(self.fork_generation);
         let terms = Terms { above: self.damage_bound(), purpose: Purpose::Put, mode: self.mode(options) };
         if value.len() <= self.inline_value_bytes_max {
-            let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None };
-            return self.write_op(key, &op, &terms);
+            let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None, keyspace: space.id() };
+            return self.write_op(space, key, &op, &terms);
         }
-        let blob = self.drain_blobs(self.write_blob(key.bytes, value)?)?;
-        let op = OpSpec { kind: OpKind::PutBlob, key: key.bytes, value: &blob.descriptor, moved: None };
-        self.write_op(key, &op, &terms)?;
+        let blob = self.drain_blobs(self.write_blob(space.id(), key.bytes, value)?)?;
+        let op = OpSpec {
+            kind: OpKind::PutBlob,
+            key: key.bytes,
+            value: &blob.descriptor,
+            moved: None,
+            keyspace: space.id(),
+        };
+        self.write_op(space, key, &op, &terms)?;
         blob.keep();
         Ok(())
     }
 
     #[inline]
-    fn write_op(&self, key: Key<'_>, op: &OpSpec<'_>, terms: &Terms) -> Result<()> {
+    fn write_op(&self, space: &Keyspace<I>, key: Key<'_>, op: &OpSpec<'_>, terms: &Terms) -> Result<()> {
         let hash = Filter::short_hash(key.hash);
         let mut spot = I::Spot::default();
         let found = &mut spot;
         let ask = move || {
             let guard = epoch::pin();
-            self.index.prefetch(&[key]);
+            space.index.prefetch(&[key]);
             move || {
                 let above;
-                (above, *found) = self.above(key, &guard);
+                (above, *found) = self.above(space, key, &guard);
                 above
             }
         };
         let written = self.committer.submit_op(self, op, hash, terms, ask)?;
         self.note_if_tombstone(op.kind, key, written.get());
-        self.publish_at(spot, key, written);
+        self.publish_at(space, spot, key, written);
         Ok(())
     }
 
     /// Deletes a key; false if there was none.
-    pub fn delete(&self, options: &WriteOptions, key: &[u8]) -> Result<bool> {
+    pub fn delete(&self, scope: impl Scope<I>, options: &WriteOptions, key: &[u8]) -> Result<bool> {
         check_key(key)?;
         self.check_writable()?;
         self.counters.delete();
@@ -119,46 +128,50 @@ impl<I: Index + 'static> Engine<I> {
             // The caller may have put the key asynchronously: the answer depends on it.
             self.committer.lead(lane, self);
         }
-        let key = self.key(key);
-        if !self.has_value(key) && !self.has_damage() {
+        if !self.has_value_in(scope, key)? && !self.has_damage() {
             return Ok(false);
         }
-        let result = self.with_room(|| self.delete_once(options, key));
+        let result = self.with_room(|| self.delete_once(scope, options, key));
         self.after_write();
         result
     }
 
-    fn delete_once(&self, options: &WriteOptions, key: Key<'_>) -> Result<bool> {
+    fn delete_once(&self, scope: impl Scope<I>, options: &WriteOptions, key: &[u8]) -> Result<bool> {
+        let space = &*scope.enter(self)?;
+        let key = space.key(key);
         // Of two deletes at one time only one may find the value. And only that one may write a tombstone: a second one
         // would end a put that came between them, though nobody was told that it deleted anything.
         let _alone = self.deletes[key.hash as usize % self.deletes.len()].lock();
-        if !self.has_value(key) && !self.has_damage() {
+        if !self.has_value(space, key) && !self.has_damage() {
             return Ok(false);
         }
         let terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode: self.mode(options) };
         let _section = epoch::write_section(self.fork_generation);
         self.write_op(
+            space,
             key,
-            &OpSpec { kind: OpKind::Delete, key: key.bytes, value: &[], moved: None },
+            &OpSpec { kind: OpKind::Delete, key: key.bytes, value: &[], moved: None, keyspace: space.id() },
             &terms,
         )?;
         Ok(true)
     }
 
     /// Applies a batch atomically.
-    pub fn write(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
+    pub fn write(&self, scope: impl Scope<I>, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
         self.check_writable()?;
         if batch.is_empty() {
             return Ok(());
         }
-        let result = self.with_room(|| self.write_once(options, batch));
+        let result = self.with_room(|| self.write_once(scope, options, batch));
         self.after_write();
         result
     }
 
-    fn write_once(&self, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
+    fn write_once(&self, scope: impl Scope<I>, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
+        let spaces = OfBatch::enter(self, scope, batch)?;
         let _section = epoch::write_section(self.fork_generation);
-        let (entries, terms) = self.stage_batch(batch, self.mode(options))?;
+        let (entries, terms) =
+            self.stage_batch(&spaces, scope.purpose_of_put(), batch, self.mode(options))?;
         match self.batch_frame(&entries) {
             Some((frame, hashes)) => {
                 let offsets: Vec<u32> = frame.op_offsets().collect();
@@ -167,7 +180,7 @@ impl<I: Index + 'static> Engine<I> {
                 for (entry, op_at) in entries.iter().zip(offsets) {
                     let written = Written::at(&placed, op_at, true);
                     self.note_if_tombstone(entry.kind, entry.key, &written);
-                    self.publish_at(entry.spot, entry.key, Publishable::from_batch(written));
+                    self.publish_at(entry.space, entry.spot, entry.key, Publishable::from_batch(written));
                 }
             }
             None => self.write_large(&entries, &terms)?,
@@ -177,30 +190,32 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Accepts a put and returns its ticket. Large values are made durable at once, their entry later.
-    pub fn put_async(&self, key: &[u8], value: &[u8]) -> Result<u64> {
+    pub fn put_async(&self, scope: impl Scope<I>, key: &[u8], value: &[u8]) -> Result<u64> {
         check_key(key)?;
         check_value_len(value.len())?;
         self.check_writable()?;
         self.counters.put(key.len() + value.len());
-        let result = self.with_room(|| self.accept_put(self.key(key), value));
+        let result = self.with_room(|| self.accept_put(scope, key, value));
         self.after_write();
         result
     }
 
-    fn accept_put(&self, key: Key<'_>, value: &[u8]) -> Result<u64> {
-        self.check_index_room(std::iter::once(key.bytes.len()))?;
-        let above = self.damage_bound().max(self.above(key, &epoch::pin()).0);
+    fn accept_put(&self, scope: impl Scope<I>, key: &[u8], value: &[u8]) -> Result<u64> {
+        let space = &*scope.enter(self)?;
+        let key = space.key(key);
+        self.check_index_room(&space.index, std::iter::once(key.bytes.len()))?;
+        let above = self.damage_bound().max(self.above(space, key, &epoch::pin()).0);
         let terms = Terms { above, purpose: Purpose::Put, mode: WriteMode::Sync };
         let blob = if value.len() <= self.inline_value_bytes_max {
             None
         } else {
-            Some(self.drain_blobs(self.write_blob(key.bytes, value)?)?)
+            Some(self.drain_blobs(self.write_blob(space.id(), key.bytes, value)?)?)
         };
         let (kind, value) = match &blob {
             Some(blob) => (OpKind::PutBlob, &blob.descriptor[..]),
             None => (OpKind::Put, value),
         };
-        let op = OpSpec { kind, key: key.bytes, value, moved: None };
+        let op = OpSpec { kind, key: key.bytes, value, moved: None, keyspace: space.id() };
         let (ticket, is_first) =
             self.committer.submit_op_async(self, &op, Filter::short_hash(key.hash), &terms)?;
         if let Some(blob) = blob {
@@ -213,18 +228,19 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Accepts a batch and returns its ticket; one that exceeds a frame is written before it returns.
-    pub fn write_async(&self, batch: &WriteBatch) -> Result<u64> {
+    pub fn write_async(&self, scope: impl Scope<I>, batch: &WriteBatch) -> Result<u64> {
         self.check_writable()?;
         if batch.is_empty() {
             return Ok(self.committer.tickets.issue_finished());
         }
-        let result = self.with_room(|| self.accept_batch(batch));
+        let result = self.with_room(|| self.accept_batch(scope, batch));
         self.after_write();
         result
     }
 
-    fn accept_batch(&self, batch: &WriteBatch) -> Result<u64> {
-        let (entries, terms) = self.stage_batch(batch, WriteMode::Sync)?;
+    fn accept_batch(&self, scope: impl Scope<I>, batch: &WriteBatch) -> Result<u64> {
+        let spaces = OfBatch::enter(self, scope, batch)?;
+        let (entries, terms) = self.stage_batch(&spaces, Purpose::Put, batch, WriteMode::Sync)?;
         let ticket = match self.batch_frame(&entries) {
             Some((frame, hashes)) => {
                 let (ticket, is_first) = self.committer.submit_frame_async(self, frame, hashes, &terms)?;
@@ -255,37 +271,44 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// One entry per key of the batch, the last; blobs written and durable.
-    fn stage_batch<'a>(
+    fn stage_batch<'a, 's: 'a, S: Scope<I> + 's>(
         &self,
+        spaces: &'a OfBatch<'s, I, S>,
+        purpose_of_put: Purpose,
         batch: &'a WriteBatch,
         mode: WriteMode,
-    ) -> Result<(Vec<BatchEntry<'a, I::Spot>>, Terms)> {
+    ) -> Result<(Vec<BatchEntry<'a, I>>, Terms)> {
         let puts = batch.ops().iter().filter(|op| !op.is_delete);
-        self.check_index_room(puts.map(|op| batch.key(op).len()))?;
-        let keys: Vec<Key<'a>> = batch.ops().iter().map(|op| self.key(batch.key(op))).collect();
-        let is_last = last_of_each(&keys);
+        // Of all indexes: they share their nodes.
+        self.check_index_room(&self.default.index, puts.map(|op| batch.key(op).len()))?;
+        let keys: Vec<Key<'a>> =
+            batch.ops().iter().map(|op| spaces.keyspace(op.scope).key(batch.key(op))).collect();
+        let is_last = last_of_each(batch.ops(), &keys);
         let mut entries = Vec::with_capacity(keys.len());
         let mut in_flight = InFlight::nothing(());
         let mut terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode };
         for (i, (op, key)) in batch.ops().iter().zip(&keys).enumerate() {
             if i.is_multiple_of(FETCH_GROUP) {
-                let group = &keys[i..keys.len().min(i + FETCH_GROUP)];
-                self.index.prefetch(group);
+                let group = i..keys.len().min(i + FETCH_GROUP);
+                let ops = &batch.ops()[group.clone()];
+                if ops.iter().all(|other| other.scope == op.scope) {
+                    spaces.keyspace(op.scope).index.prefetch(&keys[group]);
+                }
             }
             if !is_last[i] {
                 continue;
             }
-            let (key, bytes) = (*key, key.bytes);
+            let (key, bytes, space) = (*key, key.bytes, spaces.keyspace(op.scope));
             let value = batch.value(op);
-            let (above, spot) = self.above(key, &epoch::pin());
+            let (above, spot) = self.above(space, key, &epoch::pin());
             terms.above = terms.above.max(above);
-            let mut entry = BatchEntry { key, spot, kind: OpKind::Delete, value, blob: None };
+            let mut entry = BatchEntry { space, key, spot, kind: OpKind::Delete, value, blob: None };
             if !op.is_delete {
-                terms.purpose = Purpose::Put;
+                terms.purpose = purpose_of_put;
                 entry.kind = OpKind::Put;
                 if value.len() > self.inline_value_bytes_max {
                     entry.kind = OpKind::PutBlob;
-                    let (rest, blob) = in_flight.and(self.write_blob(bytes, value)?).split();
+                    let (rest, blob) = in_flight.and(self.write_blob(space.id(), bytes, value)?).split();
                     in_flight = rest;
                     entry.blob = Some(blob);
                 }
@@ -299,7 +322,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// The batch is in the log: its blobs are kept, and its operations counted, once however often it had to wait for room.
-    fn settle_entries(&self, entries: Vec<BatchEntry<'_, I::Spot>>) {
+    fn settle_entries(&self, entries: Vec<BatchEntry<'_, I>>) {
         for entry in entries {
             match entry.kind {
                 OpKind::Delete => self.counters.delete(),
@@ -312,7 +335,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// The batch as one frame, if it fits one.
-    fn batch_frame(&self, entries: &[BatchEntry<'_, I::Spot>]) -> Option<(FrameBuilder, Vec<u32>)> {
+    fn batch_frame(&self, entries: &[BatchEntry<'_, I>]) -> Option<(FrameBuilder, Vec<u32>)> {
         let bytes: u64 = entries.iter().map(entry_bytes_max).sum::<u64>() + FRAME_HEADER_BYTES as u64 + 64;
         if entries.len() > FRAME_OPS_MAX || bytes > self.oplog.frame_bytes_max(entries.len() as u64) {
             return None;
@@ -325,12 +348,12 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Writes a batch that exceeds a frame: parts, then the commit that makes them count, all in one log.
-    fn write_large(&self, entries: &[BatchEntry<'_, I::Spot>], terms: &Terms) -> Result<()> {
+    fn write_large(&self, entries: &[BatchEntry<'_, I>], terms: &Terms) -> Result<()> {
         let written =
             self.committer.with_log(self, |oplog, state| self.write_parts(oplog, state, entries, terms))?;
         for (entry, written) in entries.iter().zip(written) {
             self.note_if_tombstone(entry.kind, entry.key, &written);
-            self.publish_at(entry.spot, entry.key, Publishable::from_batch(written));
+            self.publish_at(entry.space, entry.spot, entry.key, Publishable::from_batch(written));
         }
         Ok(())
     }
@@ -341,7 +364,7 @@ impl<I: Index + 'static> Engine<I> {
         &self,
         oplog: &OpLog,
         state: &mut LogState,
-        entries: &[BatchEntry<'_, I::Spot>],
+        entries: &[BatchEntry<'_, I>],
         terms: &Terms,
     ) -> Result<Vec<Written>> {
         let counts = self.split_into_parts(entries)?;
@@ -357,7 +380,7 @@ impl<I: Index + 'static> Engine<I> {
         &self,
         oplog: &OpLog,
         state: &mut LogState,
-        entries: &[BatchEntry<'_, I::Spot>],
+        entries: &[BatchEntry<'_, I>],
         counts: &[usize],
         terms: &Terms,
         slots: &mut Vec<SegmentSlot>,
@@ -403,7 +426,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// How many entries go into each part.
-    fn split_into_parts(&self, entries: &[BatchEntry<'_, I::Spot>]) -> Result<Vec<usize>> {
+    fn split_into_parts(&self, entries: &[BatchEntry<'_, I>]) -> Result<Vec<usize>> {
         let mut counts = Vec::new();
         let mut rest = entries;
         while !rest.is_empty() {
@@ -415,7 +438,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// How many of the entries fit the next part.
-    fn entries_in_part(&self, entries: &[BatchEntry<'_, I::Spot>]) -> Result<usize> {
+    fn entries_in_part(&self, entries: &[BatchEntry<'_, I>]) -> Result<usize> {
         let mut bytes = FRAME_HEADER_BYTES as u64 + 64;
         for (count, entry) in entries.iter().enumerate() {
             bytes += entry_bytes_max(entry);
@@ -434,10 +457,10 @@ impl<I: Index + 'static> Engine<I> {
     /// Their lines are asked for, so that they are there when the new one is in the log and [`Engine::publish_at`] reads
     /// them. With it the key's place in the index, for that.
     #[inline]
-    pub(super) fn above(&self, key: Key<'_>, _guard: &epoch::Guard) -> (Seq, I::Spot) {
+    pub(super) fn above(&self, space: &Keyspace<I>, key: Key<'_>, _guard: &epoch::Guard) -> (Seq, I::Spot) {
         let mut above = Seq::ZERO;
         // All that may be the key's: which one it is would have to be read.
-        let spot = self.index.look(key, |addr| {
+        let spot = space.index.look(key, |addr| {
             self.reader.prefetch(addr);
             above = above.max(self.newest_beside(addr));
         });
@@ -452,14 +475,22 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Whether the key's newest entry has a value.
     #[inline]
-    fn has_value(&self, key: Key<'_>) -> bool {
+    fn has_value(&self, space: &Keyspace<I>, key: Key<'_>) -> bool {
         let _guard = epoch::pin();
-        let kind = self.index.get(key, |addr| {
+        let kind = space.index.get(key, |addr| {
             let scratch = Scratch::new();
             let op = self.reader.op(addr, &scratch)?;
             (op.key() == key.bytes).then(|| op.kind())
         });
         kind.is_some_and(|kind| kind != OpKind::Delete)
+    }
+
+    /// The same before the keyspace is entered.
+    #[inline]
+    fn has_value_in(&self, scope: impl Scope<I>, key: &[u8]) -> Result<bool> {
+        let _guard = epoch::pin();
+        let space = scope.look(self)?;
+        Ok(self.has_value(&space, space.key(key)))
     }
 
     /// True if an entry may be there that cannot be seen: damage found at open, or a page that cannot be read.
@@ -483,17 +514,17 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Shows an entry to readers, unless a newer one of its key is there.
-    pub(super) fn publish(&self, key: Key<'_>, written: Publishable<Written>) {
-        self.publish_at(I::Spot::default(), key, written);
+    pub(super) fn publish(&self, space: &Keyspace<I>, key: Key<'_>, written: Publishable<Written>) {
+        self.publish_at(space, I::Spot::default(), key, written);
     }
 
     /// The same, for a key that was looked at.
     #[inline]
-    fn publish_at(&self, spot: I::Spot, key: Key<'_>, written: Publishable<Written>) {
+    fn publish_at(&self, space: &Keyspace<I>, spot: I::Spot, key: Key<'_>, written: Publishable<Written>) {
         let guard = epoch::pin();
         let new = *written.get();
         let mut older = None;
-        let upsert = self.index.upsert_at(spot, key, written.map(|written| written.addr), |known| {
+        let upsert = space.index.upsert_at(spot, key, written.map(|written| written.addr), |known| {
             let scratch = Scratch::new();
             let Some(op) = self.reader.op(known, &scratch).filter(|op| op.key() == key.bytes) else {
                 return Candidate::OtherKey;
@@ -588,20 +619,22 @@ impl<I: Index + 'static> Publisher for Engine<I> {
             self.poison(&error.to_string());
             return Err(error);
         };
-        let key = self.key(op.key());
+        let key = self.key_of(&op);
         self.note_if_tombstone(op.kind(), key, written.get());
-        self.publish(key, written);
+        // Who drops a keyspace waits for what was accepted before.
+        let space = self.keyspace(op.keyspace()).expect("it is registered as long as entries of it come");
+        self.publish(&space, key, written);
         drop(guard);
         Ok(())
     }
 }
 
 /// Whether each key is the last of those that are equal.
-fn last_of_each(keys: &[Key<'_>]) -> Vec<bool> {
+fn last_of_each(ops: &[BatchOp], keys: &[Key<'_>]) -> Vec<bool> {
     let mut is_last = vec![true; keys.len()];
     let mut last: HashTable<usize> = HashTable::with_capacity(keys.len());
     for (i, key) in keys.iter().enumerate() {
-        let is_same = |other: &usize| keys[*other].bytes == key.bytes;
+        let is_same = |other: &usize| keys[*other].bytes == key.bytes && ops[*other].scope == ops[i].scope;
         match last.entry(key.hash, is_same, |other| keys[*other].hash) {
             Entry::Occupied(mut entry) => is_last[std::mem::replace(entry.get_mut(), i)] = false,
             Entry::Vacant(entry) => {
@@ -612,12 +645,12 @@ fn last_of_each(keys: &[Key<'_>]) -> Vec<bool> {
     is_last
 }
 
-fn entry_bytes_max<S>(entry: &BatchEntry<'_, S>) -> u64 {
+fn entry_bytes_max<I: Index>(entry: &BatchEntry<'_, I>) -> u64 {
     let value = entry.blob.as_ref().map_or(entry.value.len(), |blob| blob.descriptor.len());
     encoded_len_max(entry.key.bytes.len(), value)
 }
 
-fn short_hashes<S>(entries: &[BatchEntry<'_, S>]) -> Vec<u32> {
+fn short_hashes<I: Index>(entries: &[BatchEntry<'_, I>]) -> Vec<u32> {
     entries.iter().map(|entry| Filter::short_hash(entry.key.hash)).collect()
 }
 

@@ -6,7 +6,7 @@
 //! pool     = head (superblock A | holder record | superblock B) , segment slot 0 , slot 1 , ...
 //! segment  = header 256 | state word 8 | zero | at 512: [digest] | frames ... | filter | footer in the last 128 bytes
 //! frame    = header 32 | op | op | ... | zero to a multiple of 64
-//! op       = kind+flags 1 | [distance] | [age] | key length | value length | crc32c 4 | key | value | zero to 8
+//! op       = kind+flags 1 | [keyspace] | [distance] | [age] | key length | value length | crc32c 4 | key | value | zero to 8
 //! ```
 //!
 //! Invariants:
@@ -16,6 +16,7 @@
 
 mod batch;
 mod blob;
+mod catalogue;
 mod digest;
 mod footer;
 mod frame;
@@ -28,13 +29,14 @@ mod tests;
 
 pub use batch::{CommitRecord, PartsInSegment};
 pub use blob::{BlobDescriptor, Chunk};
+pub use catalogue::{KeyspaceRecord, catalogue_id, catalogue_key, keyspace_hash_seed};
 pub use digest::{Digest, DigestEntry};
 pub use footer::{Filter, Footer, filter_len};
 pub use frame::{FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, frame_checksum, verify_frame};
-pub use op::{OP_FIELDS_BYTES_MAX, Op, OpKind, OpSpec, Ops, encoded_len_max};
+pub use op::{OP_FIELDS_BYTES_MAX, Op, OpKind, OpSpec, Ops, encoded_len_max, keyspace_len_max};
 pub use repair::{Work, repair_frame};
 pub use segment::{SegmentClass, SegmentHeader, SegmentState, StateWord};
-pub use superblock::{HolderRecord, Superblock, closed_ends};
+pub use superblock::{FEATURE_KEYSPACES, HolderRecord, Superblock, closed_ends};
 
 /// Pool offset of superblock copy A.
 pub const SUPERBLOCK_A_OFFSET: u64 = 0;

@@ -1,30 +1,36 @@
 //! Operations, the log's entries.
 //!
-//! `kind+flags u8 | [distance varint] | [age varint] | key length varint | value length varint | crc32c u32 | key | value`.
+//! `kind+flags u8 | [further flags u8, keyspace varint] | [distance varint] | [age varint] | key length varint |
+//! value length varint | crc32c u32 | key | value`.
 //! The distance, in units of 8 bytes, leads back to the frame header; it is left out (flag `FIRST`) where the header lies
-//! directly before. A cleaner's copy has an age: how far its own stamp lies below the frame's base. The crc covers the
-//! whole operation but itself.
+//! directly before. A cleaner's copy has an age: how far its own stamp lies below the frame's base. What names no keyspace
+//! belongs to the default one. The crc covers the whole operation but itself.
 
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::{LONG_VARINT_BYTES_MAX, long_varint_at, push_varint, put, u32_at, varint_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
 use crate::constants::{ENTRY_ALIGN_BYTES, KEY_BYTES_MAX};
-use crate::types::Seq;
+use crate::types::{KeyspaceId, Seq};
 
 const KIND_MASK: u8 = 0x0F;
 /// The frame header lies directly before: no distance.
 const FLAG_FIRST: u8 = 0x10;
 /// A cleaner's copy: its age follows.
 const FLAG_MOVED: u8 = 0x20;
-/// Reserved for a byte of further flags (expiry, keyspace, codec, key id); must be zero in this version.
+/// A byte of further flags follows, and what they announce.
 const FLAG_EXTENDED: u8 = 0x40;
 /// Reserved; must be zero.
 const FLAG_RESERVED: u8 = 0x80;
 
+/// The one further flag: the keyspace follows. The others are reserved (expiry, codec, key id) and must be zero.
+const FURTHER_KEYSPACE: u8 = 0x01;
+/// Most bytes of further flags and a keyspace. What does not move has no age instead.
+pub(super) const KEYSPACE_BYTES_MAX: usize = 1 + 5;
+
 /// How a put begins that is the first of its frame and nobody's copy.
 const SHORT_PUT: u8 = OpKind::Put as u8 | FLAG_FIRST;
 
-/// What an operation does. Numbers 4 to 8 are reserved for RANGE_DELETE, MERGE, the keyspace catalogue, TRUNCATE and PAD.
+/// What an operation does. Numbers 4 to 8 are reserved for RANGE_DELETE, MERGE, TRUNCATE, PAD and one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum OpKind {
@@ -59,19 +65,31 @@ pub struct OpSpec<'a> {
     pub value: &'a [u8],
     /// A move: its age, how far its own stamp lies below the base of the frame that it is put into.
     pub moved: Option<u64>,
+    /// Where its key belongs.
+    pub keyspace: KeyspaceId,
 }
 
 /// Most bytes of an age: stamps have 63 bits.
 pub(super) const AGE_BYTES_MAX: usize = LONG_VARINT_BYTES_MAX;
 
-/// Upper bound of the bytes before the key.
-pub const OP_FIELDS_BYTES_MAX: u64 = 1 + 5 + AGE_BYTES_MAX as u64 + 5 + 5 + 4;
+const _: () =
+    assert!(KEYSPACE_BYTES_MAX <= AGE_BYTES_MAX, "a bound for moves is one for what names a keyspace");
 
-/// Upper bound of the bytes that an operation takes in a frame, alignment included.
+/// Upper bound of the bytes before the key.
+pub const OP_FIELDS_BYTES_MAX: u64 = (1 + KEYSPACE_BYTES_MAX + 5 + AGE_BYTES_MAX + 5 + 5 + 4) as u64;
+
+/// Upper bound of the bytes that an operation takes in a frame, alignment included, unless it both moves and names a keyspace:
+/// see [`keyspace_len_max`].
 #[inline]
 pub fn encoded_len_max(key_len: usize, value_len: usize) -> u64 {
     const FIXED_MAX: usize = 1 + 5 + AGE_BYTES_MAX + 3 + 5 + 4 + ENTRY_ALIGN_BYTES as usize;
     (FIXED_MAX + key_len + value_len) as u64
+}
+
+/// Upper bound of the bytes that a keyspace adds to a move.
+#[inline]
+pub fn keyspace_len_max(keyspace: KeyspaceId) -> u64 {
+    if keyspace == KeyspaceId::DEFAULT { 0 } else { KEYSPACE_BYTES_MAX as u64 }
 }
 
 /// Appends the operation at `start`, the end of `frame`; returns where its (still unbound) crc lies.
@@ -88,11 +106,17 @@ pub(super) fn encode(frame: &mut Vec<u8>, start: usize, spec: &OpSpec<'_>) -> us
     }
     frame.reserve(encoded_len_max(spec.key.len(), spec.value.len()) as usize);
     let lengths = [spec.key.len(), spec.value.len()];
-    if let (true, None, [key_len @ ..0x80, value_len @ ..0x80]) = (first, spec.moved, lengths) {
+    let is_plain = first && spec.moved.is_none() && spec.keyspace == KeyspaceId::DEFAULT;
+    if let (true, [key_len @ ..0x80, value_len @ ..0x80]) = (is_plain, lengths) {
         // Most operations. All at once: what a byte at a time costs is a third of the encoding.
         frame.extend_from_slice(&[flags, key_len as u8, value_len as u8, 0, 0, 0, 0]);
     } else {
         frame.push(flags);
+        if spec.keyspace != KeyspaceId::DEFAULT {
+            frame[start] |= FLAG_EXTENDED;
+            frame.push(FURTHER_KEYSPACE);
+            push_varint(frame, u64::from(spec.keyspace.0));
+        }
         if !first {
             push_varint(frame, start as u64 / ENTRY_ALIGN_BYTES);
         }
@@ -113,6 +137,17 @@ pub(super) fn encode(frame: &mut Vec<u8>, start: usize, spec: &OpSpec<'_>) -> us
 #[inline(always)]
 fn crc_around(op: &[u8], crc_at: usize) -> u32 {
     checksum::crc32c_of_two(&op[..crc_at], &op[crc_at + 4..])
+}
+
+/// What the further flags announce, and where it ends; `None` if they are not those of this version.
+#[cold]
+fn decode_keyspace(bytes: &[u8]) -> Option<(KeyspaceId, usize)> {
+    if *bytes.get(1)? != FURTHER_KEYSPACE {
+        return None;
+    }
+    let (keyspace, end) = varint_at(bytes, 2)?;
+    let keyspace = KeyspaceId(u32::try_from(keyspace).ok()?);
+    (keyspace != KeyspaceId::DEFAULT).then_some((keyspace, end))
 }
 
 /// An operation as it lies on the medium: lengths checked, bytes not yet verified.
@@ -166,11 +201,14 @@ impl<'a> Op<'a> {
     #[inline]
     fn decode_fields(bytes: &'a [u8]) -> Option<(Op<'a>, u64)> {
         let flags = *bytes.first()?;
-        if flags & (FLAG_EXTENDED | FLAG_RESERVED) != 0 {
-            return None;
-        }
         let kind = OpKind::from_u8(flags & KIND_MASK)?;
         let mut at = 1;
+        if flags & (FLAG_EXTENDED | FLAG_RESERVED) != 0 {
+            if flags & FLAG_RESERVED != 0 {
+                return None;
+            }
+            at = decode_keyspace(bytes)?.1;
+        }
         let mut distance = FRAME_HEADER_BYTES as u64;
         if flags & FLAG_FIRST == 0 {
             let (units, next) = varint_at(bytes, at)?;
@@ -234,6 +272,15 @@ impl<'a> Op<'a> {
     #[inline]
     pub fn kind(&self) -> OpKind {
         self.kind
+    }
+
+    /// Where its key belongs.
+    #[inline]
+    pub fn keyspace(&self) -> KeyspaceId {
+        if self.bytes[0] & FLAG_EXTENDED == 0 {
+            return KeyspaceId::DEFAULT;
+        }
+        decode_keyspace(self.bytes).map_or(KeyspaceId::DEFAULT, |(keyspace, _)| keyspace)
     }
 
     /// The key.

@@ -3,13 +3,13 @@
 //! comes out is what was written there. Two flipped bits in a frame are damage.
 
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, verify_frame};
-use super::op::{AGE_BYTES_MAX, Op, Ops};
+use super::op::{AGE_BYTES_MAX, KEYSPACE_BYTES_MAX, Op, Ops};
 use super::{put, u32_at};
 use crate::checksum::{self, SegmentSeed, SingleFlip};
 use std::cell::Cell;
 
 /// Most bytes of an operation before its crc.
-const OP_HEAD_BYTES_MAX: usize = 1 + 5 + AGE_BYTES_MAX + 3 + 5;
+const OP_HEAD_BYTES_MAX: usize = 1 + KEYSPACE_BYTES_MAX + 5 + AGE_BYTES_MAX + 3 + 5;
 /// A commit record has no crc of its own: all of its bits are tried if it is no longer than this.
 const COMMIT_RECORD_BYTES_MAX: usize = 256;
 
@@ -195,12 +195,24 @@ mod tests {
 
     fn frames() -> Vec<Vec<u8>> {
         let seed = seed();
-        let op = |key, value| OpSpec { kind: OpKind::Put, key, value, moved: None };
+        let op = |key, value| OpSpec {
+            kind: OpKind::Put,
+            key,
+            value,
+            moved: None,
+            keyspace: crate::types::KeyspaceId::DEFAULT,
+        };
         let mut small = FrameBuilder::new(FrameKind::Ops);
         small.push(&op(b"k", b""));
         let mut many = FrameBuilder::new(FrameKind::Batch);
         many.push(&op(b"a longer key", &[7; 200]));
-        many.push(&OpSpec { kind: OpKind::Delete, key: b"gone", value: b"", moved: None });
+        many.push(&OpSpec {
+            kind: OpKind::Delete,
+            key: b"gone",
+            value: b"",
+            moved: None,
+            keyspace: crate::types::KeyspaceId::DEFAULT,
+        });
         many.push(&OpSpec { moved: Some(77), ..op(b"moved", &[1; 31]) });
         many.pad(192);
         let mut commit = FrameBuilder::new(FrameKind::BatchCommit);

@@ -14,8 +14,10 @@ const UNCLEAN: u64 = 0xA53C_9DF0_995A_3C8E;
 const VERSIONS_AHEAD: u32 = 0xFFFF;
 const CHECKSUM_SEED: u64 = 0x666C_6174_6B76_7362;
 const ENDS_SEED: u64 = 0x666C_6174_6B76_656E;
+/// A feature of a pool that a library has to know: operations may name a keyspace. Set before the first one does.
+pub const FEATURE_KEYSPACES: u64 = 1;
 /// What a newer library may set that this one can ignore, read only, or not open at all.
-const INCOMPATIBLE_KNOWN: u64 = 0;
+const INCOMPATIBLE_KNOWN: u64 = FEATURE_KEYSPACES;
 const READ_ONLY_COMPATIBLE_KNOWN: u64 = 0;
 
 mod at {
@@ -48,6 +50,8 @@ pub struct Superblock {
     pub compatible: u64,
     /// Features that a library which does not know them may read past, but not write past; kept as they are.
     pub read_only_compatible: u64,
+    /// Features that a library has to know to open the pool; kept as they are.
+    pub incompatible: u64,
     /// Identity of the pool; part of every checksum seed.
     pub uuid: [u8; 16],
     /// Seeds the hash of keys, so that nobody can prepare colliding ones.
@@ -87,6 +91,7 @@ impl Superblock {
         put(&mut bytes, at::LENGTH, &(SUPERBLOCK_BYTES as u32).to_le_bytes());
         put(&mut bytes, at::COMPATIBLE, &self.compatible.to_le_bytes());
         put(&mut bytes, at::READ_ONLY_COMPATIBLE, &self.read_only_compatible.to_le_bytes());
+        put(&mut bytes, at::INCOMPATIBLE, &self.incompatible.to_le_bytes());
         put(&mut bytes, at::UUID, &self.uuid);
         put(&mut bytes, at::HASH_SEED, &self.hash_seed.to_le_bytes());
         put(&mut bytes, at::SEQUENCE, &self.sequence.to_le_bytes());
@@ -149,6 +154,7 @@ impl Superblock {
         let superblock = Superblock {
             compatible: u64_at(bytes, at::COMPATIBLE),
             read_only_compatible: u64_at(bytes, at::READ_ONLY_COMPATIBLE),
+            incompatible: u64_at(bytes, at::INCOMPATIBLE),
             uuid: bytes[at::UUID..at::UUID + 16].try_into().expect("sixteen bytes"),
             hash_seed: u64_at(bytes, at::HASH_SEED),
             sequence: u64_at(bytes, at::SEQUENCE),

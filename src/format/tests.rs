@@ -6,7 +6,7 @@ mod refusals;
 
 use super::*;
 use crate::checksum::SegmentSeed;
-use crate::types::{LogId, SegmentId, SegmentSlot, Seq};
+use crate::types::{KeyspaceId, LogId, SegmentId, SegmentSlot, Seq};
 use std::fmt::Write;
 
 const UUID: [u8; 16] = *b"0123456789abcdef";
@@ -45,6 +45,7 @@ fn superblock() -> Superblock {
     Superblock {
         compatible: 0,
         read_only_compatible: 0,
+        incompatible: 0,
         uuid: UUID,
         hash_seed: 0x1122_3344_5566_7788,
         sequence: 7,
@@ -113,7 +114,7 @@ fn record() -> CommitRecord {
 }
 
 fn put_op<'a>(key: &'a [u8], value: &'a [u8]) -> OpSpec<'a> {
-    OpSpec { kind: OpKind::Put, key, value, moved: None }
+    OpSpec { kind: OpKind::Put, key, value, moved: None, keyspace: KeyspaceId::DEFAULT }
 }
 
 /// A finished frame of these operations, for `OFFSET`.
@@ -130,8 +131,14 @@ fn frames() -> Vec<Vec<u8>> {
     let blob = descriptor().encode();
     let ops = [
         put_op(b"key", b"value"),
-        OpSpec { kind: OpKind::Delete, key: b"gone", value: b"", moved: None },
-        OpSpec { kind: OpKind::PutBlob, key: b"blob", value: &blob, moved: None },
+        OpSpec { kind: OpKind::Delete, key: b"gone", value: b"", moved: None, keyspace: KeyspaceId::DEFAULT },
+        OpSpec {
+            kind: OpKind::PutBlob,
+            key: b"blob",
+            value: &blob,
+            moved: None,
+            keyspace: KeyspaceId::DEFAULT,
+        },
     ];
     let moved = [
         OpSpec { moved: Some(BASE.distance_to(Seq(0x0000_1234_5678_9A85))), ..ops[0] },

@@ -272,16 +272,28 @@ impl AddressSpace {
 pub struct Reserved<T: Node> {
     nodes: NonNull<T>,
     count: usize,
-    /// Keeps the nodes mapped. No other array has a byte of them.
-    #[expect(dead_code, reason = "held, not used")]
+    /// Keeps the nodes mapped. No other array but a clone has a byte of them.
     mapping: Arc<Mapping>,
     owns: PhantomData<T>,
 }
 
-// SAFETY: its nodes are its own, and all access to them goes through shared references to `T: Node`, which are `Sync`.
+// SAFETY: its nodes are its own and its clones', and all access to them goes through shared references to `T: Node`, which are
+// `Sync`.
 unsafe impl<T: Node> Send for Reserved<T> {}
 // SAFETY: as for `Send`; no method changes the struct itself.
 unsafe impl<T: Node> Sync for Reserved<T> {}
+
+impl<T: Node> Clone for Reserved<T> {
+    /// The same nodes.
+    fn clone(&self) -> Self {
+        Reserved {
+            nodes: self.nodes,
+            count: self.count,
+            mapping: Arc::clone(&self.mapping),
+            owns: PhantomData,
+        }
+    }
+}
 
 impl<T: Node> Reserved<T> {
     /// Nodes there is room for.
@@ -403,6 +415,11 @@ impl<T: Node> Pool<T> {
     /// Nodes that were handed out.
     pub fn in_use(&self) -> u64 {
         self.nodes.count() as u64 - self.left()
+    }
+
+    /// All nodes, to be looked at.
+    pub fn nodes(&self) -> Reserved<T> {
+        self.nodes.clone()
     }
 
     /// Nodes that can still be handed out.

@@ -492,6 +492,50 @@ fn a_new_index_is_cheap<I: Index>(make: fn(Arc<FakeLog>) -> I) {
     assert!(began.elapsed() < Duration::from_secs(1), "{:?} for a thousand", began.elapsed());
 }
 
+/// Returns when what was retired before is free, whatever the other tests of this process look at.
+fn wait_for_grace() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&is_over);
+    epoch::retire(&epoch::pin(), move || over.store(true, Ordering::Release));
+    while !is_over.load(Ordering::Acquire) {
+        epoch::help_grace_period();
+    }
+}
+
+/// Keyspaces have an index each, and thousands of them must not cost what one large one does.
+fn siblings_do_not_see_each_other_and_give_their_nodes_back<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const KEYS: u64 = 5_000;
+    let log = FakeLog::new(8 * KEYS, mix);
+    let first = make(log.clone());
+    let fill = |index: I, from: u64| {
+        let subject = Subject { index, log: log.clone() };
+        (from..from + KEYS).for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted));
+        (from..from + KEYS).for_each(|key| assert!(subject.get(key).is_some()));
+        assert!(subject.get(from + KEYS).is_none(), "a key of a sibling");
+        assert_eq!(subject.index.len(), KEYS);
+        subject.index
+    };
+    let second = fill(first.sibling().expect("address space"), KEYS);
+    let first = fill(first, 0);
+    let after_two = first.memory_bytes();
+    drop(second);
+    wait_for_grace();
+    // Twice: what the first of them gives back the next one takes.
+    for _ in 0..2 {
+        drop(fill(first.sibling().expect("address space"), 3 * KEYS / 2));
+        wait_for_grace();
+    }
+    assert!(first.memory_bytes() < after_two + after_two / 4, "{after_two} bytes, and nodes leaked since");
+    let began = Instant::now();
+    let empty: Vec<I> = (0..1_000).map(|_| first.sibling().expect("address space")).collect();
+    assert!(first.memory_bytes() < after_two + (5 << 20) + (1 << 19), "an empty one takes a page of nodes");
+    assert!(empty.iter().all(|index| index.len() == 0));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?} for a thousand", began.elapsed());
+    let survivor = Subject { index: first, log };
+    drop(empty);
+    (0..KEYS).for_each(|key| assert!(survivor.get(key).is_some()));
+}
+
 /// A log for figures: the entry of `key` lies at `key + 1`, so that comparing keys touches no memory.
 struct NumberLog;
 
@@ -724,6 +768,7 @@ macro_rules! every_kind {
             no_key_is_lost_among_equal_hashes
             for_each_shows_what_nobody_touches_while_the_table_grows
             a_new_index_is_cheap
+            siblings_do_not_see_each_other_and_give_their_nodes_back
         ])* }
     };
 }

@@ -113,11 +113,19 @@ pub struct HashIndex {
     directory_lock: CachePadded<Mutex<()>>,
 }
 
+/// What belongs to one index, and the nodes, which it shares with its siblings.
 struct Storage {
     directory: Reserved<AtomicU32>,
+    descriptors: Reserved<Line>,
+    pages: Reserved<Page>,
+    nodes: Arc<Nodes>,
+    entries: EntryCount,
+}
+
+/// Who hands out nodes.
+struct Nodes {
     descriptors: Pool<Line>,
     pages: Pool<Page>,
-    entries: EntryCount,
     /// Cells that were built: tells those with the same number apart.
     generations: AtomicU32,
 }
@@ -246,10 +254,10 @@ impl<'a> Iterator for Probe<'a> {
             if next_part == 0 {
                 return None;
             }
-            self.enter(self.storage.descriptors.get(next_part));
+            self.enter(self.storage.descriptors.get(next_part as usize));
         }
         let page = number(self.part, (self.at / PAGE_BUCKETS) % PART_PAGES_MAX);
-        let bucket = &self.storage.pages.get(page).buckets[self.at % PAGE_BUCKETS];
+        let bucket = &self.storage.pages.get(page as usize).buckets[self.at % PAGE_BUCKETS];
         self.left -= 1;
         self.at = if self.at + 1 == self.buckets { 0 } else { self.at + 1 };
         Some(bucket)
@@ -292,21 +300,24 @@ impl HashIndex {
     /// # Errors
     /// `Io` if address space cannot be reserved.
     pub fn with_expected(log: Arc<dyn LogKeys>, expected: u64, most: u64) -> Result<HashIndex> {
-        let storage = Arc::new(Storage::reserve(most)?);
+        Ok(HashIndex::on(Storage::reserve(most)?, log, expected))
+    }
+
+    fn on(storage: Storage, log: Arc<dyn LogKeys>, expected: u64) -> HashIndex {
         let depth_max = storage.directory.count().ilog2().min(DEPTH_MAX);
         let (depth, pages) = shape_for(expected, depth_max);
         for prefix in 0..1 << depth {
             let cell = storage.build(&[], pages, DISTANCE_MAX, depth, prefix);
             storage.directory.get(prefix as usize).store(cell, Ordering::Release);
         }
-        Ok(HashIndex {
-            storage,
+        HashIndex {
+            storage: Arc::new(storage),
             log,
             depth: AtomicU32::new(depth),
             depth_max,
             is_broken: AtomicBool::new(false),
             directory_lock: CachePadded::new(Mutex::new(())),
-        })
+        }
     }
 
     /// The cell that serves this hash now.
@@ -316,12 +327,23 @@ impl HashIndex {
             let depth = self.depth.load(Ordering::Acquire);
             let number =
                 self.storage.directory.get((hash & low_bits(depth)) as usize).load(Ordering::Acquire);
-            let cell = Cell { number, first_part: self.storage.descriptors.get(number) };
+            let cell = Cell { number, first_part: self.storage.descriptors.get(number as usize) };
             // Fails only if the directory doubled between the two loads.
             if hash & low_bits(cell.depth()) == cell.prefix() {
                 return cell;
             }
         }
+    }
+
+    /// The cells of one moment: an entry that nobody touches is in one of them, however they grow meanwhile.
+    fn heads(&self) -> Vec<u32> {
+        let _unchanging = self.directory_lock.lock();
+        let entries = 1_usize << self.depth.load(Ordering::Relaxed);
+        let heads = (0..entries).map(|at| (at, self.storage.directory.get(at).load(Ordering::Acquire)));
+        let is_first = |&(at, head): &(usize, u32)| {
+            number(self.storage.descriptors.get(head as usize), PREFIX) as usize == at
+        };
+        heads.filter(is_first).map(|(_, head)| head).collect()
     }
 
     #[inline]
@@ -454,11 +476,11 @@ impl HashIndex {
         }
         let guard = epoch::pin();
         // Weak: a dropped index gives its memory back at once, not after the last grace period.
-        let storage = Arc::downgrade(&self.storage);
+        let nodes = Arc::downgrade(&self.storage.nodes);
         let retired = cell.number;
         epoch::retire(&guard, move || {
-            if let Some(storage) = storage.upgrade() {
-                storage.release(retired);
+            if let Some(nodes) = nodes.upgrade() {
+                nodes.release(retired);
             }
         });
         // Growth is rare, so a page kept until this thread's bag of retired things is full would be kept for long.
@@ -608,13 +630,26 @@ impl Storage {
                 Err(_) => pages /= 2,
             }
         };
-        Ok(Storage {
-            entries: EntryCount::new(&mut space),
-            directory: space.take(pages),
+        let (entries, directory) = (EntryCount::new(&mut space), space.take(pages));
+        let nodes = Nodes {
             descriptors: Pool::new(space.take(pages)),
             pages: Pool::new(space.take(pages)),
             generations: AtomicU32::new(0),
-        })
+        };
+        Ok(Storage::of(Arc::new(nodes), entries, directory))
+    }
+
+    fn of(nodes: Arc<Nodes>, entries: EntryCount, directory: Reserved<AtomicU32>) -> Storage {
+        let (descriptors, pages) = (nodes.descriptors.nodes(), nodes.pages.nodes());
+        Storage { directory, descriptors, pages, nodes, entries }
+    }
+
+    /// A directory and a count of its own, and the same nodes.
+    fn sibling(&self) -> Result<Storage> {
+        let heads = self.directory.count();
+        let bytes = EntryCount::needed_bytes() + AddressSpace::needed_bytes::<AtomicU32>(heads);
+        let mut space = AddressSpace::reserve(bytes)?;
+        Ok(Storage::of(Arc::clone(&self.nodes), EntryCount::new(&mut space), space.take(heads)))
     }
 
     /// Visits the parts of a cell.
@@ -624,7 +659,7 @@ impl Storage {
             visit(part);
             match number(part, NEXT_PART) {
                 0 => return,
-                next => part = self.descriptors.get(next),
+                next => part = self.descriptors.get(next as usize),
             }
         }
     }
@@ -633,7 +668,7 @@ impl Storage {
     fn buckets(&self, first: &Line, mut visit: impl FnMut(&Bucket)) {
         self.parts(first, |part| {
             for page in 0..number(part, PAGE_COUNT) as usize {
-                let buckets = &self.pages.get(number(part, page)).buckets;
+                let buckets = &self.pages.get(number(part, page) as usize).buckets;
                 buckets.iter().for_each(prefetch);
                 buckets.iter().for_each(&mut visit);
             }
@@ -673,21 +708,21 @@ impl Storage {
         while pages_left > 0 {
             let part_pages = pages_left.min(PART_PAGES_MAX);
             pages_left -= part_pages;
-            let descriptor = self.descriptors.allocate();
-            let line = self.descriptors.get(descriptor);
+            let descriptor = self.nodes.descriptors.allocate();
+            let line = self.descriptors.get(descriptor as usize);
             let set = |at: usize, value: u32| line.numbers[at].store(value, Ordering::Relaxed);
-            (0..part_pages).for_each(|page| set(page, self.pages.allocate()));
+            (0..part_pages).for_each(|page| set(page, self.nodes.pages.allocate()));
             set(PAGE_COUNT, part_pages as u32);
             set(DEPTH, depth);
             set(PREFIX, prefix as u32);
             set(DISTANCE, distance);
-            set(GENERATION, self.generations.fetch_add(1, Ordering::Relaxed));
+            set(GENERATION, self.nodes.generations.fetch_add(1, Ordering::Relaxed));
             spilled = self.fill(line, words);
             words = &spilled;
             if last == 0 {
                 head = descriptor;
             } else {
-                self.descriptors.get(last).numbers[NEXT_PART].store(descriptor, Ordering::Relaxed);
+                self.descriptors.get(last as usize).numbers[NEXT_PART].store(descriptor, Ordering::Relaxed);
             }
             last = descriptor;
         }
@@ -705,14 +740,16 @@ impl Storage {
             while usize::from(used[at]) == BUCKET_SLOTS {
                 at = if at + 1 == buckets { 0 } else { at + 1 };
             }
-            let page = self.pages.get(number(part, at / PAGE_BUCKETS));
+            let page = self.pages.get(number(part, at / PAGE_BUCKETS) as usize);
             let slot = &page.buckets[at % PAGE_BUCKETS].slots[usize::from(used[at])];
             slot.store(word, Ordering::Relaxed);
             used[at] += 1;
         }
         words[fitting..].to_vec()
     }
+}
 
+impl Nodes {
     /// Takes back the descriptors and pages of a cell that nobody can see any more.
     fn release(&self, first: u32) {
         let (mut pages, mut descriptors) = (Vec::new(), Vec::new());
@@ -725,6 +762,15 @@ impl Storage {
         }
         self.pages.give_back(pages);
         self.descriptors.give_back(descriptors);
+    }
+}
+
+impl Drop for HashIndex {
+    fn drop(&mut self) {
+        // Nobody can look any more: who looks holds the index. The last one of all gives back the memory itself.
+        if Arc::strong_count(&self.storage.nodes) > 1 {
+            self.heads().into_iter().for_each(|head| self.storage.nodes.release(head));
+        }
     }
 }
 
@@ -818,18 +864,8 @@ impl Index for HashIndex {
     }
 
     fn for_each(&self, mut visit: impl FnMut(Addr)) {
-        // The cells of one moment: an entry that nobody touches is in one of them, however they grow meanwhile.
-        let cells: Vec<u32> = {
-            let _unchanging = self.directory_lock.lock();
-            let entries = 1_usize << self.depth.load(Ordering::Relaxed);
-            let heads = (0..entries).map(|at| (at, self.storage.directory.get(at).load(Ordering::Acquire)));
-            heads
-                .filter(|&(at, head)| number(self.storage.descriptors.get(head), PREFIX) as usize == at)
-                .map(|(_, head)| head)
-                .collect()
-        };
-        for cell in cells {
-            self.storage.buckets(self.storage.descriptors.get(cell), |bucket| {
+        for cell in self.heads() {
+            self.storage.buckets(self.storage.descriptors.get(cell as usize), |bucket| {
                 for word in bucket.slots.iter().map(|slot| slot.load(Ordering::Acquire)) {
                     if word & ADDR_MASK != 0 {
                         visit(addr(word));
@@ -843,18 +879,22 @@ impl Index for HashIndex {
         self.storage.entries.sum()
     }
 
+    fn sibling(&self) -> Result<HashIndex> {
+        Ok(HashIndex::on(self.storage.sibling()?, Arc::clone(&self.log), 0))
+    }
+
     fn memory_bytes(&self) -> u64 {
         let directory = (size_of::<AtomicU32>() as u64) << self.depth.load(Ordering::Relaxed);
         directory.next_multiple_of(PAGE_BYTES)
-            + self.storage.descriptors.memory_bytes().next_multiple_of(PAGE_BYTES)
-            + self.storage.pages.memory_bytes()
+            + self.storage.nodes.descriptors.memory_bytes().next_multiple_of(PAGE_BYTES)
+            + self.storage.nodes.pages.memory_bytes()
             + self.storage.entries.memory_bytes()
     }
     fn merge_huge_page(&self) -> bool {
-        self.storage.pages.merge_huge_page()
+        self.storage.nodes.pages.merge_huge_page()
     }
 
     fn huge_page_bytes(&self) -> u64 {
-        self.storage.pages.merged_bytes()
+        self.storage.nodes.pages.merged_bytes()
     }
 }

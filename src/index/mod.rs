@@ -13,6 +13,7 @@ pub mod hash;
 pub mod ordered;
 
 use crate::epoch::Guard;
+use crate::error::Result;
 use crate::media::durable::{Durable, Publishable};
 use crate::types::Addr;
 
@@ -164,7 +165,16 @@ pub trait Index: Send + Sync {
         true
     }
 
-    /// Bytes of DRAM it holds.
+    /// An empty one of the same kind that shares its nodes, so that it takes little memory, and as much as it needs later.
+    /// What it took comes back to the others when it is dropped.
+    ///
+    /// # Errors
+    /// `Io` if address space cannot be reserved.
+    fn sibling(&self) -> Result<Self>
+    where
+        Self: Sized;
+
+    /// Bytes of DRAM that it and its siblings hold, but for what each of these counts with.
     fn memory_bytes(&self) -> u64;
 
     /// Merges some of its memory to a huge page; false if there is none to merge. For the background: one thread at a time.

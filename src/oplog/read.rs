@@ -4,13 +4,13 @@
 use crate::checksum::{CheckSite, SegmentSeed, hash64};
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::error::{Error, Result};
-use crate::format::{FRAME_HEADER_BYTES, FrameHeader, OP_FIELDS_BYTES_MAX, Op};
+use crate::format::{FRAME_HEADER_BYTES, FrameHeader, OP_FIELDS_BYTES_MAX, Op, keyspace_hash_seed};
 use crate::index::LogKeys;
 use crate::media::Media;
 use crate::media::guarded::{GuardedReads, Scratch};
 use crate::space::Space;
 use crate::sync::Arc;
-use crate::types::{Addr, MediaRange, Seq};
+use crate::types::{Addr, KeyspaceId, MediaRange, Seq};
 
 /// What a guarded read of an entry asks for before it knows the entry's length.
 const FIRST_COPY_BYTES: u64 = 1024;
@@ -36,10 +36,16 @@ impl EntryReader {
         EntryReader { media, space, hash_seed, guarded }
     }
 
-    /// The seeded hash of a key.
+    /// What the keys of a keyspace are hashed with.
     #[inline]
-    pub fn hash(&self, key: &[u8]) -> u64 {
-        hash64(self.hash_seed, key)
+    pub fn hash_seed(&self, keyspace: KeyspaceId) -> u64 {
+        keyspace_hash_seed(self.hash_seed, keyspace)
+    }
+
+    /// The seeded hash of an entry's key.
+    #[inline]
+    pub fn hash_of(&self, op: &Op<'_>) -> u64 {
+        hash64(self.hash_seed(op.keyspace()), op.key())
     }
 
     /// The entry at `addr`, not verified; `None` if its fields are impossible, or, with guarded reads, if it cannot be
@@ -168,7 +174,7 @@ fn copied_op<'a>(
 
 impl LogKeys for EntryReader {
     fn key_hash(&self, at: Addr) -> Option<u64> {
-        self.op(at, &Scratch::new()).map(|op| self.hash(op.key()))
+        self.op(at, &Scratch::new()).map(|op| self.hash_of(&op))
     }
 
     fn with_key(&self, at: Addr, look: &mut dyn FnMut(&[u8])) -> bool {

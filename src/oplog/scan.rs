@@ -261,7 +261,13 @@ mod tests {
         for at in (512..limit).step_by(CACHE_LINE_BYTES as usize) {
             let mut frame = FrameBuilder::new(FrameKind::Ops);
             // With an operation: a frame of nothing but padding is known by its header alone.
-            frame.push(&OpSpec { kind: OpKind::Delete, key: b"k", value: &[], moved: None });
+            frame.push(&OpSpec {
+                kind: OpKind::Delete,
+                key: b"k",
+                value: &[],
+                moved: None,
+                keyspace: crate::types::KeyspaceId::DEFAULT,
+            });
             frame.pad((limit - at) as u64 - frame.len_bytes());
             let frame = frame.finish(seed, BASE + at as u64, Seq(640), 0);
             bytes[at..at + 32].copy_from_slice(&frame[..32]);

@@ -7,7 +7,9 @@ use crate::checksum::CheckSite;
 use crate::constants::FRAME_OPS_MAX;
 use crate::epoch;
 use crate::error::{Error, Result};
-use crate::format::{CommitRecord, Filter, FrameBuilder, FrameKind, Op, OpKind, OpSpec, encoded_len_max};
+use crate::format::{
+    CommitRecord, Filter, FrameBuilder, FrameKind, Op, OpKind, OpSpec, encoded_len_max, keyspace_len_max,
+};
 use crate::index::{Index, Key};
 use crate::media::Site;
 use crate::media::durable::{Durable, InFlight};
@@ -92,7 +94,8 @@ impl<I: Index + 'static> Engine<I> {
                 .zip(&moves.get()[group.clone()])
                 .map(|(op, one)| Key { bytes: op.key(), hash: one.hash })
                 .collect();
-            self.index.prefetch(&keys);
+            let spaces: Vec<_> = ops.iter().map(|op| op.keyspace()).collect();
+            self.prefetch_keys(&spaces, &keys);
             for ((number, op), key) in group.zip(&ops).zip(keys) {
                 let one = moves.as_ref().map(|moves| &moves[number]);
                 let Move { victim, at, hash, seq, to, to_bytes } = *one.get();
@@ -102,7 +105,8 @@ impl<I: Index + 'static> Engine<I> {
                 if op.kind() == OpKind::PutBlob {
                     self.limbo.entry_moves(from, new);
                 }
-                if self.index.relocate(key, from, one.map(|_| new)) {
+                let space = self.keyspace(op.keyspace());
+                if space.is_some_and(|space| space.index.relocate(key, from, one.map(|_| new))) {
                     if op.kind() == OpKind::Delete {
                         let segment = self.space.table().slot(geometry.slot_of_addr(new)).id();
                         work.tombstones.note_move(*hash, *seq, new, segment);
@@ -188,12 +192,18 @@ impl<I: Index + 'static> Copier<'_, I> {
                 info.quarantine();
                 return Ok(false);
             };
-            let needed = encoded_len_max(op.key().len(), op.value().len());
+            let needed = encoded_len_max(op.key().len(), op.value().len()) + keyspace_len_max(op.keyspace());
             if !self.make_room(needed, 1)? {
                 return Ok(false);
             }
             let age = self.work.stamp.distance_to(live.seq);
-            let spec = OpSpec { kind: op.kind(), key: op.key(), value: op.value(), moved: Some(age) };
+            let spec = OpSpec {
+                kind: op.kind(),
+                key: op.key(),
+                value: op.value(),
+                moved: Some(age),
+                keyspace: op.keyspace(),
+            };
             let to = self.frame.push(&spec);
             let to_bytes = u64::from(self.frame.next_op_at() - to);
             self.moves.push(Move {

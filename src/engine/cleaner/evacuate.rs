@@ -25,7 +25,7 @@ use crate::epoch;
 use crate::error::Result;
 use crate::format::{
     BlobDescriptor, Chunk, Digest, FRAME_HEADER_BYTES, Filter, FrameBuilder, FrameHeader, FrameKind, OpKind,
-    OpSpec, Ops, SEGMENT_BODY_OFFSET, SegmentClass, align_up, encoded_len_max,
+    OpSpec, Ops, SEGMENT_BODY_OFFSET, SegmentClass, align_up, encoded_len_max, keyspace_len_max,
 };
 use crate::index::{Index, Key};
 use crate::media::durable::{Dirty, Durable, InFlight};
@@ -37,7 +37,7 @@ use crate::oplog::survivor::Movers;
 use crate::space::Purpose;
 use crate::space::extent::NoRoom;
 use crate::space::table::SlotState;
-use crate::types::{Addr, MediaRange, SegmentSlot, Seq};
+use crate::types::{Addr, KeyspaceId, MediaRange, SegmentSlot, Seq};
 use std::collections::BTreeMap;
 
 /// Stream of survivors for entries that find no room in any that is open.
@@ -48,6 +48,7 @@ type Closed = BTreeMap<SegmentSlot, u64>;
 
 /// A value whose pieces were copied out of closed segments.
 struct Moved {
+    keyspace: KeyspaceId,
     key: Vec<u8>,
     hash: u64,
     seq: Seq,
@@ -169,7 +170,7 @@ impl<I: Index + 'static> Engine<I> {
             let inside: Vec<MediaRange> =
                 descriptor.chunks.iter().map(range_of).filter(|range| self.is_in(range, closed)).collect();
             let here = Addr::from_offset(frame_at + u64::from(op_at));
-            if !inside.is_empty() && self.leads_to(self.key(op.key()), here, &epoch::pin()) {
+            if !inside.is_empty() && self.leads_to(op.keyspace(), self.key_of(&op), here, &epoch::pin()) {
                 found += self.extents.bytes_taken(&inside);
                 owners.push(here);
             }
@@ -207,10 +208,10 @@ impl<I: Index + 'static> Engine<I> {
         if !is_sound || self.limbo.is_disowned(from) {
             return Ok(None);
         }
-        let key = self.key(op.key());
+        let (keyspace, key) = (op.keyspace(), self.key_of(&op));
         let (mut old, mut blob) = (Vec::new(), StagedBlob::new(&self.extents, Vec::new()));
         let mut written = InFlight::nothing(());
-        let spare_pieces = self.blob_pieces_max(key.bytes).saturating_sub(descriptor.chunks.len());
+        let spare_pieces = self.blob_pieces_max(keyspace, key.bytes).saturating_sub(descriptor.chunks.len());
         for chunk in std::mem::take(&mut descriptor.chunks) {
             if !self.is_in(&range_of(&chunk), closed) {
                 descriptor.chunks.push(chunk);
@@ -219,7 +220,8 @@ impl<I: Index + 'static> Engine<I> {
             old.push(range_of(&chunk));
             let used_pieces = blob.ranges().len() + 1 - old.len();
             let to = self.room_for_piece(&chunk, 1 + spare_pieces.saturating_sub(used_pieces), &mut blob)?;
-            let Some(copied) = self.copy_piece(key, from, &chunk, &to, &mut descriptor.chunks)? else {
+            let Some(copied) = self.copy_piece((keyspace, key), from, &chunk, &to, &mut descriptor.chunks)?
+            else {
                 return Ok(None);
             };
             written = written.and(copied).map(|_| ());
@@ -227,6 +229,7 @@ impl<I: Index + 'static> Engine<I> {
         blob.descriptor = descriptor.encode();
         let new = blob.ranges().to_vec();
         let moved = Moved {
+            keyspace,
             key: key.bytes.to_vec(),
             hash: key.hash,
             seq,
@@ -261,7 +264,7 @@ impl<I: Index + 'static> Engine<I> {
     /// Copies one piece; `None` if its value was overwritten or the piece is not what was written: then its segment is kept.
     fn copy_piece(
         &self,
-        key: Key<'_>,
+        (keyspace, key): (KeyspaceId, Key<'_>),
         owner: Addr,
         chunk: &Chunk,
         to: &[MediaRange],
@@ -281,7 +284,7 @@ impl<I: Index + 'static> Engine<I> {
         let is_right = |bytes: &&[u8]| {
             verify(CheckSite::BlobChunk, chunk.crc, Chunk::crc(bytes, from.seed(), chunk.offset))
         };
-        let is_live = self.leads_to(key, owner, guard.as_ref().unwrap_or(&epoch::pin()));
+        let is_live = self.leads_to(keyspace, key, owner, guard.as_ref().unwrap_or(&epoch::pin()));
         let Some(mut bytes) = bytes.filter(is_right).filter(|_| is_live) else {
             if is_live {
                 from.quarantine();
@@ -362,7 +365,13 @@ impl<I: Index + 'static> Engine<I> {
             }
             let value = &moved.blob.descriptor;
             let age = work.stamp.distance_to(moved.seq);
-            let spec = OpSpec { kind: OpKind::PutBlob, key: &moved.key, value, moved: Some(age) };
+            let spec = OpSpec {
+                kind: OpKind::PutBlob,
+                key: &moved.key,
+                value,
+                moved: Some(age),
+                keyspace: moved.keyspace,
+            };
             moved.to = u64::from(frame.push(&spec));
             moved.to_bytes = u64::from(frame.next_op_at()) - moved.to;
             movers.hashes.push(Filter::short_hash(moved.hash));
@@ -390,7 +399,8 @@ impl<I: Index + 'static> Engine<I> {
             let to = *new.get();
             // The entry that names them is in the log.
             moved.blob.keep();
-            if self.index.relocate(key, moved.from, new) {
+            let space = self.keyspace(moved.keyspace);
+            if space.as_ref().is_some_and(|space| space.index.relocate(key, moved.from, new)) {
                 self.note_dead(moved.from, OpKind::PutBlob, moved.from_bytes);
                 self.retire_extents(moved.old.clone(), to, &guard);
                 freed.extend(moved.old);
@@ -402,9 +412,9 @@ impl<I: Index + 'static> Engine<I> {
                 let scratch = Scratch::new();
                 self.reader.op(*addr, &scratch).is_some_and(|op| op.key() == key.bytes)
             };
-            match self.index.get(key, |addr| Some(addr).filter(is_same)) {
+            match space.and_then(|space| space.index.get(key, |addr| Some(addr).filter(is_same))) {
                 Some(winner) => self.retire_extents(moved.new, winner, &guard),
-                // Its tombstone is forgotten, so it is durable.
+                // Its tombstone is forgotten, or its keyspace reclaimed: that is durable.
                 None => self.retire_extents(moved.new, to, &guard),
             }
             freed.extend(moved.old);
@@ -418,5 +428,5 @@ fn range_of(chunk: &Chunk) -> MediaRange {
 }
 
 fn entry_bytes_max(moved: &Moved) -> u64 {
-    encoded_len_max(moved.key.len(), moved.blob.descriptor.len())
+    encoded_len_max(moved.key.len(), moved.blob.descriptor.len()) + keyspace_len_max(moved.keyspace)
 }

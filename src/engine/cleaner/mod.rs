@@ -166,6 +166,7 @@ impl<I: Index + 'static> Engine<I> {
     pub fn clean(&self, aim: Aim) -> Result<Pass> {
         self.check_writable()?;
         let since = Instant::now();
+        self.reclaim_dropped(|| false);
         let mut work = self.cleaner.work.lock();
         // Whatever was closed meanwhile must stay as it was closed.
         self.check_writable()?;

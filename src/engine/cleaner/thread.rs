@@ -210,6 +210,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
             wanted.at_work = true;
         }
         let Some(engine) = engine.upgrade() else { return };
+        engine.reclaim_dropped(|| shared.wanted.lock().stop);
         let appended = engine.oplog.appended_bytes();
         let is_idle = std::mem::replace(&mut last_look_at, appended) == appended;
         if is_idle && tidy_at != Some(engine.tidy_moment()) {

@@ -24,6 +24,7 @@
 //!   - with damage in the pool nobody knows what lies there: no tombstone goes
 
 use super::super::Engine;
+use super::super::keyspace::Keyspace;
 use super::Work;
 use crate::epoch;
 use crate::error::Result;
@@ -289,7 +290,7 @@ impl<I: Index + 'static> Engine<I> {
                 for (op_at, op) in Ops::new(frame, &header) {
                     let Some(seq) = op.seq(&header) else { break };
                     seen += 1;
-                    let key = self.key(op.key());
+                    let key = self.key_of(&op);
                     let Some(deleted) = running.keys.get_mut(&key.hash) else { continue };
                     if op.kind() != OpKind::Delete && seq < deleted.seq {
                         deleted.values += 1;
@@ -297,7 +298,7 @@ impl<I: Index + 'static> Engine<I> {
                     } else if op.kind() == OpKind::Delete && seq == deleted.seq {
                         let here = Addr::from_offset(base + u64::from(at + op_at));
                         // There are more copies than one as long as a victim is not freed.
-                        if deleted.at.is_none() || self.leads_to(key, here, &epoch::pin()) {
+                        if deleted.at.is_none() || self.leads_to(op.keyspace(), key, here, &epoch::pin()) {
                             deleted.at = Some(Place { addr: here, segment: part.id });
                         }
                     }
@@ -338,8 +339,8 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Lets the index forget the tombstone of a key of which no older value is left, unless the key was written since.
     fn forget_tombstone(&self, hash: u64, deleted: Deleted) {
-        self.with_tombstone(hash, deleted, |key, addr, bytes| {
-            if self.index.remove(key, addr) {
+        self.with_tombstone(hash, deleted, |space, key, addr, bytes| {
+            if space.index.remove(key, addr) {
                 self.note_dead(addr, OpKind::Delete, bytes);
             }
         });
@@ -350,7 +351,7 @@ impl<I: Index + 'static> Engine<I> {
         &self,
         hash: u64,
         deleted: Deleted,
-        show: impl FnOnce(Key<'_>, Addr, u64) -> R,
+        show: impl FnOnce(&Keyspace<I>, Key<'_>, Addr, u64) -> R,
     ) -> Option<R> {
         let Place { addr, segment } = deleted.at?;
         let slot = self.space.geometry().slot_of_addr(addr);
@@ -367,10 +368,10 @@ impl<I: Index + 'static> Engine<I> {
         let scratch = Scratch::new();
         let op = self.reader.op(addr, &scratch)?;
         let (seq, _) = self.reader.order(addr, &op)?;
-        let key = self.key(op.key());
+        let (space, key) = (self.keyspace(op.keyspace())?, self.key_of(&op));
         let is_it = seq == deleted.seq && key.hash == hash && op.kind() == OpKind::Delete;
-        let is_it = is_it && self.leads_to(key, addr, &guard);
-        is_it.then(|| show(key, addr, op.footprint_bytes()))
+        let is_it = is_it && self.leads_to(op.keyspace(), key, addr, &guard);
+        is_it.then(|| show(&space, key, addr, op.footprint_bytes()))
     }
 
     /// Bytes, by segment, of the tombstones that no value outside of these segments keeps.
@@ -388,7 +389,7 @@ impl<I: Index + 'static> Engine<I> {
             let Some(deleted) = tombstones.kept.get(&hash).filter(|deleted| deleted.values == count) else {
                 continue;
             };
-            self.with_tombstone(hash, *deleted, |_, addr, bytes| {
+            self.with_tombstone(hash, *deleted, |_, _, addr, bytes| {
                 *bytes_of.entry(self.space.geometry().slot_of_addr(addr)).or_default() += bytes;
             });
         }

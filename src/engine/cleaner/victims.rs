@@ -13,7 +13,7 @@ use crate::media::FlushGranularity;
 use crate::oplog::scan::{Piece, SegmentBytes};
 use crate::space::Purpose;
 use crate::space::table::{SlotInfo, SlotState};
-use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
+use crate::types::{Addr, KeyspaceId, SegmentId, SegmentSlot, Seq};
 
 /// Entries that are looked up together: their lines are on their way at the same time.
 const LOOKUP_GROUP: usize = 64;
@@ -73,9 +73,10 @@ pub(super) struct Live {
 #[derive(Default)]
 struct Entries<'a> {
     live: Vec<Live>,
-    /// What the index was not asked about yet, and its keys.
+    /// What the indexes were not asked about yet, its keys, and where these belong.
     unsure: Vec<Live>,
     keys: Vec<Key<'a>>,
+    keyspaces: Vec<KeyspaceId>,
 }
 
 /// A segment whose bytes verified, and what in it counts.
@@ -344,8 +345,9 @@ impl<I: Index + 'static> Engine<I> {
         for (op_at, op) in Ops::new(frame, header) {
             let Some(seq) = op.seq(header) else { return false };
             seen += 1;
-            let key = self.key(op.key());
+            let key = self.key_of(&op);
             entries.keys.push(key);
+            entries.keyspaces.push(op.keyspace());
             entries.unsure.push(Live { at: at + op_at, hash: key.hash, seq });
             if entries.unsure.len() == LOOKUP_GROUP {
                 self.sort_out_unsure(base, entries);
@@ -356,11 +358,12 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Asks the index which entries count.
     fn sort_out_unsure(&self, base: u64, entries: &mut Entries<'_>) {
-        let _guard = crate::epoch::pin();
-        self.index.prefetch(&entries.keys);
-        for (key, entry) in entries.keys.drain(..).zip(entries.unsure.drain(..)) {
+        let guard = crate::epoch::pin();
+        self.prefetch_keys(&entries.keyspaces, &entries.keys);
+        let keys = entries.keyspaces.drain(..).zip(entries.keys.drain(..));
+        for ((keyspace, key), entry) in keys.zip(entries.unsure.drain(..)) {
             let here = Addr::from_offset(base + u64::from(entry.at));
-            if self.index.get(key, |addr| (addr == here).then_some(())).is_some() {
+            if self.leads_to(keyspace, key, here, &guard) {
                 entries.live.push(entry);
             }
         }

@@ -4,6 +4,7 @@
 //! before is as good as one that cannot be read, and a scan goes on, or ends, only behind what was verified.
 
 use super::super::Engine;
+use super::super::keyspace::Keyspace;
 use super::{Limits, has_no_order};
 use crate::checksum::CheckSite;
 use crate::epoch;
@@ -202,18 +203,24 @@ impl<I: Index + 'static> Engine<I> {
     ///
     /// # Errors
     /// `Unsupported` if the index has no order, `Closed`, `Forked`. Entries that cannot be read are in the chunk.
-    pub(in crate::engine) fn fill_chunk(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()> {
+    pub(in crate::engine) fn fill_chunk(
+        &self,
+        space: &Keyspace<I>,
+        chunk: &mut Chunk,
+        limits: &Limits,
+        point: Seq,
+    ) -> Result<()> {
         self.check_open()?;
         let mut from = chunk.start.clone();
         loop {
-            let next = self.fill_under_guard(chunk, &from, limits, point)?;
+            let next = self.fill_under_guard(space, chunk, &from, limits, point)?;
             match next {
                 Some(end) if chunk.is_full() => chunk.end = Some(end),
                 Some(end) => {
                     from = end;
                     continue;
                 }
-                None => chunk.entries.extend(self.hidden_by_damage().map(|error| Err(Box::new(error)))),
+                None => chunk.entries.extend(self.hidden_by_damage(space).map(|error| Err(Box::new(error)))),
             }
             return Ok(());
         }
@@ -222,6 +229,7 @@ impl<I: Index + 'static> Engine<I> {
     /// Where it stopped; `None` at the end of what there is.
     fn fill_under_guard(
         &self,
+        space: &Keyspace<I>,
         chunk: &mut Chunk,
         from: &Bound<Vec<u8>>,
         limits: &Limits,
@@ -230,7 +238,7 @@ impl<I: Index + 'static> Engine<I> {
         let guard = epoch::pin();
         let mut from = from.as_ref().map(Vec::as_slice);
         let wanted = chunk.wanted.saturating_sub(chunk.entries.len());
-        let mut scan = self.index.scan(&guard, from, chunk.direction, wanted).ok_or_else(has_no_order)?;
+        let mut scan = space.index.scan(&guard, from, chunk.direction, wanted).ok_or_else(has_no_order)?;
         if chunk.wanted == 0 {
             return Ok(None);
         }
@@ -240,7 +248,7 @@ impl<I: Index + 'static> Engine<I> {
             let scratch = Scratch::new();
             let op = self.reader.op(addr, &scratch);
             let shown = match &op {
-                Some(op) => self.show_entry(chunk, (from, addr, op), limits, point),
+                Some(op) => self.show_entry(space, chunk, (from, addr, op), limits, point),
                 None => Err(self.unreadable(addr, &scratch)),
             };
             let is_readable = shown.is_ok();
@@ -269,6 +277,7 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     fn show_entry(
         &self,
+        space: &Keyspace<I>,
         chunk: &mut Chunk,
         (from, addr, op): (Edge<'_>, Addr, &Op<'_>),
         limits: &Limits,
@@ -283,20 +292,21 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(Shown::Beyond);
         }
         if !self.is_visible(addr, op, point)? {
-            return self.show_older(chunk, op.key(), point);
+            return self.show_older(space, chunk, op.key(), point);
         }
         if !self.damage.is_empty() {
-            self.check_damage(self.key(op.key()), Some((addr, op)))?;
+            self.check_damage(space.key(op.key()), Some((addr, op)))?;
         }
         Ok(chunk.push_value(op))
     }
 
     /// The same for a key whose newest entry is too new.
     #[cold]
-    fn show_older(&self, chunk: &mut Chunk, key: &[u8], point: Seq) -> Result<Shown> {
+    fn show_older(&self, space: &Keyspace<I>, chunk: &mut Chunk, key: &[u8], point: Seq) -> Result<Shown> {
+        let key = space.key(key);
         let scratch = Scratch::new();
-        let found = self.find_older(self.key(key), point, &scratch)?;
-        self.check_damage(self.key(key), found.as_ref().map(|(addr, op)| (*addr, op)))?;
+        let found = self.find_older(space, key, point, &scratch)?;
+        self.check_damage(key, found.as_ref().map(|(addr, op)| (*addr, op)))?;
         Ok(found.map_or(Shown::PassedOver, |(_, op)| chunk.push_value(&op)))
     }
 
@@ -316,9 +326,9 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// What says that keys may be missing in every order.
-    fn hidden_by_damage(&self) -> Option<Error> {
+    fn hidden_by_damage(&self, space: &Keyspace<I>) -> Option<Error> {
         let mut unplaced = None;
-        self.index.unplaced(|addr| unplaced = unplaced.or(Some(addr)));
+        space.index.unplaced(|addr| unplaced = unplaced.or(Some(addr)));
         self.damage.first().or_else(|| unplaced.map(|addr| self.reader.corrupted(addr)))
     }
 }

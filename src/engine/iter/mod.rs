@@ -10,6 +10,7 @@ mod chunk;
 pub(super) use chunk::Chunk;
 
 use super::Engine;
+use super::keyspace::Scope;
 use super::snapshot::View;
 use crate::epoch;
 use crate::error::{Error, Result};
@@ -98,7 +99,7 @@ impl Iter {
         let mut iter = Iter { view, limits, chunk, place: Place::Unplaced, value: None, steps: 0 };
         // Whoever cannot iterate is told now, not at the first step.
         iter.chunk.restart(Direction::Forward, Bound::Unbounded, 0);
-        iter.view.host.fill(&mut iter.chunk, &iter.limits, iter.view.point)?;
+        iter.view.keys.fill(&mut iter.chunk, &iter.limits, iter.view.point)?;
         Ok(iter)
     }
 
@@ -184,20 +185,20 @@ impl Iter {
         let Place::At(at) = self.place else { return Ok(None) };
         let Some(key) = self.chunk.key(at) else { return Ok(None) };
         if self.value.is_none() && self.chunk.value(at).is_none() {
-            self.value = self.view.host.get_at(key, self.view.point)?;
+            self.value = self.view.keys.get_at(key, self.view.point)?;
         }
         Ok(self.chunk.value(at).or(self.value.as_deref()))
     }
 
     /// As [`Snapshot::kept_bytes`](crate::Snapshot::kept_bytes).
     pub fn kept_bytes(&self) -> u64 {
-        self.view.host.kept_bytes(self.view.point)
+        self.view.kept_bytes()
     }
 
     /// As [`Store::poison`](crate::Store).
     #[cfg(feature = "capi")]
     pub(crate) fn poison_store(&self, why: &str) {
-        self.view.host.poison(why);
+        self.view.poison_store(why);
     }
 
     fn restart(&mut self, direction: Direction, start: Bound<Vec<u8>>) -> Result<bool> {
@@ -215,7 +216,7 @@ impl Iter {
     fn fill(&mut self) -> Result<bool> {
         self.place = Place::Ended;
         self.value = None;
-        self.view.host.fill(&mut self.chunk, &self.limits, self.view.point)?;
+        self.view.keys.fill(&mut self.chunk, &self.limits, self.view.point)?;
         self.arrive(0)
     }
 
@@ -295,10 +296,16 @@ impl<I: Index + 'static> Engine<I> {
     ///
     /// # Errors
     /// `Unsupported` if the index has no order, `Closed`, `Forked`.
-    pub fn estimate_range(&self, from: Edge<'_>, to: Edge<'_>) -> Result<RangeEstimate> {
+    pub fn estimate_range(
+        &self,
+        scope: impl Scope<I>,
+        from: Edge<'_>,
+        to: Edge<'_>,
+    ) -> Result<RangeEstimate> {
         self.check_open()?;
-        let keys = self.index.estimate(&epoch::pin(), from, to).ok_or_else(has_no_order)?;
-        let bytes = self.live_bytes() as f64 / self.index.len().max(1) as f64 * keys as f64;
+        let guard = epoch::pin();
+        let keys = scope.look(self)?.index.estimate(&guard, from, to).ok_or_else(has_no_order)?;
+        let bytes = self.live_bytes() as f64 / self.indexed_entries().max(1) as f64 * keys as f64;
         Ok(RangeEstimate { keys, bytes: bytes as u64 })
     }
 

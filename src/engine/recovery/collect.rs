@@ -20,8 +20,8 @@ use crate::media::guarded::Scratch;
 use crate::oplog::scan::{Piece, SegmentBytes, Tail};
 use crate::panics;
 use crate::sync::{AtomicUsize, Mutex, Ordering};
-use crate::types::{Addr, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use crate::types::{Addr, KeyspaceId, LogId, MediaRange, SegmentId, SegmentSlot, Seq};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// Entries whose index memory is asked for together, so that the misses of the index's upper levels overlap, too; they
 /// are inserted when the next group has been asked for.
@@ -71,6 +71,8 @@ pub struct Collected {
     parts: HashMap<Seq, Vec<PartSeen>>,
     /// A commit that was moved may be there twice.
     commits: BTreeMap<Seq, (CommitRecord, MediaRange)>,
+    /// Those that any entry names, dead ones included.
+    keyspaces: BTreeSet<KeyspaceId>,
 }
 
 /// A damaged range; no bound if nothing tells how new its entries may have been.
@@ -95,6 +97,7 @@ struct PartSeen {
 
 /// An entry on its way into the index.
 struct Pending {
+    keyspace: KeyspaceId,
     hash: u64,
     addr: Addr,
     seq: Seq,
@@ -175,6 +178,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         self.write_repairs(&mut all)?;
         self.apply_batches(survey, &mut all);
+        self.apply_catalogue(&all.keyspaces, all.damage.is_empty())?;
         self.note_damage(&mut all);
         self.adopt_blobs(&mut all);
         // An entry that could not be read a second time was passed over: its key would be missing.
@@ -397,7 +401,7 @@ impl<I: Index + 'static> Engine<I> {
                 };
                 share.found.parts.entry(header.base_seq).or_default().push(part);
                 for (_, op) in Ops::new(frame, header) {
-                    share.note_op(&op, header.base_seq, self.reader.hash(op.key()));
+                    share.note_op(&op, header.base_seq, self.reader.hash_of(&op));
                 }
             }
             FrameKind::BatchCommit => {
@@ -420,7 +424,7 @@ impl<I: Index + 'static> Engine<I> {
         frame_seq: Seq,
         unvouched: bool,
     ) {
-        let hash = self.reader.hash(op.key());
+        let hash = self.reader.hash_of(op);
         let bytes = op.footprint_bytes();
         share.note_op(op, seq, hash);
         if op.kind() == OpKind::Delete {
@@ -429,7 +433,7 @@ impl<I: Index + 'static> Engine<I> {
         if op.kind() == OpKind::PutBlob {
             share.found.blobs.push(BlobSeen { addr, unvouched });
         }
-        let pending = Pending { hash, addr, seq, frame_seq, bytes: bytes as u32 };
+        let pending = Pending { keyspace: op.keyspace(), hash, addr, seq, frame_seq, bytes: bytes as u32 };
         if share.is_repaired {
             share.found.deferred.push(pending);
             return;
@@ -449,14 +453,18 @@ impl<I: Index + 'static> Engine<I> {
         if !I::PREFETCHES_BY_HASH && self.reader.is_guarded() {
             return;
         }
-        for (key, pending) in keys.iter_mut().zip(share.pending.range(GROUP..)) {
+        let mut keyspaces = [KeyspaceId::DEFAULT; GROUP];
+        for ((key, keyspace), pending) in
+            keys.iter_mut().zip(&mut keyspaces).zip(share.pending.range(GROUP..))
+        {
+            *keyspace = pending.keyspace;
             key.hash = pending.hash;
             if !I::PREFETCHES_BY_HASH {
                 key.bytes = self.reader.op(pending.addr, &scratch).map_or(&[], |op| op.key());
             }
         }
         let _guard = epoch::pin();
-        self.index.prefetch(&keys);
+        self.prefetch_keys(&keyspaces, &keys);
     }
 
     fn insert_pending(&self, share: &mut Share) {
@@ -477,13 +485,14 @@ impl<I: Index + 'static> Engine<I> {
         let scratch = Scratch::new();
         let Some(op) = self.reader.op(pending.addr, &scratch) else { return Ok(()) };
         let key_bytes = op.key().len().max(INDEX_ROOM_KEY_BYTES as usize) as u64;
-        if !self.index.has_room_for(OPEN_INDEX_ROOM_KEYS, OPEN_INDEX_ROOM_KEYS * key_bytes) {
+        let space = self.keyspace_or_new(pending.keyspace)?;
+        if !space.index.has_room_for(OPEN_INDEX_ROOM_KEYS, OPEN_INDEX_ROOM_KEYS * key_bytes) {
             return Err(no_index_room());
         }
         let key = Key { bytes: op.key(), hash: pending.hash };
         let new: Publishable<Addr> = Durable::recovered(pending.addr).into();
         let order = (pending.seq, pending.frame_seq, pending.addr);
-        match self.index.upsert_if_newer(key, new, |known| self.judge(key, known, order)) {
+        match space.index.upsert_if_newer(key, new, |known| self.judge(key, known, order)) {
             Upsert::Inserted => {}
             Upsert::Replaced(dead) => {
                 if let Some(op) = self.reader.op(dead, &Scratch::new()) {
@@ -644,7 +653,7 @@ impl<I: Index + 'static> Engine<I> {
         let Some(frame) = self.reader.bytes(range, &scratch) else { return };
         let batch = part.header.base_seq;
         if damage.iter().any(|lost| lost.bound.is_none_or(|bound| bound >= batch)) {
-            let short_hash = |op: Op<'_>| Filter::short_hash(self.reader.hash(op.key()));
+            let short_hash = |op: Op<'_>| Filter::short_hash(self.reader.hash_of(&op));
             let hashes: Vec<u32> = Ops::new(frame, &part.header).map(|(_, op)| short_hash(op)).collect();
             damage.push(Lost {
                 segment: part.segment,
@@ -669,12 +678,11 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Rebuilds the extent bitmaps from the descriptors that won, and only those.
     fn adopt_blobs(&self, all: &mut Collected) {
-        let _guard = epoch::pin();
+        let guard = epoch::pin();
         for blob in std::mem::take(&mut all.blobs) {
             let scratch = Scratch::new();
             let Some(op) = self.reader.op(blob.addr, &scratch) else { continue };
-            let key = self.key(op.key());
-            if self.index.get(key, |addr| (addr == blob.addr).then_some(())).is_none() {
+            if !self.leads_to(op.keyspace(), self.key_of(&op), blob.addr, &guard) {
                 continue;
             }
             let Some(descriptor) = BlobDescriptor::decode(op.value()) else { continue };
@@ -794,6 +802,9 @@ impl Share {
 
     #[inline]
     fn note_op(&mut self, op: &Op<'_>, seq: Seq, hash: u64) {
+        if op.keyspace() != KeyspaceId::DEFAULT {
+            self.found.keyspaces.insert(op.keyspace());
+        }
         self.entries += 1;
         self.op_bytes += op.footprint_bytes();
         if op.kind() == OpKind::Delete {
@@ -822,6 +833,7 @@ impl Collected {
         self.failure = self.failure.take().or(other.failure);
         self.blobs.append(&mut other.blobs);
         self.commits.append(&mut other.commits);
+        self.keyspaces.append(&mut other.keyspaces);
         for (batch, mut parts) in other.parts {
             self.parts.entry(batch).or_default().append(&mut parts);
         }

@@ -12,7 +12,7 @@ use crate::media::sim::{SimKind, SimMedia};
 use crate::store::Store;
 use crate::sync::Arc;
 use crate::testing;
-use crate::types::{SegmentSlot, Seq};
+use crate::types::{KeyspaceId, SegmentSlot, Seq};
 use crate::write_batch::WriteBatch;
 
 const HEAD_BYTES: u64 = 8192;
@@ -82,7 +82,12 @@ impl Forgery {
 
     /// A frame of one put; returns where it ends.
     fn put_frame(&mut self, segment: Segment, at: u64, base_seq: Seq, key: &[u8], value: &[u8]) -> u64 {
-        self.put_op(segment, at, base_seq, &OpSpec { kind: OpKind::Put, key, value, moved: None })
+        self.put_op(
+            segment,
+            at,
+            base_seq,
+            &OpSpec { kind: OpKind::Put, key, value, moved: None, keyspace: KeyspaceId::DEFAULT },
+        )
     }
 
     fn put_op(&mut self, segment: Segment, at: u64, base_seq: Seq, op: &OpSpec<'_>) -> u64 {
@@ -198,7 +203,13 @@ fn extents_that_an_entry_names_but_does_not_own_are_not_freed_with_it() {
     for offset in std::iter::once(chunk.offset).chain(elsewhere) {
         let descriptor = BlobDescriptor { len: owned.len, chunks: vec![Chunk { offset, ..chunk }] }.encode();
         let key = format!("named {offset}").into_bytes();
-        let op = OpSpec { kind: OpKind::PutBlob, key: &key, value: &descriptor, moved: None };
+        let op = OpSpec {
+            kind: OpKind::PutBlob,
+            key: &key,
+            value: &descriptor,
+            moved: None,
+            keyspace: KeyspaceId::DEFAULT,
+        };
         at = forged.put_op(head, at, seq, &op);
         seq = seq.step(8);
         keys.push(key);

@@ -1,12 +1,13 @@
 //! When the background thread sleeps, and what it must not sleep through.
 
 use super::*;
+use crate::engine::WholeStore;
 use crate::engine::commit::Terms;
 use crate::format::{Filter, OpKind, OpSpec};
 use crate::oplog::append::WriteMode;
 use crate::options::WriteOptions;
 use crate::space::Purpose;
-use crate::types::Seq;
+use crate::types::{KeyspaceId, Seq};
 
 fn wait_until(is_so: impl Fn() -> bool) -> Duration {
     let started = Instant::now();
@@ -30,16 +31,22 @@ fn a_write_that_meets_the_thread_on_its_way_to_sleep_is_marked_in_time() {
     let is_asleep = || engine.housekeeper.shared.calls.load(Ordering::Relaxed) & ASLEEP != 0;
     // A busy machine may let this thread miss the round: once in a few is enough, and without it there is none.
     let was_in_time = (0..5).any(|_| {
-        engine.put(&WriteOptions::default(), b"key", b"value").expect("room");
+        engine.put(WholeStore, &WriteOptions::default(), b"key", b"value").expect("room");
         wait_until(|| !is_asleep());
         wait_until(is_asleep);
         // As a writer does that looked just before: without a word to the thread.
-        let key = engine.key(b"key");
-        let op = OpSpec { kind: OpKind::Put, key: key.bytes, value: b"value", moved: None };
+        let key = engine.default.key(b"key");
+        let op = OpSpec {
+            kind: OpKind::Put,
+            key: key.bytes,
+            value: b"value",
+            moved: None,
+            keyspace: KeyspaceId::DEFAULT,
+        };
         let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
         let hash = Filter::short_hash(key.hash);
         let written = engine.committer.submit_op(&*engine, &op, hash, &terms, || || Seq::ZERO).expect("room");
-        engine.publish(key, written);
+        engine.publish(&engine.default, key, written);
         wait_until(|| !engine.oplog.lock(0).needs_mark()) < SLEEP_MAX / 5
     });
     engine.let_go();

@@ -1,6 +1,7 @@
 //! An index whose address space is limited.
 
 use super::*;
+use crate::engine::WholeStore;
 use crate::index::Index;
 use crate::index::ordered::OrderedIndex;
 use crate::write_batch::WriteBatch;
@@ -44,35 +45,37 @@ fn puts_and_opens_that_the_index_has_no_nodes_for_are_refused() {
     let put = (0..IDS * ITEMS)
         .step_by(step)
         .find(|&number| {
-            let written = engine.write(&options, &batch(number..number + step as u64));
+            let written = engine.write(WholeStore, &options, &batch(number..number + step as u64));
             assert!(written.is_ok() || is_refused(written));
-            engine.get(&key(number)).expect("sound").is_none()
+            engine.get(WholeStore, &key(number)).expect("sound").is_none()
         })
         .expect("nodes run out");
     // A single one may still have been accepted where a batch was not.
     let put = (put..IDS * ITEMS)
-        .find(|&number| is_refused(engine.put(&options, &key(number), b"")))
+        .find(|&number| is_refused(engine.put(WholeStore, &options, &key(number), b"")))
         .expect("nodes run out");
-    assert!(is_refused(engine.put_async(&key(put), b"")));
-    assert_eq!(engine.get(&key(put)).expect("sound"), None);
-    assert!(engine.delete(&options, &key(0)).expect("deletes always work"));
-    assert!((1..put).all(|number| engine.get(&key(number)).expect("sound").is_some()));
+    assert!(is_refused(engine.put_async(WholeStore, &key(put), b"")));
+    assert_eq!(engine.get(WholeStore, &key(put)).expect("sound"), None);
+    assert!(engine.delete(WholeStore, &options, &key(0)).expect("deletes always work"));
+    assert!((1..put).all(|number| engine.get(WholeStore, &key(number)).expect("sound").is_some()));
     engine.close().expect("the medium works");
     drop(engine);
     // What was accepted can be opened.
     let engine = opened(&media, false, limited).expect("as many nodes as before");
-    assert!((1..put).all(|number| engine.get(&key(number)).expect("sound").is_some()));
+    assert!((1..put).all(|number| engine.get(WholeStore, &key(number)).expect("sound").is_some()));
     engine.close().expect("the medium works");
     drop(engine);
     // With more nodes more is accepted, and then it can not.
     let engine = opened(&media, false, HashIndex::with_expected).expect("sound");
     for number in (put..IDS * ITEMS).step_by(step) {
-        engine.write(&options, &batch(number..(number + step as u64).min(IDS * ITEMS))).expect("room");
+        engine
+            .write(WholeStore, &options, &batch(number..(number + step as u64).min(IDS * ITEMS)))
+            .expect("room");
     }
     engine.close().expect("the medium works");
     drop(engine);
     assert!(is_refused(opened(&media, false, limited)));
     let engine = opened(&media, false, OrderedIndex::with_expected).expect("sound, and unchanged");
-    assert!((1..IDS * ITEMS).all(|number| engine.get(&key(number)).expect("sound").is_some()));
+    assert!((1..IDS * ITEMS).all(|number| engine.get(WholeStore, &key(number)).expect("sound").is_some()));
     engine.let_go();
 }

@@ -2,6 +2,7 @@
 
 use super::super::Engine;
 use super::super::commit::Terms;
+use crate::engine::WholeStore;
 use crate::epoch;
 use crate::format::{Filter, HolderRecord, OpKind, OpSpec};
 use crate::index::hash::HashIndex;
@@ -11,6 +12,7 @@ use crate::options::WriteOptions;
 use crate::space::Purpose;
 use crate::sync::Arc;
 use crate::testing;
+use crate::types::KeyspaceId;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ fn engine() -> Arc<Engine<HashIndex>> {
     options.background = true;
     let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
     let engine = Engine::open(media, true, options, &holder, HashIndex::with_expected).expect("a fresh pool");
-    engine.put(&WriteOptions::default(), b"key", b"before").expect("room");
+    engine.put(WholeStore, &WriteOptions::default(), b"key", b"before").expect("room");
     engine
 }
 
@@ -35,14 +37,15 @@ fn a_snapshot_waits_for_no_lock_of_a_log_and_not_for_writes_that_have_no_stamp()
     std::thread::scope(|scope| {
         // As if somebody drained the log.
         let log = engine.oplog.lock(0);
-        let put = scope.spawn(|| engine.put(&WriteOptions::default(), b"key", b"after").expect("room"));
+        let put =
+            scope.spawn(|| engine.put(WholeStore, &WriteOptions::default(), b"key", b"after").expect("room"));
         while engine.committer.staged_sections().is_empty() {
             std::thread::yield_now();
         }
         let (made, is_made) = mpsc::channel();
         let engine = &engine;
         let snapshot = scope.spawn(move || {
-            let snapshot = engine.snapshot().expect("it is open");
+            let snapshot = engine.snapshot(WholeStore).expect("it is open");
             made.send(()).expect("somebody listens");
             snapshot
         });
@@ -52,7 +55,7 @@ fn a_snapshot_waits_for_no_lock_of_a_log_and_not_for_writes_that_have_no_stamp()
         put.join().expect("the put ends");
         let snapshot = snapshot.join().expect("it was made");
         assert_eq!(snapshot.get(b"key").expect("sound"), Some(b"before".to_vec()));
-        assert_eq!(engine.get(b"key").expect("sound"), Some(b"after".to_vec()));
+        assert_eq!(engine.get(WholeStore, b"key").expect("sound"), Some(b"after".to_vec()));
     });
     engine.let_go();
 }
@@ -66,19 +69,25 @@ fn a_snapshot_waits_for_a_write_that_has_its_stamp_and_shows_it() {
         let writer = &engine;
         scope.spawn(move || {
             let _section = epoch::write_section(writer.fork_generation);
-            let (key, value) = (writer.key(b"key"), b"stamped");
-            let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None };
+            let (key, value) = (writer.default.key(b"key"), b"stamped");
+            let op = OpSpec {
+                kind: OpKind::Put,
+                key: key.bytes,
+                value,
+                moved: None,
+                keyspace: KeyspaceId::DEFAULT,
+            };
             let terms =
                 Terms { above: writer.oplog.newest_seq(), purpose: Purpose::Put, mode: WriteMode::Sync };
             let hash = Filter::short_hash(key.hash);
-            let above = || || writer.above(key, &epoch::pin()).0;
+            let above = || || writer.above(&writer.default, key, &epoch::pin()).0;
             let written = writer.committer.submit_op(&**writer, &op, hash, &terms, above).expect("room");
             stamped.send(()).expect("somebody listens");
             may_publish.recv_timeout(LONG).expect("somebody lets it");
-            writer.publish(key, written);
+            writer.publish(&writer.default, key, written);
         });
         is_stamped.recv_timeout(LONG).expect("the write has its stamp");
-        let snapshot = scope.spawn(|| engine.snapshot().expect("it is open"));
+        let snapshot = scope.spawn(|| engine.snapshot(WholeStore).expect("it is open"));
         std::thread::sleep(Duration::from_millis(50));
         assert!(!snapshot.is_finished(), "the write is not published yet");
         publish.send(()).expect("it waits");

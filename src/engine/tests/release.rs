@@ -1,6 +1,7 @@
 //! When what was emptied becomes free.
 
 use super::*;
+use crate::engine::WholeStore;
 use crate::index::hash::HashIndex;
 use crate::options::WriteOptions;
 
@@ -8,7 +9,7 @@ use crate::options::WriteOptions;
 fn digests_of_a_pass(engine: &Engine<HashIndex>) -> u64 {
     for number in 0..160_u32 {
         let key = (number % 8).to_ne_bytes();
-        engine.put(&WriteOptions::default(), &key, &[7; 200]).expect("room");
+        engine.put(WholeStore, &WriteOptions::default(), &key, &[7; 200]).expect("room");
     }
     let before = engine.oplog.ruling_digest();
     let pass = engine.clean(Aim::Anything).expect("sound");
@@ -34,8 +35,8 @@ fn a_write_that_waits_is_let_go_in_the_middle_of_a_pass() {
 fn extents_that_nobody_reads_come_free_while_a_write_waits() {
     let engine = crate::testing::engine(512 << 10, true);
     let options = WriteOptions::default();
-    engine.put(&options, b"large", &[7; 3000]).expect("room");
-    assert!(engine.delete(&options, b"large").expect("room"), "it was there");
+    engine.put(WholeStore, &options, b"large", &[7; 3000]).expect("room");
+    assert!(engine.delete(WholeStore, &options, b"large").expect("room"), "it was there");
     assert!(engine.extents.usage().retired_bytes > 0, "the delete is not a grace period ago");
     // As the cleaner's thread looks while a write waits.
     assert_eq!(engine.settle_releases().expect("sound"), WaitsFor::Nothing);
@@ -51,12 +52,12 @@ fn what_a_pin_holds_is_not_waited_for() {
     engine.stop_cleaning();
     let options = WriteOptions::default();
     for key in [b"one", b"two"] {
-        engine.put(&options, key, &[7; 3000]).expect("room");
+        engine.put(WholeStore, &options, key, &[7; 3000]).expect("room");
     }
-    let pin = engine.get_pinned(b"one").expect("sound").expect("it was put");
+    let pin = engine.get_pinned(WholeStore, b"one").expect("sound").expect("it was put");
     assert!(pin.is_zero_copy());
     for key in [b"one", b"two"] {
-        assert!(engine.delete(&options, key).expect("room"), "it was there");
+        assert!(engine.delete(WholeStore, &options, key).expect("room"), "it was there");
     }
     // The other value's extent may lie in the pinned segment, too; after a grace period none is to come.
     assert_eq!(engine.settle_releases().expect("sound"), WaitsFor::Pins);

@@ -1,6 +1,7 @@
 //! When a pool grows instead of being cleaned, and when a write is refused.
 
 use super::*;
+use crate::engine::WholeStore;
 use crate::index::hash::HashIndex;
 use crate::media::sim::{Fault, SimKind, SimMedia};
 use crate::options::WriteOptions;
@@ -22,7 +23,7 @@ fn device() -> Arc<SimMedia> {
 }
 
 fn put(engine: &Engine<HashIndex>, key: u32) -> Result<()> {
-    engine.put(&WriteOptions::default(), &key.to_ne_bytes(), &[7; 200])
+    engine.put(WholeStore, &WriteOptions::default(), &key.to_ne_bytes(), &[7; 200])
 }
 
 /// Overwrites a few keys until a pool that is cleaned has been written several times.
@@ -41,7 +42,10 @@ fn a_pool_that_was_cleaned_in_vain_once_is_held_to_what_is_live_after_it_gave_ba
     let keys = 8_000;
     (0..keys).for_each(|key| put(&engine, key).expect("room"));
     for key in 0..keys {
-        assert!(engine.delete(&WriteOptions::default(), &key.to_ne_bytes()).expect("room"), "it was there");
+        assert!(
+            engine.delete(WholeStore, &WriteOptions::default(), &key.to_ne_bytes()).expect("room"),
+            "it was there"
+        );
     }
     assert!(engine.tidy_up(|| false).is_some(), "no reader keeps anything");
     assert!(engine.give_back(Duration::ZERO), "nearly all of it");

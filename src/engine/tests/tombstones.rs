@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::Engine;
+use crate::engine::WholeStore;
 use crate::engine::cleaner::Aim;
 use crate::index::hash::HashIndex;
 use crate::options::WriteOptions;
@@ -12,12 +13,15 @@ fn key(number: u32) -> Vec<u8> {
 }
 
 fn put(engine: &Engine<HashIndex>, number: u32) {
-    engine.put(&WriteOptions::default(), &key(number), &[7; 200]).expect("room");
+    engine.put(WholeStore, &WriteOptions::default(), &key(number), &[7; 200]).expect("room");
 }
 
 fn delete_all(engine: &Engine<HashIndex>, numbers: std::ops::Range<u32>) {
     for number in numbers {
-        assert!(engine.delete(&WriteOptions::default(), &key(number)).expect("room"), "it was there");
+        assert!(
+            engine.delete(WholeStore, &WriteOptions::default(), &key(number)).expect("room"),
+            "it was there"
+        );
     }
 }
 
@@ -53,7 +57,7 @@ fn a_pass_walks_a_few_segments_and_the_next_one_goes_on() {
     }
     assert!(engine.tidy_up(|| false).is_some(), "nothing is left to do");
     assert_eq!(tombstones(), 0, "no value is left that keeps one");
-    assert!((0..250).all(|number| engine.get(&key(number)).expect("sound").is_none()));
+    assert!((0..250).all(|number| engine.get(WholeStore, &key(number)).expect("sound").is_none()));
     engine.let_go();
 }
 
@@ -116,12 +120,13 @@ fn the_walk_that_a_write_waits_for_is_many_passes() {
 fn a_tombstone_that_is_moved_while_an_older_one_is_examined_keeps_its_value_dead() {
     let engine = fresh_engine();
     let options = WriteOptions::default();
-    let put = |key: &[u8]| engine.put(&options, key, &[7; 200]).expect("room");
-    let delete = |key: &[u8]| assert!(engine.delete(&options, key).expect("room"), "it was there");
+    let put = |key: &[u8]| engine.put(WholeStore, &options, key, &[7; 200]).expect("room");
+    let delete =
+        |key: &[u8]| assert!(engine.delete(WholeStore, &options, key).expect("room"), "it was there");
     let fill = |kind: char, count: u32| (0..count).for_each(|i| put(format!("{kind}{i:04}").as_bytes()));
     let slot_of_tombstone = || {
         let (scratch, _guard) = (Scratch::new(), epoch::pin());
-        let found = engine.find(engine.key(b"key"), &scratch).expect("sound");
+        let found = engine.find(&engine.default, engine.default.key(b"key"), &scratch).expect("sound");
         found.map(|(addr, _)| engine.space.geometry().slot_of_addr(addr)).expect("the tombstone is there")
     };
     let examine = || {

@@ -1,5 +1,6 @@
 //! What only the store can get wrong: who owns a slot, and what is reserved.
 
+use crate::engine::WholeStore;
 use crate::space::Purpose;
 
 fn findings(engine: &crate::engine::Engine<crate::index::hash::HashIndex>) -> Vec<&'static str> {
@@ -13,7 +14,7 @@ fn findings(engine: &crate::engine::Engine<crate::index::hash::HashIndex>) -> Ve
 #[test]
 fn a_slot_that_was_taken_and_never_used_is_found() {
     let engine = crate::testing::engine(512 << 10, false);
-    engine.put(&Default::default(), b"key", &[7; 200]).expect("room");
+    engine.put(WholeStore, &Default::default(), b"key", &[7; 200]).expect("room");
     assert_eq!(findings(&engine), [""; 0]);
     let free_bytes = || engine.stats()["free_bytes"].as_u64().expect("a number");
     let before = free_bytes();
@@ -29,7 +30,7 @@ fn a_slot_that_was_taken_and_never_used_is_found() {
 #[test]
 fn a_reserve_for_heads_that_are_not_there_is_found() {
     let engine = crate::testing::engine(512 << 10, false);
-    engine.put(&Default::default(), b"key", &[7; 200]).expect("room");
+    engine.put(WholeStore, &Default::default(), b"key", &[7; 200]).expect("room");
     engine.space.add_backed_heads(1);
     assert_eq!(findings(&engine), ["heads that slots are reserved for"]);
     engine.space.remove_backed_head();

@@ -9,12 +9,19 @@ use crate::error::{Error, Result};
 use crate::format::{BlobDescriptor, Chunk};
 use crate::index::{Index, Key};
 use crate::media::FlushGranularity;
-use crate::types::{Addr, MediaRange};
+use crate::types::{Addr, KeyspaceId, MediaRange};
 
 impl<I: Index + 'static> Engine<I> {
-    /// True if the index leads from the key to this place; as long as `_guard` lives its extents are not reused.
-    pub(in crate::engine) fn leads_to(&self, key: Key<'_>, here: Addr, _guard: &epoch::Guard) -> bool {
-        self.index.get(key, |addr| (addr == here).then_some(())).is_some()
+    /// True if the keyspace's index leads from the key to this place; as long as `_guard` lives its extents are not reused.
+    pub(in crate::engine) fn leads_to(
+        &self,
+        keyspace: KeyspaceId,
+        key: Key<'_>,
+        here: Addr,
+        _guard: &epoch::Guard,
+    ) -> bool {
+        let is_here = |addr| (addr == here).then_some(());
+        self.keyspace(keyspace).is_some_and(|space| space.index.get(key, is_here).is_some())
     }
 
     /// Checks the pieces of the value that the live entry at `at` names.
@@ -23,7 +30,7 @@ impl<I: Index + 'static> Engine<I> {
     /// Of the medium, but `Io`: what cannot be read is a finding.
     pub(super) fn verify_blob(
         &self,
-        key: Key<'_>,
+        (keyspace, key): (KeyspaceId, Key<'_>),
         at: Addr,
         descriptor: &[u8],
         tally: &mut Tally,
@@ -40,7 +47,7 @@ impl<I: Index + 'static> Engine<I> {
         for chunk in &descriptor.chunks {
             // A guard for each piece: reading a large value may take its time.
             let guard = epoch::pin();
-            if !self.leads_to(key, at, &guard) {
+            if !self.leads_to(keyspace, key, at, &guard) {
                 return Ok(());
             }
             let range = MediaRange::new(chunk.offset, u64::from(chunk.len));

@@ -48,6 +48,8 @@ impl<I: Index + 'static> Engine<I> {
         self.check_open()?;
         let mut report = Verification::default();
         self.check_superblocks(&mut report)?;
+        self.reclaim_dropped(|| false);
+        let _reclaiming_waits = self.hold_reclaiming();
         self.wait_for_publications();
         let before = self.moment();
         let mut tallies = BTreeMap::new();
@@ -150,7 +152,9 @@ impl<I: Index + 'static> Engine<I> {
         {
             let _guard = crate::epoch::pin();
             let geometry = self.space.geometry();
-            self.index.for_each(|addr| *in_index.entry(geometry.slot_of_addr(addr)).or_default() += 1);
+            self.for_each_index(|_, index| {
+                index.for_each(|addr| *in_index.entry(geometry.slot_of_addr(addr)).or_default() += 1);
+            });
         }
         for (slot, tally) in tallies {
             let info = self.space.table().slot(*slot);
@@ -162,7 +166,7 @@ impl<I: Index + 'static> Engine<I> {
             report.compare("tombstone bytes of a segment", tally.id, tombstones, info.tombstone_bytes());
         }
         report.compare("entries of the index outside of segments in use", 0, 0, in_index.values().sum());
-        report.compare("keys", 0, report.live_entries, self.index.len());
+        report.compare("keys", 0, report.live_entries, self.indexed_entries());
         let usage = self.extents.usage();
         report.compare("extent bytes", 0, report.extent_bytes + usage.retired_bytes, usage.extent_bytes);
         check_apart(tallies, report);

@@ -265,7 +265,7 @@ impl<I: Index + 'static> Engine<I> {
         if !op.verify(CheckSite::EntryOnScan, scan.bytes.seed, offset) {
             scan.find("entry checksum", at.into(), 0, 0);
         }
-        let key = self.key(op.key());
+        let (keyspace, key) = (op.keyspace(), self.key_of(op));
         if scan.filter.as_ref().is_some_and(|filter| !filter.may_contain(Filter::short_hash(key.hash))) {
             scan.find("key in the segment's filter", at.into(), 0, 0);
         }
@@ -273,7 +273,7 @@ impl<I: Index + 'static> Engine<I> {
         let bytes = op.footprint_bytes();
         scan.tally.entries += 1;
         scan.tally.log_bytes += bytes;
-        if !self.leads_to(key, here, &epoch::pin()) {
+        if !self.leads_to(keyspace, key, here, &epoch::pin()) {
             return Ok(());
         }
         scan.tally.live_entries += 1;
@@ -284,7 +284,9 @@ impl<I: Index + 'static> Engine<I> {
                 scan.tally.tombstone_bytes += bytes;
                 Ok(())
             }
-            OpKind::PutBlob => self.verify_blob(key, here, op.value(), &mut scan.tally, scan.report),
+            OpKind::PutBlob => {
+                self.verify_blob((keyspace, key), here, op.value(), &mut scan.tally, scan.report)
+            }
         }
     }
 

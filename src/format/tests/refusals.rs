@@ -267,6 +267,7 @@ fn decode_everything(bytes: &[u8]) {
         }
     }
     if let Some(op) = Op::decode(bytes) {
+        op.keyspace();
         op.verify(CheckSite::EntryOnGet, seed(), OFFSET);
         assert!(op.key().len() + op.value().len() <= bytes.len());
         assert_eq!(
@@ -279,6 +280,8 @@ fn decode_everything(bytes: &[u8]) {
     Footer::decode(bytes, seed(), OFFSET);
     CommitRecord::decode(bytes);
     BlobDescriptor::decode(bytes);
+    KeyspaceRecord::decode(bytes);
+    catalogue_id(bytes);
     decode_superblock(bytes);
     if let Ok(record) = bytes.try_into() {
         HolderRecord::decode(record);
@@ -305,17 +308,27 @@ fn structures() -> Vec<Vec<u8>> {
     all
 }
 
-/// Kind, key, value and age.
-type OwnedOp = (OpKind, Vec<u8>, Vec<u8>, Option<u64>);
+/// Kind, key, value, age and keyspace.
+type OwnedOp = (OpKind, Vec<u8>, Vec<u8>, Option<u64>, u32);
 
 fn owned_ops() -> impl Strategy<Value = Vec<OwnedOp>> {
     let kind = prop_oneof![Just(OpKind::Put), Just(OpKind::PutBlob), Just(OpKind::Delete)];
-    let op = (kind, vec(any::<u8>(), 1..300), vec(any::<u8>(), 0..600), any::<Option<u32>>());
-    vec(op.prop_map(|(kind, key, value, moved)| (kind, key, value, moved.map(u64::from))), 0..40)
+    let keyspace = prop_oneof![Just(0), 1_u32..300, any::<u32>()];
+    let op = (kind, vec(any::<u8>(), 1..300), vec(any::<u8>(), 0..600), any::<Option<u32>>(), keyspace);
+    let op = op.prop_map(|(kind, key, value, age, id)| (kind, key, value, age.map(u64::from), id));
+    vec(op, 0..40)
 }
 
 fn specs(ops: &[OwnedOp]) -> Vec<OpSpec<'_>> {
-    ops.iter().map(|(kind, key, value, moved)| OpSpec { kind: *kind, key, value, moved: *moved }).collect()
+    ops.iter()
+        .map(|(kind, key, value, moved, id)| OpSpec {
+            kind: *kind,
+            key,
+            value,
+            moved: *moved,
+            keyspace: KeyspaceId(*id),
+        })
+        .collect()
 }
 
 proptest! {
@@ -347,7 +360,7 @@ proptest! {
         kind in 0_u8..9,
         lines in 0_u32..9,
         ops in 0_u16..6,
-        op_flags in 0_u8..64,
+        op_flags in 0_u8..128,
     ) {
         bytes[26] = kind;
         put(&mut bytes, 16, &(lines * 64).to_le_bytes());
@@ -372,7 +385,11 @@ proptest! {
         let specs = specs(&ops);
         let mut builder = FrameBuilder::new(kind);
         let starts: Vec<u32> = specs.iter().map(|op| builder.push(op)).collect();
-        let bound: u64 = specs.iter().map(|op| encoded_len_max(op.key.len(), op.value.len())).sum();
+        let bound = |op: &OpSpec<'_>| {
+            let moves = op.moved.map_or(0, |_| keyspace_len_max(op.keyspace));
+            encoded_len_max(op.key.len(), op.value.len()) + moves
+        };
+        let bound: u64 = specs.iter().map(bound).sum();
         prop_assert!(builder.op_bytes() <= bound);
         builder.pad(pad * 64);
         let (len, last) = (builder.len_bytes(), builder.last_seq(Seq(base)));
@@ -389,6 +406,7 @@ proptest! {
         for (((at, op), spec), start) in found.iter().zip(&specs).zip(starts) {
             prop_assert_eq!(*at, start);
             prop_assert_eq!((op.kind(), op.key(), op.value()), (spec.kind, spec.key, spec.value));
+            prop_assert_eq!(op.keyspace(), spec.keyspace);
             prop_assert!(op.verify(CheckSite::EntryOnScan, seed(), offset + u64::from(start)));
             let seq = op.seq(&header);
             match spec.moved {
@@ -428,6 +446,7 @@ proptest! {
         let superblock = Superblock {
             compatible: u64::from(numbers[0]) << 16,
             read_only_compatible: u64::from(numbers[1]) << 8,
+            incompatible: u64::from(numbers[2] & 1),
             uuid,
             hash_seed: u64::from(numbers[0]) << 32,
             sequence: u64::from(numbers[1]),
@@ -590,6 +609,9 @@ fn feature_bits_of_later_formats_are_kept_or_refused() {
         "any library may ignore them, none drops them"
     );
     assert!(later.check_may_write().is_ok());
+    let later = Superblock { incompatible: FEATURE_KEYSPACES, ..superblock() };
+    assert_eq!(decode_superblock(&later.encode()), Some(later.clone()));
+    assert!(later.check_may_write().is_ok());
     let later = Superblock { read_only_compatible: 1 << 40, ..superblock() };
     assert_eq!(decode_superblock(&later.encode()), Some(later.clone()));
     assert!(matches!(later.check_may_write(), Err(Error::Unsupported(_))));
@@ -603,5 +625,58 @@ fn feature_bits_of_later_formats_are_kept_or_refused() {
             Err(Error::Unsupported(message)) => assert!(message.contains(what), "{message}"),
             other => panic!("{what}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn further_flags_and_keyspaces_that_nobody_writes_are_refused() {
+    let keyspace = KeyspaceId(300);
+    let bytes = frame(FrameKind::Ops, &[OpSpec { keyspace, ..put_op(b"key", b"value") }]);
+    let op = &bytes[FRAME_HEADER_BYTES..];
+    assert_eq!(op[..4], [0x51, 0x01, 0xAC, 0x02], "flags, further flags, keyspace");
+    assert_eq!(Op::decode(op).map(|op| op.keyspace()), Some(keyspace));
+    let refused = |at: usize, byte: u8, why: &str| {
+        let mut changed = op.to_vec();
+        changed[at] = byte;
+        assert!(Op::decode(&changed).is_none(), "{why}");
+    };
+    refused(0, 0xD1, "a reserved flag");
+    refused(1, 0x00, "no further flag");
+    refused(1, 0x03, "a further flag of another version");
+    refused(3, 0x00, "a keyspace that takes more bytes than it has to");
+    refused(2, 0x00, "the default keyspace is never named");
+    (1..4).for_each(|len| assert!(Op::decode(&op[..len]).is_none(), "cut after {len} bytes"));
+}
+
+#[test]
+fn records_of_the_catalogue_come_back_and_nothing_else_is_one() {
+    for is_dropped in [false, true] {
+        for name in ["a".to_owned(), "\u{e4}".repeat(127), "n".repeat(255)] {
+            let record = KeyspaceRecord { is_dropped, name };
+            assert_eq!(KeyspaceRecord::decode(&record.encode()), Some(record));
+        }
+    }
+    let record = KeyspaceRecord { is_dropped: false, name: "name".into() }.encode();
+    for bit in 0..8 {
+        let mut changed = record.clone();
+        changed[0] ^= 1 << bit;
+        assert_eq!(KeyspaceRecord::decode(&changed), None);
+    }
+    let long = [&record[..1], &[b'n'; 256]].concat();
+    let not_text = [&record[..1], &[0xFF]].concat();
+    let with_nul = [&record[..1], b"na\0me"].concat();
+    for bytes in [&b""[..], &record[..1], &long, &not_text, &with_nul] {
+        assert_eq!(KeyspaceRecord::decode(bytes), None);
+    }
+    assert_eq!(catalogue_id(&catalogue_key(KeyspaceId(2))), Some(KeyspaceId(2)));
+    assert!(catalogue_key(KeyspaceId(2)) < catalogue_key(KeyspaceId(256)));
+    for key in [
+        &b""[..],
+        b"abc",
+        b"abcde",
+        &catalogue_key(KeyspaceId::CATALOGUE),
+        &catalogue_key(KeyspaceId::DEFAULT),
+    ] {
+        assert_eq!(catalogue_id(key), None);
     }
 }

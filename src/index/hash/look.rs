@@ -84,11 +84,11 @@ impl<'a> Iterator for Runs<'a> {
         if self.left == 0 {
             match number(self.part, NEXT_PART) {
                 0 => return None,
-                next => self.enter(self.storage.descriptors.get(next)),
+                next => self.enter(self.storage.descriptors.get(next as usize)),
             }
         }
         let page = number(self.part, (self.at / PAGE_BUCKETS) % PART_PAGES_MAX);
-        let run = &self.storage.pages.get(page).buckets[self.at % PAGE_BUCKETS..];
+        let run = &self.storage.pages.get(page as usize).buckets[self.at % PAGE_BUCKETS..];
         let run = &run[..run.len().min(self.left)];
         self.left -= run.len();
         self.at += run.len();

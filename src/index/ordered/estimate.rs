@@ -1,7 +1,7 @@
 //! About how many entries a range has: nodes that lie wholly in it are sampled, those at its ends are counted.
 
+use super::Nodes;
 use super::node::*;
-use super::{FIRST_LAYER, Nodes};
 use crate::index::Edge;
 use crate::sync::Ordering;
 
@@ -56,7 +56,7 @@ impl<'k> Range<'k> {
 impl Nodes {
     /// See [`Index::estimate`](crate::index::Index::estimate). Reads without validation: what changes meanwhile was never
     /// more than an estimate, and numbers that were in a node lead to a node.
-    pub fn estimate(&self, from: Edge<'_>, to: Edge<'_>) -> u64 {
+    pub fn estimate(&self, first: u32, from: Edge<'_>, to: Edge<'_>) -> u64 {
         let behind = |key: &[u8]| [key, &[0]].concat();
         let low = match from {
             Edge::Unbounded => None,
@@ -72,7 +72,7 @@ impl Nodes {
             return 0;
         }
         let range = Range { low: low.as_deref(), high: high.as_deref() };
-        self.estimate_layer(FIRST_LAYER, range, SAMPLES * SAMPLES, LAYERS_MAX).round() as u64
+        self.estimate_layer(first, range, SAMPLES * SAMPLES, LAYERS_MAX).round() as u64
     }
 
     fn estimate_layer(&self, layer: u32, range: Range<'_>, samples: usize, layers: usize) -> f64 {

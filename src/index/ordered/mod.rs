@@ -22,9 +22,10 @@
 //!   - prefixes never change; a layer, or a node, that leaves the tree is marked and comes back after the grace period
 //!   - entries whose bytes could not be read when a layer was made for their run are `unplaced`: found by lookups, not by
 //!     scans
-//!   - the tree of the first layer is never replaced: its number is `FIRST_LAYER`
+//!   - the tree of the first layer is never replaced. Siblings share the nodes, and have a first layer each
 
 mod beside;
+mod dispose;
 mod estimate;
 mod node;
 mod scan;
@@ -55,8 +56,6 @@ const LEAF_MIN: usize = LEAF_SLOTS / 4;
 /// A layer of one leaf with no more entries than this goes back to where its link is.
 const COLLAPSE_MAX: usize = RUN_MAX / 2;
 
-/// See the module.
-const FIRST_LAYER: u32 = 1;
 /// Leaves that numbers are left for. A machine with memory for as many is not asked for more.
 const LEAVES_MAX: usize = 1 << 30;
 const _: () = assert!(LEAVES_MAX < INNER as usize);
@@ -79,6 +78,8 @@ const PREFETCH_GROUP: usize = 32;
 /// See the module.
 pub struct OrderedIndex {
     nodes: Arc<Nodes>,
+    /// See the module.
+    first: u32,
     log: Arc<dyn LogKeys>,
     entries: EntryCount,
     unplaced: Unplaced,
@@ -175,8 +176,7 @@ impl OrderedIndex {
             leaves: Pool::new(space.take(leaves)),
         };
         let first = nodes.new_layer(&[], nodes.leaves.allocate());
-        assert_eq!(first, FIRST_LAYER, "pools hand out their nodes in order");
-        Ok(OrderedIndex { nodes: Arc::new(nodes), log, entries, unplaced: Unplaced::default() })
+        Ok(OrderedIndex { nodes: Arc::new(nodes), first, log, entries, unplaced: Unplaced::default() })
     }
 
     /// Frees nodes, by a closure, once nobody can see them.
@@ -192,7 +192,7 @@ impl OrderedIndex {
 
     #[inline]
     fn try_get<R>(&self, key: Key<'_>, probe: &mut impl FnMut(Addr) -> Option<R>) -> Attempt<Option<R>> {
-        let Place::Here(spot) = self.nodes.locate(key.bytes)? else { return Ok(None) };
+        let Place::Here(spot) = self.nodes.locate(self.first, key.bytes)? else { return Ok(None) };
         let wanted = Word::entry(Addr::from_bits(0), spot.rank, key.hash);
         for word in spot.candidates() {
             if word.may_be(wanted) {
@@ -213,7 +213,7 @@ impl OrderedIndex {
         new: Addr,
         judge: &mut impl FnMut(Addr) -> Candidate,
     ) -> Attempt<Upsert> {
-        let spot = match self.nodes.locate(key.bytes)? {
+        let spot = match self.nodes.locate(self.first, key.bytes)? {
             Place::Here(spot) => spot,
             Place::Apart(spot, apart) => {
                 self.split_prefix(&spot, &apart)?;
@@ -295,7 +295,7 @@ impl OrderedIndex {
         change: impl Fn(&mut Locked<'_>, &Spot<'_>, usize, Word),
     ) -> bool {
         retry(|| {
-            let Place::Here(spot) = self.nodes.locate(key.bytes)? else { return Ok(false) };
+            let Place::Here(spot) = self.nodes.locate(self.first, key.bytes)? else { return Ok(false) };
             let found = (spot.at..).zip(spot.candidates()).find(|(_, word)| word.addr() == from);
             spot.check()?;
             let Some((at, word)) = found else { return Ok(false) };
@@ -404,7 +404,7 @@ impl Index for OrderedIndex {
     fn prefetch(&self, keys: &[Key<'_>]) {
         // For one key it would only be the walk that follows anyway.
         if keys.len() > 1 {
-            keys.chunks(PREFETCH_GROUP).for_each(|group| self.nodes.prefetch(group));
+            keys.chunks(PREFETCH_GROUP).for_each(|group| self.nodes.prefetch(self.first, group));
         }
     }
 
@@ -419,7 +419,7 @@ impl Index for OrderedIndex {
     }
 
     fn estimate(&self, _guard: &Guard, from: Edge<'_>, to: Edge<'_>) -> Option<u64> {
-        Some(self.nodes.estimate(from, to))
+        Some(self.nodes.estimate(self.first, from, to))
     }
 
     fn unplaced(&self, visit: impl FnMut(Addr)) {
@@ -437,6 +437,14 @@ impl Index for OrderedIndex {
 
     fn len(&self) -> u64 {
         self.entries.sum()
+    }
+
+    fn sibling(&self) -> Result<OrderedIndex> {
+        let mut space = AddressSpace::reserve(EntryCount::needed_bytes())?;
+        let entries = EntryCount::new(&mut space);
+        let nodes = Arc::clone(&self.nodes);
+        let first = nodes.new_layer(&[], nodes.leaves.allocate());
+        Ok(OrderedIndex { nodes, first, log: Arc::clone(&self.log), entries, unplaced: Unplaced::default() })
     }
 
     #[inline]

@@ -8,7 +8,7 @@
 use super::beside::Fences;
 use super::node::*;
 use super::walk::Spot;
-use super::{FIRST_LAYER, OrderedIndex, retry};
+use super::{OrderedIndex, retry};
 use crate::epoch::Guard;
 use crate::index::arena::{LEAF_SLOTS, Leaf};
 use crate::index::{Direction, Edge, InOrder};
@@ -207,7 +207,7 @@ impl OrderedIndex {
     /// Copies addresses of keys from `key` on, up to the end of a leaf or a link in it, and says what comes then: `key` is
     /// its edge.
     fn copy_from(&self, key: &mut Vec<u8>, batch: &mut Vec<Addr>, wanted: usize) -> Attempt<Rest> {
-        let (mut layer, mut offset, mut layer_start) = (FIRST_LAYER, 0, 0);
+        let (mut layer, mut offset, mut layer_start) = (self.first, 0, 0);
         // All of `key` up to `offset` is what the keys of this layer start with, up to `layer_start` what its link covers.
         loop {
             let (spot, mut fences) =
@@ -283,7 +283,7 @@ impl OrderedIndex {
         batch: &mut Vec<Addr>,
         wanted: usize,
     ) -> Attempt<Rest> {
-        let (mut layer, mut offset, mut layer_start) = (FIRST_LAYER, 0, 0);
+        let (mut layer, mut offset, mut layer_start) = (self.first, 0, 0);
         loop {
             let target = if is_bounded { slice_at(key, offset) } else { (u64::MAX, RANK_LONGER + 1) };
             // Where the key is the least of its slice, what lies below it has another slice, and maybe another leaf.
@@ -328,7 +328,7 @@ impl OrderedIndex {
                     push_separator(key, lower);
                     Rest::Below
                 }
-                (None, None) if layer == FIRST_LAYER => Rest::Nothing,
+                (None, None) if layer == self.first => Rest::Nothing,
                 (None, None) => {
                     key.truncate(layer_start);
                     Rest::Below

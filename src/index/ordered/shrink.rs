@@ -4,7 +4,7 @@
 use super::node::*;
 use super::split::cut_near;
 use super::walk::Spot;
-use super::{COLLAPSE_MAX, FIRST_LAYER, LEAF_MIN, Nodes, OrderedIndex, retry};
+use super::{COLLAPSE_MAX, LEAF_MIN, Nodes, OrderedIndex, retry};
 use crate::index::arena::{INNER_SLICES, Inner, LEAF_SLOTS, Leaf};
 use crate::sync::Ordering;
 
@@ -24,7 +24,7 @@ impl OrderedIndex {
 
     /// Does the first thing that is to be done from the top; false if there is nothing.
     fn shrink_once(&self, key: &[u8]) -> Attempt<bool> {
-        let (mut layer, mut offset) = (FIRST_LAYER, 0);
+        let (mut layer, mut offset) = (self.first, 0);
         loop {
             let (spot, link) = self.nodes.find(layer, key, offset)?;
             if self.shrink_tree(layer, spot.slice)? {

@@ -46,13 +46,13 @@ impl Nodes {
 
     /// Takes a layer's nodes back, not its tree.
     pub fn release_layer(&self, first: u32) {
-        let mut numbers = Vec::new();
-        let mut number = first;
-        while number != 0 {
-            numbers.push(number);
-            number = self.layers.get(number).more.load(Ordering::Acquire);
-        }
-        self.layers.give_back(numbers);
+        self.layers.give_back(self.nodes_of_layer(first));
+    }
+
+    /// A layer's node, and those that its prefix goes on in.
+    pub fn nodes_of_layer(&self, first: u32) -> Vec<u32> {
+        let more = |number: &u32| Some(self.layers.get(*number).more.load(Ordering::Acquire));
+        std::iter::successors(Some(first), |number| more(number).filter(|more| *more != 0)).collect()
     }
 
     /// The inner node that a split below this parent takes besides the right half: the root over the two halves. Got before

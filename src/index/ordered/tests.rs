@@ -2,7 +2,7 @@
 //! bytes, long common parts, one byte to 64 KiB. A failure names the family of keys and the seed.
 
 use super::node::{INNER, RANK_LONGER, SLICE_BYTES, Word, padded, slice_at};
-use super::{FIRST_LAYER, OrderedIndex, RUN_MAX};
+use super::{OrderedIndex, RUN_MAX};
 use crate::epoch;
 use crate::index::{Candidate, Direction, Edge, Index, Key, LogKeys, Upsert};
 use crate::media::durable::Durable;
@@ -139,7 +139,7 @@ impl Subject {
     /// Checks what the module says of the nodes, when nobody changes them. Returns leaves and their entries.
     fn assert_consistent(&self) -> (usize, usize) {
         let mut seen = (0, 0);
-        self.check_tree(FIRST_LAYER, &[], &mut seen);
+        self.check_tree(self.index.first, &[], &mut seen);
         seen
     }
 

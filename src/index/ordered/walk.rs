@@ -1,7 +1,7 @@
 //! From a key to the slot where it is or would be.
 
 use super::node::*;
-use super::{FIRST_LAYER, Nodes, PREFETCH_GROUP};
+use super::{Nodes, PREFETCH_GROUP};
 use crate::index::Key;
 use crate::index::arena::{Inner, LAYER_WORDS, Layer, Leaf};
 use crate::sync::{AtomicU64, Ordering};
@@ -129,8 +129,8 @@ impl Nodes {
 
     /// The place of a key.
     #[inline]
-    pub fn locate(&self, key: &[u8]) -> Attempt<Place<'_>> {
-        let (mut layer, mut offset) = (FIRST_LAYER, 0);
+    pub fn locate(&self, first: u32, key: &[u8]) -> Attempt<Place<'_>> {
+        let (mut layer, mut offset) = (first, 0);
         loop {
             let (spot, link) = self.find(layer, key, offset)?;
             let Some((at, link)) = link else { return Ok(Place::Here(spot)) };
@@ -185,9 +185,9 @@ impl Nodes {
 
     /// Walks several keys down side by side: each step asks for the next node of every key, so that the misses of one
     /// level overlap. Versions do not matter to a hint; numbers that were in a node at some time lead to a node.
-    pub fn prefetch(&self, keys: &[Key<'_>]) {
+    pub fn prefetch(&self, first: u32, keys: &[Key<'_>]) {
         let mut at = [(0_u32, 0_u64); PREFETCH_GROUP];
-        let root = self.layers.get(FIRST_LAYER).root.load(Ordering::Acquire);
+        let root = self.layers.get(first).root.load(Ordering::Acquire);
         for (at, key) in at.iter_mut().zip(keys) {
             *at = (root, padded(key.bytes));
         }

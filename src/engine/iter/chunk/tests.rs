@@ -1,6 +1,7 @@
 //! Cursors over entries that rot while the store is open.
 
 use super::*;
+use crate::engine::WholeStore;
 use crate::format::HolderRecord;
 use crate::index::ordered::OrderedIndex;
 use crate::media::sim::{SimKind, SimMedia};
@@ -21,7 +22,7 @@ fn filled(verify_reads: bool) -> Arc<Engine<OrderedIndex>> {
     let engine =
         Engine::open(media, true, options, &holder, OrderedIndex::with_expected).expect("a fresh pool");
     for number in 0..KEYS {
-        engine.put(&WriteOptions::default(), &key(number), &[7; 20]).expect("room");
+        engine.put(WholeStore, &WriteOptions::default(), &key(number), &[7; 20]).expect("room");
     }
     engine
 }
@@ -29,14 +30,17 @@ fn filled(verify_reads: bool) -> Arc<Engine<OrderedIndex>> {
 /// Puts other bytes where the key of an entry is.
 fn rot(engine: &Engine<OrderedIndex>, number: u32, reads_as: &[u8]) {
     let (scratch, bytes) = (Scratch::new(), key(number));
-    let (addr, op) = engine.find(engine.key(&bytes), &scratch).expect("sound").expect("it is there");
+    let (addr, op) = engine
+        .find(&engine.default, engine.default.key(&bytes), &scratch)
+        .expect("sound")
+        .expect("it is there");
     let at = addr.offset() + op.footprint_before_value() - bytes.len() as u64;
     engine.media.write(at, reads_as).expect("a simulated medium");
 }
 
 /// What the steps of a cursor show, from the first to the last in its direction: keys, or `None` for an error.
 fn steps(engine: &Arc<Engine<OrderedIndex>>, direction: Direction) -> Vec<Option<Vec<u8>>> {
-    let mut iter = engine.snapshot().expect("it is open").iter().expect("ordered");
+    let mut iter = engine.snapshot(WholeStore).expect("it is open").iter().expect("ordered");
     let mut steps = Vec::new();
     loop {
         let stepped = match direction {
@@ -59,7 +63,7 @@ fn errors_fill_a_chunk_as_entries_do() {
     (0..KEYS).filter(|number| number % 100 != 0).for_each(|number| rot(&engine, number, b"x"));
     let mut chunk = Chunk::default();
     chunk.restart(Direction::Forward, Bound::Unbounded, 16);
-    engine.fill_chunk(&mut chunk, &Limits::default(), Seq::LAST).expect("it is open");
+    engine.fill_chunk(&engine.default, &mut chunk, &Limits::default(), Seq::LAST).expect("it is open");
     assert!((16..16 + 31).contains(&chunk.len()), "{} entries", chunk.len());
     assert!(chunk.go_on(16), "there is more");
     for direction in [Direction::Forward, Direction::Backward] {
@@ -92,7 +96,7 @@ fn a_rotted_key_neither_hides_keys_nor_shows_them_again() {
             assert!(keys.is_sorted_by(in_order), "{number} reads as {reads_as:?}, {direction:?}");
         }
         // A bound that what rotted seems to lie beyond ends no scan.
-        let mut iter = engine.snapshot().expect("it is open").iter().expect("ordered");
+        let mut iter = engine.snapshot(WholeStore).expect("it is open").iter().expect("ordered");
         iter.set_bounds(None, Some(&key(KEYS - 1)));
         let mut count = 0;
         while iter.move_next().unwrap_or(true) {

@@ -1,0 +1,131 @@
+//! What lay in a dropped keyspace: its entries are counted as dead, one by one, so that the cleaner sees which segments are
+//! worth emptying, and extents of its values come free.
+//!
+//! It begins when no open point shows the keyspace any more. Then it is taken from the register: nobody finds its index but
+//! this, which nobody changes any more; to the cleaner its entries are dead from then on, and it may free their segments
+//! before they are counted. So what is counted is what lies in a segment that was there at that moment and still is, and the
+//! cleaner waits for a few entries at a time. After a crash the next open counts them.
+
+use super::super::Engine;
+use super::Keyspace;
+use crate::checksum::CheckSite;
+use crate::epoch;
+use crate::format::OpKind;
+use crate::index::Index;
+use crate::media::guarded::Scratch;
+use crate::space::table::SlotState;
+use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::types::{Addr, KeyspaceId, SegmentId, SegmentSlot};
+
+/// Entries that are counted while the cleaner waits.
+const COUNTED_AT_ONCE: usize = 512;
+
+impl<I: Index + 'static> Engine<I> {
+    /// A keyspace was dropped.
+    pub(super) fn reclaim_later(&self, keyspace: Arc<Keyspace<I>>) {
+        let mut dropped = self.keyspaces.dropped.lock();
+        dropped.push(keyspace);
+        self.keyspaces.dropped_count.store(dropped.len(), Ordering::Release);
+        drop(dropped);
+        self.cleaner_thread.kick();
+    }
+
+    /// Counts what lies in dropped keyspaces that no snapshot shows, until `is_over`: then the next open does. True if there
+    /// were any.
+    pub(in crate::engine) fn reclaim_dropped(&self, is_over: impl Fn() -> bool) -> bool {
+        if self.keyspaces.dropped_count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        // A verification goes on for long, and whoever cleans has others waiting.
+        let Some(_alone) = self.keyspaces.reclaiming.try_lock() else { return false };
+        let mut has_any = false;
+        while let Some(keyspace) = self.take_invisible() {
+            has_any = true;
+            self.reclaim(&keyspace, &is_over);
+        }
+        has_any
+    }
+
+    /// No keyspace's entries are half counted while this is held.
+    pub(in crate::engine) fn hold_reclaiming(&self) -> MutexGuard<'_, ()> {
+        self.keyspaces.reclaiming.lock()
+    }
+
+    /// The next one that no point shows. Points that are opened from now on do not show it either.
+    fn take_invisible(&self) -> Option<Arc<Keyspace<I>>> {
+        let oldest = self.versions.oldest_point();
+        let mut dropped = self.keyspaces.dropped.lock();
+        let at = dropped.iter().position(|one| oldest.is_none_or(|oldest| !one.is_visible_at(oldest)))?;
+        let taken = dropped.swap_remove(at);
+        self.keyspaces.dropped_count.store(dropped.len(), Ordering::Release);
+        Some(taken)
+    }
+
+    fn reclaim(&self, keyspace: &Keyspace<I>, is_over: &impl Fn() -> bool) {
+        let segments = {
+            let _cleaning_waits = self.cleaner.hold();
+            self.keyspaces.unregister(keyspace.id);
+            self.segments_now()
+        };
+        let mut addrs = Vec::with_capacity(COUNTED_AT_ONCE);
+        let mut is_ended = false;
+        keyspace.index.for_each(|addr| {
+            if is_ended {
+                return;
+            }
+            addrs.push(addr);
+            if addrs.len() == COUNTED_AT_ONCE {
+                self.count_dead(&segments, &mut addrs);
+                is_ended = is_over();
+            }
+        });
+        self.count_dead(&segments, &mut addrs);
+    }
+
+    fn segments_now(&self) -> Vec<SegmentId> {
+        let table = self.space.table();
+        (0..self.space.slot_count()).map(|slot| table.slot(SegmentSlot(slot)).id()).collect()
+    }
+
+    fn count_dead(&self, segments: &[SegmentId], addrs: &mut Vec<Addr>) {
+        let _cleaning_waits = self.cleaner.hold();
+        let guard = epoch::pin();
+        addrs.iter().for_each(|addr| self.reader.prefetch(*addr));
+        for addr in addrs.drain(..) {
+            let slot = self.space.geometry().slot_of_addr(addr);
+            let is_there = slot.0 < self.space.slot_count() && {
+                let info = self.space.table().slot(slot);
+                info.state() != SlotState::Free && info.id() == segments[slot.0 as usize]
+            };
+            if is_there {
+                self.count_dead_entry(addr, &guard);
+            }
+        }
+    }
+
+    fn count_dead_entry(&self, addr: Addr, guard: &epoch::Guard) {
+        let scratch = Scratch::new();
+        let Some(op) = self.reader.op(addr, &scratch) else { return };
+        self.note_dead(addr, op.kind(), op.footprint_bytes());
+        // A descriptor that rotted names anybody's extents: those of the real one stay in use until the next open.
+        if op.kind() == OpKind::PutBlob
+            && self.reader.verify(addr, &op, CheckSite::EntryOnGet)
+            && let Some(ranges) = self.ranges_owned(addr, op.value())
+        {
+            self.retire_dead(ranges, guard);
+        }
+    }
+
+    /// Recovery: what lies in a keyspace that the catalogue says was dropped is dead. No extent of it is in use yet.
+    pub(super) fn bury_keyspace(&self, id: KeyspaceId) {
+        let Some(keyspace) = self.keyspaces.get(id) else { return };
+        self.keyspaces.unregister(id);
+        let _guard = epoch::pin();
+        keyspace.index.for_each(|addr| {
+            let scratch = Scratch::new();
+            if let Some(op) = self.reader.op(addr, &scratch) {
+                self.note_dead(addr, op.kind(), op.footprint_bytes());
+            }
+        });
+    }
+}
