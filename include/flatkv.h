@@ -363,7 +363,7 @@ flatkv_status_t flatkv_open(const char *path,
 /**
  * Closes a store: waits for calls in progress, makes everything durable and frees the handle.
  *
- * NULL is FLATKV_OK. New calls answer FLATKV_E_CLOSED from the start of this one. Batches, options and buffers are
+ * NULL is FLATKV_OK. The handle of a keyspace is freed, and nothing else happens. New calls answer FLATKV_E_CLOSED from the start of this one. Batches, options and buffers are
  * independent of the store and stay valid.
  * Returns FLATKV_OK; FLATKV_E_BUSY with their number while values are pinned: the store is then open as before, so
  * free the pins and call again (until it answers, calls on other threads may have answered FLATKV_E_CLOSED, too, and
@@ -609,6 +609,28 @@ flatkv_status_t flatkv_batch_delete(flatkv_batch_t *batch,
                                     size_t key_len);
 
 /**
+ * Adds a put to `keyspace`, which may also be the handle of a store. What flatkv_batch_put adds goes to the keyspace of the
+ * handle that the batch is written with; with this one a batch goes across several, wholly or not at all.
+ *
+ * As flatkv_batch_put; `keyspace` must not be NULL. The batch keeps no store open. It can be written only to the store of all its
+ * keyspaces, FLATKV_E_INVALID_ARGUMENT else, and while none of them was dropped, FLATKV_E_CLOSED else.
+ */
+flatkv_status_t flatkv_batch_put_in(flatkv_batch_t *batch,
+                                    flatkv_t *keyspace,
+                                    const void *key,
+                                    size_t key_len,
+                                    const void *value,
+                                    size_t value_len);
+
+/**
+ * Adds a delete from `keyspace`. As flatkv_batch_delete and flatkv_batch_put_in.
+ */
+flatkv_status_t flatkv_batch_delete_in(flatkv_batch_t *batch,
+                                       flatkv_t *keyspace,
+                                       const void *key,
+                                       size_t key_len);
+
+/**
  * Takes all operations out of a batch and keeps its memory for the next ones.
  *
  * Does nothing (but record an error) if `batch` is NULL, freed, or in use by another call. Safe from any thread, one
@@ -745,7 +767,8 @@ void flatkv_pin_free(flatkv_pin_t *pin);
  * `store` and `out_snapshot` must not be NULL. On FLATKV_OK the caller frees *out_snapshot with flatkv_snapshot_free;
  * on any other code it is NULL. Every write that returned before is visible in it, also with durability "os", none that
  * begins later, and of a batch all or nothing; an asynchronous write for sure if its ticket was done before. As long as it is there, what it shows keeps its space, overwritten and deleted values too: see
- * flatkv_snapshot_kept_bytes. It does not keep the store from being closed; calls on it answer FLATKV_E_CLOSED then,
+ * flatkv_snapshot_kept_bytes. flatkv_snapshot_get reads the keyspace of the handle that it is made with; it serves all others,
+ * too (flatkv_snapshot_get_in, flatkv_iter_new). It does not keep the store from being closed; calls on it answer FLATKV_E_CLOSED then,
  * but the pool stays locked until the last snapshot and iterator is freed.
  * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (NULL, bad handle); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any
  * thread. Cost: about a microsecond, and a wait for writes of this process that are being drained just now, for all of
@@ -768,6 +791,19 @@ flatkv_status_t flatkv_snapshot_get(const flatkv_snapshot_t *snapshot,
                                     flatkv_buffer_t *out_value);
 
 /**
+ * Copies the value that `key` had in `keyspace` at the moment of a snapshot, whichever handle of the store that was made with.
+ * A keyspace that was not there then, or a later one of its name, has no keys.
+ *
+ * As flatkv_snapshot_get; `keyspace` must not be NULL, and may also be the handle of the store. FLATKV_E_INVALID_ARGUMENT if it
+ * is one of another store. A handle shows what its keyspace held even if that was dropped or cleared since.
+ */
+flatkv_status_t flatkv_snapshot_get_in(const flatkv_snapshot_t *snapshot,
+                                       flatkv_t *keyspace,
+                                       const void *key,
+                                       size_t key_len,
+                                       flatkv_buffer_t *out_value);
+
+/**
  * Gives the bytes of overwritten and deleted entries that are kept because of a snapshot. Those that a newer one needs,
  * too, are counted there alone. Whole segments, which hold more, wait with them.
  *
@@ -783,6 +819,55 @@ uint64_t flatkv_snapshot_kept_bytes(const flatkv_snapshot_t *snapshot);
  * number of values that were overwritten since.
  */
 void flatkv_snapshot_free(flatkv_snapshot_t *snapshot);
+
+/**
+ * Gives a handle for the keyspace called `name`, and makes the keyspace first if there is none. Every function that takes a
+ * store takes the handle as well: its keys are then those of the keyspace. What is about the store as a whole, such as
+ * flatkv_sync, flatkv_stats_json or this function, is about its store.
+ *
+ * `store` (or the handle of another keyspace of it), `name` and `out_keyspace` must not be NULL. A name is UTF-8 and has 1 to 255
+ * bytes. On FLATKV_OK the caller gives the handle back with flatkv_close, which closes nothing else; on any other code it is
+ * NULL. Close the handles of keyspaces before their store: otherwise they answer FLATKV_E_CLOSED, and the pool stays locked
+ * until the last one is closed.
+ * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (empty name, not UTF-8, NULL, bad handle); FLATKV_E_TOO_LARGE (name);
+ * FLATKV_E_CORRUPTED if damage may hide whether there is one; the codes of flatkv_put if it has to be made. Safe from any
+ * thread. Cost: a lookup; if it is made, a put.
+ */
+flatkv_status_t flatkv_keyspace_open(flatkv_t *store,
+                                     const char *name,
+                                     flatkv_t **out_keyspace);
+
+/**
+ * Drops the keyspace called `name` with all that is in it, wholly or, after a crash, not at all. Its space comes back in the
+ * background. Snapshots and iterators from before still show it, and keep its space. Its handles answer FLATKV_E_CLOSED from
+ * then on, also if another keyspace gets the name; each has to be closed all the same.
+ *
+ * `store` and `name` must not be NULL. Returns FLATKV_OK; FLATKV_NOT_FOUND if there is none; the codes of flatkv_keyspace_open
+ * and of flatkv_delete. Possible when the store is full. Safe from any thread. Cost: one drain, and a wait for writes to the
+ * keyspace that are under way, however much is in it.
+ */
+flatkv_status_t flatkv_keyspace_drop(flatkv_t *store,
+                                     const char *name);
+
+/**
+ * Removes all that is in a keyspace, wholly or, after a crash, not at all. Its handles stay as they are.
+ *
+ * `keyspace` must not be NULL, and not the handle of a store: FLATKV_E_INVALID_ARGUMENT then. Everything else as
+ * flatkv_keyspace_drop.
+ */
+flatkv_status_t flatkv_keyspace_clear(flatkv_t *keyspace);
+
+/**
+ * Gives the names of all keyspaces in the order of their bytes, each with a NUL behind it. The one without a name, which every
+ * store has, is not among them.
+ *
+ * `store` and `out_names` must not be NULL. On FLATKV_OK the caller frees *out_names with flatkv_buffer_free; its `len` is 0 if
+ * there are none. On any other code it is {NULL, 0}. Returns FLATKV_OK; FLATKV_E_CORRUPTED if damage may hide some;
+ * FLATKV_E_INVALID_ARGUMENT (NULL, bad handle), FLATKV_E_CLOSED, FLATKV_E_FORKED. Safe from any thread. Cost: grows with the
+ * number of keyspaces.
+ */
+flatkv_status_t flatkv_keyspace_list(flatkv_t *store,
+                                     flatkv_buffer_t *out_names);
 
 /**
  * Makes an iterator over the entries of a snapshot in the order of their keys, bytes compared as unsigned numbers.

@@ -349,8 +349,8 @@ impl Store {
         match &self.target {
             Target::Hash(engine) => BatchScope(engine.default_scope()),
             Target::Ordered(engine) => BatchScope(engine.default_scope()),
-            Target::InHash(_, named) => BatchScope(Arc::clone(named) as _),
-            Target::InOrdered(_, named) => BatchScope(Arc::clone(named) as _),
+            Target::InHash(_, named) => BatchScope(named.scope()),
+            Target::InOrdered(_, named) => BatchScope(named.scope()),
         }
     }
 

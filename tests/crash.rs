@@ -19,7 +19,7 @@ mod crash {
 }
 
 use crash::history::History;
-use crash::subject::Subject;
+use crash::subject::{KeyspacePerKey, Subject};
 use crash::sweep::{
     Failure, ImageName, LIMITS_CI, LIMITS_LONG, LIMITS_SHORT, LIMITS_WIDE, Limits, Place, Sweep,
 };
@@ -179,6 +179,23 @@ fn short_histories_survive_every_crash() {
     );
 }
 
+/// Keyspaces are made, dropped and cleared wholly or not at all. The lines that this prints are replayed with `KEYSPACES=1`.
+#[test]
+fn keyspaces_that_come_and_go_survive_every_crash() {
+    if replaying() {
+        return;
+    }
+    let mut total = Tally::default();
+    for kind in KINDS {
+        let singles = History::all(kind, 1);
+        total.merge(&sweep::<KeyspacePerKey>(&format!("keyspaces, single, {kind:?}"), singles, LIMITS_CI));
+        let random = (0..2).map(|number| History::random(kind, 40, seed() + number));
+        let histories = picked(kind).chain(random);
+        total.merge(&sweep::<KeyspacePerKey>(&format!("keyspaces, {kind:?}"), histories, LIMITS_LONG));
+    }
+    report(&format!("keyspaces: {total}, 0 violations"));
+}
+
 /// With nearly every image that one operation can leave, and every second crash.
 #[test]
 fn single_operations_survive_every_crash() {
@@ -297,7 +314,14 @@ fn replay(seed: Option<&str>, history: Option<&str>, point: Option<&str>, image:
     });
     let history: History =
         history.expect("HISTORY is given").parse().unwrap_or_else(|error| panic!("{error}"));
-    let mut sweep = Sweep::<Store>::new(seed);
+    if variable("KEYSPACES").is_some() {
+        return replay_with::<KeyspacePerKey>(seed, &history, point, image);
+    }
+    replay_with::<Store>(seed, &history, point, image);
+}
+
+fn replay_with<S: Subject>(seed: u64, history: &History, point: Option<&str>, image: Option<&str>) {
+    let mut sweep = Sweep::<S>::new(seed);
     let result = match (point, image) {
         (Some(point), Some(image)) => {
             let (session, point) = point.split_once('.').unwrap_or(("0", point));
@@ -306,9 +330,9 @@ fn replay(seed: Option<&str>, history: Option<&str>, point: Option<&str>, image:
                 point: point.parse().expect("POINT is SESSION.EVENT"),
                 image: image.parse::<ImageName>().unwrap_or_else(|error| panic!("{error}")),
             };
-            sweep.replay(&history, place)
+            sweep.replay(history, place)
         }
-        _ => sweep.history(&history, LIMITS_CI),
+        _ => sweep.history(history, LIMITS_CI),
     };
     result.unwrap_or_else(|failure| panic!("{failure}"));
     report(&format!("{history}: {}", sweep.tally));

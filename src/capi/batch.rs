@@ -52,6 +52,39 @@ pub extern "C" fn flatkv_batch_delete(
     })
 }
 
+/// Adds a put to `keyspace`, which may also be the handle of a store. What flatkv_batch_put adds goes to the keyspace of the
+/// handle that the batch is written with; with this one a batch goes across several, wholly or not at all.
+///
+/// As flatkv_batch_put; `keyspace` must not be NULL. The batch keeps no store open. It can be written only to the store of all its
+/// keyspaces, FLATKV_E_INVALID_ARGUMENT else, and while none of them was dropped, FLATKV_E_CLOSED else.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_batch_put_in(
+    batch: *mut flatkv_batch_t,
+    keyspace: *mut flatkv_t,
+    key: *const c_void,
+    key_len: usize,
+    value: *const c_void,
+    value_len: usize,
+) -> flatkv_status_t {
+    guard::with_store("flatkv_batch_put_in", keyspace, |keyspace| {
+        let mut batch = handle::exclusive::<WriteBatch>(batch)?;
+        batch.put_in(keyspace, handle::key(key, key_len)?, handle::value(value, value_len)?)
+    })
+}
+
+/// Adds a delete from `keyspace`. As flatkv_batch_delete and flatkv_batch_put_in.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_batch_delete_in(
+    batch: *mut flatkv_batch_t,
+    keyspace: *mut flatkv_t,
+    key: *const c_void,
+    key_len: usize,
+) -> flatkv_status_t {
+    guard::with_store("flatkv_batch_delete_in", keyspace, |keyspace| {
+        handle::exclusive::<WriteBatch>(batch)?.delete_in(keyspace, handle::key(key, key_len)?)
+    })
+}
+
 /// Takes all operations out of a batch and keeps its memory for the next ones.
 ///
 /// Does nothing (but record an error) if `batch` is NULL, freed, or in use by another call. Safe from any thread, one

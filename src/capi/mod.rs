@@ -24,6 +24,7 @@ mod batch;
 mod guard;
 mod handle;
 mod iter;
+mod keyspace;
 mod last_error;
 mod multi_get;
 mod objects;
@@ -51,6 +52,7 @@ mod rules {
         ("batch.rs", include_str!("batch.rs")),
         ("guard.rs", include_str!("guard.rs")),
         ("iter.rs", include_str!("iter.rs")),
+        ("keyspace.rs", include_str!("keyspace.rs")),
         ("last_error.rs", include_str!("last_error.rs")),
         ("multi_get.rs", include_str!("multi_get.rs")),
         ("open_close.rs", include_str!("open_close.rs")),

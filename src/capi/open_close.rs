@@ -37,7 +37,7 @@ pub extern "C" fn flatkv_open(
 
 /// Closes a store: waits for calls in progress, makes everything durable and frees the handle.
 ///
-/// NULL is FLATKV_OK. New calls answer FLATKV_E_CLOSED from the start of this one. Batches, options and buffers are
+/// NULL is FLATKV_OK. The handle of a keyspace is freed, and nothing else happens. New calls answer FLATKV_E_CLOSED from the start of this one. Batches, options and buffers are
 /// independent of the store and stay valid.
 /// Returns FLATKV_OK; FLATKV_E_BUSY with their number while values are pinned: the store is then open as before, so
 /// free the pins and call again (until it answers, calls on other threads may have answered FLATKV_E_CLOSED, too, and

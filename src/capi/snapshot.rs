@@ -12,7 +12,8 @@ use std::ptr;
 /// `store` and `out_snapshot` must not be NULL. On FLATKV_OK the caller frees *out_snapshot with flatkv_snapshot_free;
 /// on any other code it is NULL. Every write that returned before is visible in it, also with durability "os", none that
 /// begins later, and of a batch all or nothing; an asynchronous write for sure if its ticket was done before. As long as it is there, what it shows keeps its space, overwritten and deleted values too: see
-/// flatkv_snapshot_kept_bytes. It does not keep the store from being closed; calls on it answer FLATKV_E_CLOSED then,
+/// flatkv_snapshot_kept_bytes. flatkv_snapshot_get reads the keyspace of the handle that it is made with; it serves all others,
+/// too (flatkv_snapshot_get_in, flatkv_iter_new). It does not keep the store from being closed; calls on it answer FLATKV_E_CLOSED then,
 /// but the pool stays locked until the last snapshot and iterator is freed.
 /// Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (NULL, bad handle); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any
 /// thread. Cost: about a microsecond, and a wait for writes of this process that are being drained just now, for all of
@@ -52,6 +53,30 @@ pub extern "C" fn flatkv_snapshot_get(
             |snapshot| snapshot.get(key),
             |snapshot, why| snapshot.poison_store(why),
         )?;
+        let presence = Presence::from(value.is_some());
+        out.set(value.map_or(NO_BUFFER, handle::new_buffer));
+        Ok(presence)
+    })
+}
+
+/// Copies the value that `key` had in `keyspace` at the moment of a snapshot, whichever handle of the store that was made with.
+/// A keyspace that was not there then, or a later one of its name, has no keys.
+///
+/// As flatkv_snapshot_get; `keyspace` must not be NULL, and may also be the handle of the store. FLATKV_E_INVALID_ARGUMENT if it
+/// is one of another store. A handle shows what its keyspace held even if that was dropped or cleared since.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_snapshot_get_in(
+    snapshot: *const flatkv_snapshot_t,
+    keyspace: *mut flatkv_t,
+    key: *const c_void,
+    key_len: usize,
+    out_value: *mut flatkv_buffer_t,
+) -> flatkv_status_t {
+    let out = handle::out(out_value, NO_BUFFER, "out_value");
+    guard::with_store("flatkv_snapshot_get_in", keyspace, |keyspace| {
+        let snapshot = handle::shared::<Snapshot>(snapshot)?;
+        let (out, key) = (out?, handle::key(key, key_len)?);
+        let value = keyspace.snapshot_at(&snapshot)?.get(key)?;
         let presence = Presence::from(value.is_some());
         out.set(value.map_or(NO_BUFFER, handle::new_buffer));
         Ok(presence)

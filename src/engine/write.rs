@@ -168,7 +168,8 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn write_once(&self, scope: impl Scope<I>, options: &WriteOptions, batch: &WriteBatch) -> Result<()> {
-        let spaces = OfBatch::enter(self, scope, batch)?;
+        let others = self.named_in_batch(batch)?;
+        let spaces = OfBatch::enter(self, scope, &others)?;
         let _section = epoch::write_section(self.fork_generation);
         let (entries, terms) =
             self.stage_batch(&spaces, scope.purpose_of_put(), batch, self.mode(options))?;
@@ -239,7 +240,8 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn accept_batch(&self, scope: impl Scope<I>, batch: &WriteBatch) -> Result<u64> {
-        let spaces = OfBatch::enter(self, scope, batch)?;
+        let others = self.named_in_batch(batch)?;
+        let spaces = OfBatch::enter(self, scope, &others)?;
         let (entries, terms) = self.stage_batch(&spaces, Purpose::Put, batch, WriteMode::Sync)?;
         let ticket = match self.batch_frame(&entries) {
             Some((frame, hashes)) => {

@@ -54,6 +54,14 @@ static int verify_it(void *h) { return flatkv_verify(h, &out_buffer); }
 static int health(void *h) { return flatkv_health(h); }
 static int batch_put(void *h) { return flatkv_batch_put(h, "k", 1, "v", 1); }
 static int batch_delete(void *h) { return flatkv_batch_delete(h, "k", 1); }
+static int batch_put_in(void *h) { return flatkv_batch_put_in(h, live[STORE], "k", 1, "v", 1); }
+static int batch_put_in_store(void *h) { return flatkv_batch_put_in(live[BATCH], h, "k", 1, "v", 1); }
+static int batch_delete_in(void *h) { return flatkv_batch_delete_in(h, live[STORE], "k", 1); }
+static int batch_delete_in_store(void *h) { return flatkv_batch_delete_in(live[BATCH], h, "k", 1); }
+static int keyspace_open(void *h) { return flatkv_keyspace_open(h, "keyspace", &out_store); }
+static int keyspace_drop(void *h) { return flatkv_keyspace_drop(h, "keyspace"); }
+static int keyspace_clear(void *h) { return flatkv_keyspace_clear(h); }
+static int keyspace_list(void *h) { return flatkv_keyspace_list(h, &out_buffer); }
 static int options_set(void *h) { return flatkv_options_set(h, "create", "true"); }
 static int write_options_set(void *h) { return flatkv_write_options_set(h, "durability", "os"); }
 static int durable_ticket(void *h) { return NOTHING(flatkv_durable_ticket(h) == 0); }
@@ -63,6 +71,8 @@ static int pin_data(void *h) { return NOTHING(flatkv_pin_data(h) == NULL); }
 static int pin_len(void *h) { return NOTHING(flatkv_pin_len(h) == 0); }
 static int snapshot_new(void *h) { return flatkv_snapshot_new(h, &out_snapshot); }
 static int snapshot_get(void *h) { return flatkv_snapshot_get(h, "k", 1, &out_buffer); }
+static int snapshot_get_in(void *h) { return flatkv_snapshot_get_in(h, live[STORE], "k", 1, &out_buffer); }
+static int snapshot_get_in_store(void *h) { return flatkv_snapshot_get_in(live[SNAPSHOT], h, "k", 1, &out_buffer); }
 static int snapshot_kept_bytes(void *h) { return NOTHING(flatkv_snapshot_kept_bytes(h) == 0); }
 static int snapshot_free(void *h) { return flatkv_snapshot_free(h), -1; }
 static int iter_new(void *h) { return flatkv_iter_new(h, NULL, &out_iter); }
@@ -124,6 +134,14 @@ static const struct call {
     { "flatkv_durable_ticket", STORE, 0, durable_ticket },
     { "flatkv_batch_put", BATCH, 0, batch_put },
     { "flatkv_batch_delete", BATCH, 0, batch_delete },
+    { "flatkv_batch_put_in", BATCH, 0, batch_put_in },
+    { "flatkv_batch_put_in", STORE, 0, batch_put_in_store },
+    { "flatkv_batch_delete_in", BATCH, 0, batch_delete_in },
+    { "flatkv_batch_delete_in", STORE, 0, batch_delete_in_store },
+    { "flatkv_keyspace_open", STORE, 0, keyspace_open },
+    { "flatkv_keyspace_drop", STORE, 0, keyspace_drop },
+    { "flatkv_keyspace_clear", STORE, 0, keyspace_clear },
+    { "flatkv_keyspace_list", STORE, 0, keyspace_list },
     { "flatkv_batch_count", BATCH, 0, batch_count },
     { "flatkv_batch_clear", BATCH, 0, batch_clear },
     { "flatkv_batch_free", BATCH, 1, batch_free },
@@ -136,6 +154,8 @@ static const struct call {
     { "flatkv_pin_free", PIN, 1, pin_free },
     { "flatkv_snapshot_new", STORE, 0, snapshot_new },
     { "flatkv_snapshot_get", SNAPSHOT, 0, snapshot_get },
+    { "flatkv_snapshot_get_in", SNAPSHOT, 0, snapshot_get_in },
+    { "flatkv_snapshot_get_in", STORE, 0, snapshot_get_in_store },
     { "flatkv_snapshot_kept_bytes", SNAPSHOT, 0, snapshot_kept_bytes },
     { "flatkv_snapshot_free", SNAPSHOT, 1, snapshot_free },
     { "flatkv_iter_new", STORE, 0, iter_new },
@@ -398,6 +418,21 @@ static void missing_pointers_are_refused_before_anything_happens(void)
     SAYS("value is not UTF-8");
     INVALID(flatkv_write_options_set(live[WRITE_OPTIONS], NULL, "x"));
     INVALID(flatkv_write_options_set(live[WRITE_OPTIONS], "durability", NULL));
+    INVALID(flatkv_keyspace_open(store, NULL, &out_store));
+    SAYS("name is NULL");
+    INVALID(flatkv_keyspace_open(store, "never", NULL));
+    SAYS("out_keyspace is NULL");
+    INVALID(flatkv_keyspace_drop(store, NULL));
+    SAYS("name is NULL");
+    INVALID(flatkv_keyspace_list(store, NULL));
+    SAYS("out_names is NULL");
+    INVALID(flatkv_batch_put_in(batch, store, NULL, 1, "v", 1));
+    INVALID(flatkv_batch_put_in(batch, store, "n", 1, NULL, 1));
+    INVALID(flatkv_batch_delete_in(batch, store, NULL, 1));
+    CHECK(flatkv_batch_count(batch) == 0);
+    INVALID(flatkv_snapshot_get_in(live[SNAPSHOT], store, NULL, 1, &out_buffer));
+    INVALID(flatkv_snapshot_get_in(live[SNAPSHOT], store, "k", 1, NULL));
+    SAYS("out_value is NULL");
     INVALID(flatkv_put(store, NULL, 1, "v", 1));
     SAYS("key is NULL with a length of 1");
     INVALID(flatkv_put(store, "n", 1, NULL, 1));

@@ -94,3 +94,85 @@ impl Subject for Store {
         }
     }
 }
+
+/// A store in which each key of a history is a keyspace of its own, and its value the one entry of that: puts create, deletes
+/// drop or clear, and batches go across.
+pub struct KeyspacePerKey(Store);
+
+const ONLY: &[u8] = b"value";
+
+impl KeyspacePerKey {
+    fn name(key: &[u8]) -> String {
+        key.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn existing(&self, key: &[u8]) -> Result<Option<Store>> {
+        let name = Self::name(key);
+        if !self.0.keyspace_names()?.contains(&name) {
+            return Ok(None);
+        }
+        self.0.keyspace(&name).map(Some)
+    }
+}
+
+impl Subject for KeyspacePerKey {
+    fn open(media: Arc<SimMedia>) -> Result<Self> {
+        <Store as Subject>::open(media).map(KeyspacePerKey)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let keyspace = self.existing(key)?;
+        keyspace.map_or(Ok(None), |keyspace| keyspace.get(ONLY))
+    }
+
+    fn put(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<()> {
+        self.0.keyspace(&Self::name(key))?.put_with(&WriteOptions::new().durability(durability), ONLY, value)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<bool> {
+        let Some(keyspace) = self.existing(key)? else { return Ok(false) };
+        let was_there = keyspace.exists(ONLY)?;
+        if was_there && key.iter().map(|byte| u32::from(*byte)).sum::<u32>().is_multiple_of(2) {
+            keyspace.clear()?;
+        } else if was_there {
+            self.0.drop_keyspace(&Self::name(key))?;
+        }
+        Ok(was_there)
+    }
+
+    fn write(&self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        for (key, value) in changes {
+            let keyspace = self.0.keyspace(&Self::name(key))?;
+            match value {
+                Some(value) => batch.put_in(&keyspace, ONLY, value)?,
+                None => batch.delete_in(&keyspace, ONLY)?,
+            }
+        }
+        self.0.write(&batch)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.0.sync()
+    }
+
+    fn idle(&self) -> Result<()> {
+        Subject::idle(&self.0)
+    }
+
+    fn clean(&self) -> Result<()> {
+        Subject::clean(&self.0)
+    }
+
+    fn give_back(&self) -> Result<()> {
+        Subject::give_back(&self.0)
+    }
+
+    fn close(&self) -> Result<()> {
+        self.0.close()
+    }
+
+    fn verify(&self) -> std::result::Result<(), String> {
+        Subject::verify(&self.0)
+    }
+}

@@ -132,6 +132,13 @@ pub struct Named<I> {
     /// Passed by writers; held alone by who drops or clears.
     pub(super) gate: RwLock<()>,
     state: RwLock<State<I>>,
+    /// What batches call it.
+    in_batch: Arc<InBatch<I>>,
+}
+
+/// A keyspace as a batch knows it, which belongs to no store and keeps none open.
+struct InBatch<I> {
+    named: Weak<Named<I>>,
     store: Arc<()>,
 }
 
@@ -145,12 +152,17 @@ struct State<I> {
 impl<I: Index + 'static> Named<I> {
     pub(super) fn new(name: &str, keyspace: Arc<Keyspace<I>>, store: &Arc<()>) -> Arc<Self> {
         let state = State { current: Some(keyspace), past: Vec::new() };
-        Arc::new(Named {
+        Arc::new_cyclic(|named| Named {
             name: name.into(),
             gate: RwLock::new(()),
             state: RwLock::new(state),
-            store: Arc::clone(store),
+            in_batch: Arc::new(InBatch { named: named.clone(), store: Arc::clone(store) }),
         })
+    }
+
+    /// What batches call it.
+    pub fn scope(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::clone(&self.in_batch) as _
     }
 
     /// The keyspace that has the name now.
@@ -250,16 +262,23 @@ impl<I: Index + 'static> Engine<I> {
         Arc::clone(&self.keyspaces.store) as _
     }
 
-    /// A keyspace that a batch names; `None` for the default one.
-    fn named_in_batch<'b>(&self, scope: &'b BatchScope) -> Result<Option<&'b Named<I>>> {
+    /// The keyspaces that a batch names; `None` for the default one.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (a keyspace of another store), `Dropped`.
+    pub(in crate::engine) fn named_in_batch(&self, batch: &WriteBatch) -> Result<Vec<Option<Arc<Named<I>>>>> {
+        batch.scopes().iter().map(|scope| self.named_by(scope)).collect()
+    }
+
+    fn named_by(&self, scope: &BatchScope) -> Result<Option<Arc<Named<I>>>> {
         let store = &self.keyspaces.store;
         if std::ptr::addr_eq(Arc::as_ptr(&scope.0), Arc::as_ptr(store)) {
             return Ok(None);
         }
-        let named = scope.0.downcast_ref::<Named<I>>().filter(|named| Arc::ptr_eq(&named.store, store));
-        named
-            .map(Some)
-            .ok_or_else(|| Error::InvalidArgument("the batch names a keyspace of another store".into()))
+        let another = || Error::InvalidArgument("the batch names a keyspace of another store".into());
+        let named = scope.0.downcast_ref::<InBatch<I>>().filter(|named| Arc::ptr_eq(&named.store, store));
+        let named = named.ok_or_else(another)?;
+        named.named.upgrade().map(Some).ok_or_else(was_dropped)
     }
 }
 
@@ -276,8 +295,12 @@ pub struct OfBatch<'e, I: Index + 'static, S: Scope<I> + 'e> {
 
 impl<'e, I: Index + 'static, S: Scope<I> + 'e> OfBatch<'e, I, S> {
     /// # Errors
-    /// `Dropped`, `InvalidArgument` (a keyspace of another store).
-    pub(in crate::engine) fn enter(engine: &'e Engine<I>, scope: S, batch: &'e WriteBatch) -> Result<Self> {
+    /// `Dropped`.
+    pub(in crate::engine) fn enter(
+        engine: &'e Engine<I>,
+        scope: S,
+        others: &'e [Option<Arc<Named<I>>>],
+    ) -> Result<Self> {
         let (mut wanted, mut addresses) = (Vec::new(), Vec::new());
         let own = match scope.named() {
             Some(own) => {
@@ -287,13 +310,12 @@ impl<'e, I: Index + 'static, S: Scope<I> + 'e> OfBatch<'e, I, S> {
             }
             None => Some(scope.enter(engine)?),
         };
-        if own.is_some() && !batch.scopes().is_empty() {
+        if own.is_some() && !others.is_empty() {
             addresses.push(DEFAULT);
         }
-        for other in batch.scopes() {
-            let named = engine.named_in_batch(other)?;
-            wanted.extend(named);
-            addresses.push(named.map_or(DEFAULT, address));
+        for named in others {
+            wanted.extend(named.as_deref());
+            addresses.push(named.as_deref().map_or(DEFAULT, address));
         }
         wanted.sort_unstable_by_key(|named| address(*named));
         wanted.dedup_by_key(|named| address(*named));

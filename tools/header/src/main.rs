@@ -21,6 +21,7 @@ const SOURCES: &[&str] = &[
     "async_calls.rs",
     "pin.rs",
     "snapshot.rs",
+    "keyspace.rs",
     "iter.rs",
 ];
 
