@@ -56,6 +56,8 @@ const LEAF_MIN: usize = LEAF_SLOTS / 4;
 /// A layer of one leaf with no more entries than this goes back to where its link is.
 const COLLAPSE_MAX: usize = RUN_MAX / 2;
 
+/// Of the largest reservation that a limited address space grants, this part is taken.
+const SCARCE_SHARE: usize = 4;
 /// Leaves that numbers are left for. A machine with memory for as many is not asked for more.
 const LEAVES_MAX: usize = 1 << 30;
 const _: () = assert!(LEAVES_MAX < INNER as usize);
@@ -158,17 +160,25 @@ impl OrderedIndex {
         let wanted = most.saturating_mul(ENTRY_LEAVES_RESERVED).min(in_memory);
         let mut leaves = wanted.clamp(LEAVES_MIN as u64, LEAVES_MAX as u64) as usize;
         let layers = |leaves: usize| (leaves * LEAF_LAYERS_RESERVED).min(u32::MAX as usize);
-        let mut space = loop {
+        let reserve = |leaves: usize| {
             let bytes = EntryCount::needed_bytes()
                 + AddressSpace::needed_bytes::<Layer>(layers(leaves))
                 + AddressSpace::needed_bytes::<Inner>(leaves)
                 + AddressSpace::needed_bytes::<Leaf>(leaves);
-            match AddressSpace::reserve(bytes) {
-                Ok(space) => break space,
-                Err(error) if leaves == LEAVES_MIN => return Err(error),
-                Err(_) => leaves = (leaves / 2).max(LEAVES_MIN),
-            }
+            AddressSpace::reserve(bytes)
         };
+        let mut reserved = reserve(leaves);
+        if reserved.is_err() {
+            while leaves > LEAVES_MIN && reserved.is_err() {
+                leaves = (leaves / 2).max(LEAVES_MIN);
+                reserved = reserve(leaves);
+            }
+            // That is most of what is left. Others in the process need some, too.
+            drop(reserved);
+            leaves = (leaves / SCARCE_SHARE).max(LEAVES_MIN);
+            reserved = reserve(leaves);
+        }
+        let mut space = reserved?;
         let entries = EntryCount::new(&mut space);
         let nodes = Nodes {
             layers: Pool::new(space.take(layers(leaves))),
