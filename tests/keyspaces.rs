@@ -471,6 +471,49 @@ fn a_reader_sees_all_keyspaces_and_makes_none() {
     assert!(matches!(reader.keyspace("there").unwrap().clear(), Err(Error::ReadOnly)));
 }
 
+/// Damages every copy of the record with this state and name.
+fn rot_record(path: &std::path::Path, state: u8, name: &str) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let record = [&[state], name.as_bytes()].concat();
+    let places: Vec<usize> =
+        (0..bytes.len() - record.len()).filter(|at| bytes[*at..].starts_with(&record)).collect();
+    assert!(!places.is_empty(), "no record of {name}");
+    for at in places {
+        // More than one bit: it is not undone.
+        bytes[at + 1] ^= 0x55;
+        bytes[at + 2] ^= 0x55;
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_rotted_record_of_the_catalogue_is_told_and_neither_loses_nor_revives_a_keyspace() {
+    let dir = memory_dir();
+    for (state, rotted) in [(0x5A, "live one"), (0xA5, "dropped")] {
+        let path = dir.path().join(format!("rot-{state}.fkv"));
+        let store = options(MediaChoice::File, IndexKind::Hash).open(&path).unwrap();
+        for name in ["live one", "other", "dropped"] {
+            store.keyspace(name).unwrap().put(b"key", name.as_bytes()).unwrap();
+        }
+        store.put(b"key", b"default").unwrap();
+        assert!(store.drop_keyspace("dropped").unwrap());
+        store.close().unwrap();
+        drop(store);
+        rot_record(&path, state, rotted);
+        let store = options(MediaChoice::File, IndexKind::Hash).open(&path).unwrap();
+        for refused in [
+            store.keyspace(rotted).map(drop),
+            store.keyspace("new").map(drop),
+            store.keyspace_names().map(drop),
+            store.drop_keyspace("absent").map(drop),
+        ] {
+            assert!(matches!(refused, Err(Error::Corrupted { .. })), "{rotted}: {refused:?}");
+        }
+        assert!(!store.verify().unwrap().is_ok());
+        store.close().unwrap();
+    }
+}
+
 /// Printed, not asserted: how long it takes to drop a million keys.
 #[test]
 #[ignore = "prints figures: run alone, in release"]
