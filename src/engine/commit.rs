@@ -216,7 +216,7 @@ impl Committer {
     }
 
     /// A log to write to alone, and its lane, if the policy has writers do so: the own one if nobody uses it.
-    #[inline]
+    #[inline(always)]
     fn lock_alone(
         &self,
         lane: usize,
