@@ -415,8 +415,13 @@ fn pools_of_the_future_are_refused_as_unsupported() {
         "format version 2",
         |error| matches!(error, Error::Unsupported(why) if why.contains("version 2")),
     );
+    // Bit 0 says that operations may name keyspaces.
     changed(&|superblock| superblock[32] = 1);
-    refuse(&path, "an unknown incompatible feature", |error| matches!(error, Error::Unsupported(_)));
+    check(&open(MediaChoice::File, &path).unwrap());
+    for bit in [1, 7] {
+        changed(&|superblock| superblock[32] = 1 << bit);
+        refuse(&path, "an unknown incompatible feature", |error| matches!(error, Error::Unsupported(_)));
+    }
     changed(&|superblock| superblock[24] = 1);
     assert!(matches!(open(MediaChoice::File, &path), Err(Error::Unsupported(_) | Error::ReadOnly)));
     check(&read_only(MediaChoice::File, &path).unwrap());
