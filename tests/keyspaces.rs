@@ -514,6 +514,41 @@ fn a_rotted_record_of_the_catalogue_is_told_and_neither_loses_nor_revives_a_keys
     }
 }
 
+/// One key of one keyspace, which the batch once means by the handle that it is written with and once names, got two
+/// operations with one stamp, in different parts. What was deleted in the open store was back behind the next open.
+#[test]
+fn a_large_batch_that_names_the_keyspace_it_is_written_to_has_one_operation_for_each_key() {
+    for media in MEDIA {
+        for index in INDEXES {
+            let dir = memory_dir();
+            let options = || small(media, 16 << 10).index(index);
+            let path = dir.path().join("pool.fkv");
+            let store = options().open(&path).unwrap();
+            let mut batch = WriteBatch::new();
+            for i in 0..2_000_u32 {
+                batch.put(&i.to_be_bytes(), &[7; 100]).unwrap();
+                // In one of the parts that go to fresh segments, the highest of them first.
+                if i == 300 {
+                    batch.put(b"deleted", b"1").unwrap();
+                    batch.put_in(&store, b"kept", b"1").unwrap();
+                }
+            }
+            batch.delete_in(&store, b"deleted").unwrap();
+            batch.put(b"kept", b"2").unwrap();
+            store.write(&batch).unwrap();
+            let check = |store: &Store| {
+                assert_eq!(store.get(b"deleted").unwrap(), None, "{media:?}, {index:?}");
+                assert_eq!(store.get(b"kept").unwrap().unwrap(), b"2", "{media:?}, {index:?}");
+                assert_sound(store, "a large batch of two scopes");
+            };
+            check(&store);
+            store.close().unwrap();
+            drop(store);
+            check(&options().open(&path).unwrap());
+        }
+    }
+}
+
 /// Printed, not asserted: how long it takes to drop a million keys.
 #[test]
 #[ignore = "prints figures: run alone, in release"]

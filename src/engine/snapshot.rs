@@ -213,6 +213,8 @@ impl<I: Index + 'static> Engine<I> {
     /// # Errors
     /// `InvalidArgument` for a snapshot of another store.
     pub fn snapshot_of(self: &Arc<Self>, scope: impl Scope<I>, other: &Snapshot) -> Result<Snapshot> {
+        // A gate that another thread held at a fork stays closed in the child.
+        self.check_open()?;
         if !other.is_of(self) {
             return Err(Error::InvalidArgument("the snapshot is one of another store".into()));
         }

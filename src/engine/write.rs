@@ -22,8 +22,8 @@ use crate::oplog::OpLog;
 use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
-use crate::types::{Addr, SegmentSlot, Seq};
-use crate::write_batch::{BatchOp, WriteBatch, check_key, check_value_len};
+use crate::types::{Addr, KeyspaceId, SegmentSlot, Seq};
+use crate::write_batch::{WriteBatch, check_key, check_value_len};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
@@ -285,7 +285,7 @@ impl<I: Index + 'static> Engine<I> {
         self.check_index_room(&self.default.index, puts.map(|op| batch.key(op).len()))?;
         let keys: Vec<Key<'a>> =
             batch.ops().iter().map(|op| spaces.keyspace(op.scope).key(batch.key(op))).collect();
-        let is_last = last_of_each(batch.ops(), &keys);
+        let is_last = last_of_each(&keys, |i| spaces.keyspace(batch.ops()[i].scope).id());
         let mut entries = Vec::with_capacity(keys.len());
         let mut in_flight = InFlight::nothing(());
         let mut terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode };
@@ -631,12 +631,13 @@ impl<I: Index + 'static> Publisher for Engine<I> {
     }
 }
 
-/// Whether each key is the last of those that are equal.
-fn last_of_each(ops: &[BatchOp], keys: &[Key<'_>]) -> Vec<bool> {
+/// Whether each key is the last of those that are equal, in the keyspace that `keyspace_of` tells.
+fn last_of_each(keys: &[Key<'_>], keyspace_of: impl Fn(usize) -> KeyspaceId) -> Vec<bool> {
     let mut is_last = vec![true; keys.len()];
     let mut last: HashTable<usize> = HashTable::with_capacity(keys.len());
     for (i, key) in keys.iter().enumerate() {
-        let is_same = |other: &usize| keys[*other].bytes == key.bytes && ops[*other].scope == ops[i].scope;
+        let is_same =
+            |other: &usize| keys[*other].bytes == key.bytes && keyspace_of(*other) == keyspace_of(i);
         match last.entry(key.hash, is_same, |other| keys[*other].hash) {
             Entry::Occupied(mut entry) => is_last[std::mem::replace(entry.get_mut(), i)] = false,
             Entry::Vacant(entry) => {

@@ -196,7 +196,11 @@ impl<I: Index + 'static> Engine<I> {
         let options = WriteOptions { durability: Some(Durability::Sync) };
         self.write(Fixed { keyspace: &catalogue, purpose }, &options, &batch)?;
         self.keyspaces.names.write().forgettable.retain(|id| !forgotten.contains(id));
-        self.stamp_of_record(&catalogue, records[0].0)
+        // Durable, but nobody here can act on it: the next open does.
+        let poison = |error: &Error| {
+            self.oplog.poison(&format!("a record of the catalogue is written and unreadable: {error}"))
+        };
+        self.stamp_of_record(&catalogue, records[0].0).inspect_err(poison)
     }
 
     /// Not the one of the highest number.

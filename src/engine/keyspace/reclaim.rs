@@ -2,9 +2,8 @@
 //! worth emptying, and extents of its values come free.
 //!
 //! It begins when no open point shows the keyspace any more. Then it is taken from the register: nobody finds its index but
-//! this, which nobody changes any more; to the cleaner its entries are dead from then on, and it may free their segments
-//! before they are counted. So what is counted is what lies in a segment that was there at that moment and still is, and the
-//! cleaner waits for a few entries at a time. After a crash the next open counts them.
+//! this, which nobody changes any more. To the cleaner its entries are dead from then on, and it would free their segments
+//! and forget the extents that they name, so it waits until all are counted. After a crash the next open counts them.
 
 use super::super::Engine;
 use super::Keyspace;
@@ -13,12 +12,11 @@ use crate::epoch;
 use crate::format::OpKind;
 use crate::index::Index;
 use crate::media::guarded::Scratch;
-use crate::space::table::SlotState;
 use crate::sync::{Arc, MutexGuard, Ordering};
-use crate::types::{Addr, KeyspaceId, SegmentId, SegmentSlot};
+use crate::types::{Addr, KeyspaceId};
 
-/// Entries that are counted while the cleaner waits.
-const COUNTED_AT_ONCE: usize = 512;
+/// Entries whose lines are asked for together.
+const COUNTED_AT_ONCE: usize = 64;
 
 impl<I: Index + 'static> Engine<I> {
     /// A keyspace was dropped.
@@ -62,11 +60,8 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn reclaim(&self, keyspace: &Keyspace<I>, is_over: &impl Fn() -> bool) {
-        let segments = {
-            let _cleaning_waits = self.cleaner.hold();
-            self.keyspaces.unregister(keyspace.id);
-            self.segments_now()
-        };
+        let _cleaning_waits = self.cleaner.hold();
+        self.keyspaces.unregister(keyspace.id);
         let mut addrs = Vec::with_capacity(COUNTED_AT_ONCE);
         let mut is_ended = false;
         keyspace.index.for_each(|addr| {
@@ -75,32 +70,17 @@ impl<I: Index + 'static> Engine<I> {
             }
             addrs.push(addr);
             if addrs.len() == COUNTED_AT_ONCE {
-                self.count_dead(&segments, &mut addrs);
+                self.count_dead(&mut addrs);
                 is_ended = is_over();
             }
         });
-        self.count_dead(&segments, &mut addrs);
+        self.count_dead(&mut addrs);
     }
 
-    fn segments_now(&self) -> Vec<SegmentId> {
-        let table = self.space.table();
-        (0..self.space.slot_count()).map(|slot| table.slot(SegmentSlot(slot)).id()).collect()
-    }
-
-    fn count_dead(&self, segments: &[SegmentId], addrs: &mut Vec<Addr>) {
-        let _cleaning_waits = self.cleaner.hold();
+    fn count_dead(&self, addrs: &mut Vec<Addr>) {
         let guard = epoch::pin();
         addrs.iter().for_each(|addr| self.reader.prefetch(*addr));
-        for addr in addrs.drain(..) {
-            let slot = self.space.geometry().slot_of_addr(addr);
-            let is_there = slot.0 < self.space.slot_count() && {
-                let info = self.space.table().slot(slot);
-                info.state() != SlotState::Free && info.id() == segments[slot.0 as usize]
-            };
-            if is_there {
-                self.count_dead_entry(addr, &guard);
-            }
-        }
+        addrs.drain(..).for_each(|addr| self.count_dead_entry(addr, &guard));
     }
 
     fn count_dead_entry(&self, addr: Addr, guard: &epoch::Guard) {
