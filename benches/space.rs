@@ -24,22 +24,36 @@ struct Arguments {
     mib: u64,
     dir: PathBuf,
     only: String,
+    index: String,
+}
+
+impl Arguments {
+    /// The store's own, but for the index.
+    fn options(&self) -> Options {
+        let mut options = Options::new();
+        options.set("index", &self.index).expect("--index ordered|hash");
+        options
+    }
 }
 
 fn arguments() -> Arguments {
-    let mut arguments = Arguments { mib: 64, dir: PathBuf::from("/dev/shm"), only: String::new() };
+    let mut arguments =
+        Arguments { mib: 64, dir: PathBuf::from("/dev/shm"), only: String::new(), index: "ordered".into() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--mib" => arguments.mib = words.next().and_then(|n| n.parse().ok()).expect("--mib NUMBER"),
             "--dir" => arguments.dir = words.next().expect("--dir DIR").into(),
             "--only" => arguments.only = words.next().expect("--only WORD"),
+            "--index" => arguments.index = words.next().expect("--index ordered|hash"),
             "--bench" => {}
             "--malloc" => {
                 blobs::with_malloc(words.next().expect("--malloc FILE").as_ref());
                 std::process::exit(0);
             }
-            other => panic!("unknown argument {other}: accepted are --mib N, --dir DIR, --only WORD"),
+            other => {
+                panic!("unknown argument {other}: accepted are --mib N, --dir DIR, --only WORD, --index KIND")
+            }
         }
     }
     arguments
@@ -112,7 +126,7 @@ struct Pool {
 
 impl Pool {
     fn open(arguments: &Arguments) -> Pool {
-        Pool::with(arguments, Options::new().max_bytes(arguments.mib << 20))
+        Pool::with(arguments, arguments.options().max_bytes(arguments.mib << 20))
     }
 
     /// A pool whose size for shares and overwrites is what was asked for, whatever its quota is.
@@ -239,14 +253,14 @@ fn throughput(arguments: &Arguments) {
     let times = 10;
     let rate =
         |options: Options| steady(Pool::with(arguments, options), 0.80, Law::Uniform, times).expect("room").1;
-    let roomy = rate(Options::new().max_bytes(((times + 4) * arguments.mib) << 20));
-    let cleaned = rate(Options::new().max_bytes(arguments.mib << 20));
+    let roomy = rate(arguments.options().max_bytes(((times + 4) * arguments.mib) << 20));
+    let cleaned = rate(arguments.options().max_bytes(arguments.mib << 20));
     let found = format!("{:.0} % of {:.0} k puts/s", 100.0 * cleaned / roomy, roomy / 1000.0);
     row("uniform, of what it is without cleaning", ">= 50 %", &found);
 }
 
 fn against_greed(arguments: &Arguments) {
-    let quota = || Options::new().max_bytes(arguments.mib << 20);
+    let quota = || arguments.options().max_bytes(arguments.mib << 20);
     let run = |options| steady(Pool::with(arguments, options), 0.80, Law::HotCold, 20).expect("room").0;
     let (sorted, greedy) = (run(quota()), run(quota().with_greedy_cleaner()));
     let less = 100.0 * (1.0 - sorted / greedy);

@@ -6,7 +6,7 @@
 //! is live bytes of peak RSS.
 
 use crate::{Arguments, Rng, row, stat};
-use flatkv::{Error, MediaChoice, Options, Store};
+use flatkv::{Error, MediaChoice, Store};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -135,7 +135,7 @@ impl Trace {
 fn run(arguments: &Arguments, (name, first, deleted, second): Workload, share: f64) -> bool {
     let dir = tempfile::tempdir_in(&arguments.dir).expect("a folder");
     let pool_bytes = arguments.mib << 20;
-    let options = Options::new().media(MediaChoice::EmulatedPm).max_bytes(pool_bytes);
+    let options = arguments.options().media(MediaChoice::EmulatedPm).max_bytes(pool_bytes);
     let store = options.open(dir.path().join("pool.fkv")).expect("a pool");
     let mut trace = Trace {
         store,
@@ -240,7 +240,7 @@ pub fn overwrites(arguments: &Arguments, times: u64) {
     const POOL_BYTES: u64 = 256 << 20;
     const VALUE_BYTES: usize = 1 << 20;
     let dir = tempfile::tempdir_in(&arguments.dir).expect("a folder");
-    let options = Options::new().media(MediaChoice::EmulatedPm).max_bytes(POOL_BYTES);
+    let options = arguments.options().media(MediaChoice::EmulatedPm).max_bytes(POOL_BYTES);
     let store = options.open(dir.path().join("pool.fkv")).expect("a pool");
     let keys = POOL_BYTES * 7 / 10 / VALUE_BYTES as u64;
     let (mut rng, mut refused) = (Rng(5), 0_u64);
