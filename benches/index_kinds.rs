@@ -3,25 +3,14 @@
 //! Keys of 8 bytes in no order, values of 64 bytes, a pool on emulated persistent memory (tmpfs: survives no power cut).
 //! Times are those that threads were on a core; the kinds take turns, and the ratio of the medians counts.
 
+mod common;
+
+use common::{key, on_core_ns, scatter};
 use flatkv::{IndexKind, MediaChoice, Options, Store};
 use std::path::{Path, PathBuf};
 
 const ROUNDS: usize = 3;
 const NAMES: [&str; 5] = ["put, 1 thread", "put, 2", "get, 1", "get, 2", "multi_get of 64"];
-
-fn scatter(key: u64) -> u64 {
-    let key = (key ^ key >> 31).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (key ^ key >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9)
-}
-
-fn key(i: u64) -> [u8; 8] {
-    scatter(i).to_be_bytes()
-}
-
-fn on_core_ns() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux with schedstat");
-    stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number")
-}
 
 /// Calls per microsecond of `threads` that share `0..calls`.
 fn rate(threads: u64, calls: u64, work: impl Fn(std::ops::Range<u64>) + Sync) -> f64 {

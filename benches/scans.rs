@@ -4,26 +4,15 @@
 //! cut), one thread. `--short` stops behind the short scans, for a profile; `--writes`: only puts beside snapshots. Times are
 //! those that the thread was on a core; of what is compared the sides take turns.
 
+mod common;
+
+use common::{key, on_core_ns, scatter};
 use flatkv::{IndexKind, MediaChoice, Options, Store};
 use std::path::{Path, PathBuf};
 
 const ROUNDS: usize = 3;
 const SHORT_SCAN: usize = 50;
 const SNAPSHOTS: usize = 10_000;
-
-fn scatter(key: u64) -> u64 {
-    let key = (key ^ key >> 31).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (key ^ key >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9)
-}
-
-fn key(i: u64) -> [u8; 8] {
-    scatter(i).to_be_bytes()
-}
-
-fn on_core_ns() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux with schedstat");
-    stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("a number")
-}
 
 /// Nanoseconds for each of `calls`.
 fn ns_each(calls: usize, work: impl FnOnce()) -> f64 {

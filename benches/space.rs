@@ -1,8 +1,8 @@
 //! What space costs: how full a pool can be kept, what cleaning adds to every byte written, and how long a write waits.
 //!
-//! `cargo bench --bench space -- [--mib N] [--dir DIR] [--only WORD]`: pools of N MiB on emulated persistent memory, 64-byte
-//! values under 8-byte keys, one writer. Live is live log bytes of (max_bytes - pool head); write amplification is log bytes
-//! appended, survivors included, of those appended for the writer, padding included.
+//! `cargo bench --bench space -- [--mib N] [--dir DIR] [--only WORD] [--index ordered|hash]`: pools of N MiB on emulated
+//! persistent memory, 64-byte values under 8-byte keys, one writer. Live is live log bytes of (max_bytes - pool head); write
+//! amplification is log bytes appended, survivors included, of those appended for the writer, padding included.
 
 #[path = "space/blobs.rs"]
 mod blobs;

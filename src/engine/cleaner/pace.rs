@@ -90,7 +90,6 @@ impl<I: Index + 'static> Engine<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::WholeStore;
 
     #[test]
     fn a_debt_is_the_missing_share_and_is_paid_in_pieces() {
@@ -132,7 +131,9 @@ mod tests {
         let mut number = 0_u32;
         while delays() == 0 {
             let room_before = room();
-            engine.put(WholeStore, &WriteOptions::default(), &number.to_ne_bytes(), &[7; 200]).expect("room");
+            engine
+                .put(crate::engine::WholeStore, &WriteOptions::default(), &number.to_ne_bytes(), &[7; 200])
+                .expect("room");
             assert!(
                 delays() == 0 || room_before <= engine.space.low_mark().div_ceil(2) + 1,
                 "{room_before} slots are left"

@@ -4,28 +4,13 @@
 use super::node::{INNER, RANK_LONGER, SLICE_BYTES, Word, padded, slice_at};
 use super::{OrderedIndex, RUN_MAX};
 use crate::epoch;
+use crate::index::conformance::{Rng, mix};
 use crate::index::{Candidate, Direction, Edge, Index, Key, LogKeys, Upsert};
 use crate::media::durable::Durable;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, RwLock, threads};
 use crate::types::Addr;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-
-fn mix(key: u64) -> u64 {
-    let mut z = key.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 += 1;
-        mix(self.0) % bound
-    }
-}
 
 /// A log of keys: entry `n` lies at address `n + 1`.
 #[derive(Default)]
