@@ -1,8 +1,8 @@
 //! Models of the lock-free pieces, every interleaving of which loom tries: `make loom`
 //! (`RUSTFLAGS="--cfg loom" cargo test --release --test loom`). Without `--cfg loom` this file is empty.
 //!
-//! `src/engine/tickets.rs` itself is compiled here, with loom's atomics for `crate::sync`. The other pieces cannot be:
-//! the index lays its atomics over mapped memory, and the handle tables are `static`s made by `const fn`, where loom's
+//! `src/engine/tickets.rs` and `src/oplog/order.rs` themselves are compiled here, with loom's atomics for `crate::sync`. The
+//! other pieces cannot be: the index lays its atomics over mapped memory, and the handle tables are `static`s made by `const fn`, where loom's
 //! atomics are neither. Their protocols are written down again, step by step and with the same orderings; each model
 //! names the lines it stands for, and has a twin with one step wrong, which loom must refute.
 #![cfg(loom)]
@@ -11,12 +11,30 @@
 #[allow(dead_code, unreachable_pub, reason = "a part of the library, used in part")]
 mod tickets;
 
+#[path = "../src/oplog/order.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part of the library, used in part")]
+mod order;
+
+#[path = "../src/types.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_macros,
+    unused_imports,
+    reason = "a part of the library, used in part"
+)]
+mod types;
+
+#[path = "../src/constants.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part of the library, used in part")]
+mod constants;
+
 /// What `tickets.rs` finds under `crate::error`.
 mod error {
     pub use flatkv::{Error, Result};
 }
 
-/// What `tickets.rs` finds under `crate::sync`.
+/// What they find under `crate::sync`.
 mod sync {
     pub use loom::sync::atomic::{AtomicU64, Ordering};
 
@@ -138,6 +156,92 @@ mod async_tickets {
 /// one shard for each of two threads. loom takes sequentially consistent accesses as acquire and release only, so the
 /// fence stands for what the real accesses promise together: of a call that adds itself and then reads the word, and a
 /// close that changes the word and then reads the counts, at least one sees the other.
+/// Two writes to different logs, one after the other, beside something that counts for many keys (`src/oplog/order.rs`).
+mod dividers {
+    use super::*;
+    use order::Order;
+    use types::{LogId, Seq};
+
+    #[derive(Default)]
+    struct Logs {
+        order: Order,
+        /// The newest stamp of each, as `OpLog` has it.
+        newest: [AtomicU64; 2],
+        has_returned: AtomicU32,
+    }
+
+    impl Logs {
+        /// As a put of the last entry of a frame, some units behind its start: `OpLog::next_seq`, `note_stamp`, the fence of `epoch::pin`, `OpLog::settle_stamp`.
+        fn put(&self, log: usize, is_settled: bool) -> Seq {
+            let last = Seq(self.newest[log].load(Ordering::Relaxed));
+            let seq = last.max(self.order.floor()).next_in(LogId(log as u8)).step(2);
+            self.newest[log].store(seq.0, Ordering::Release);
+            fence(Ordering::SeqCst);
+            if is_settled {
+                self.order.settle(seq);
+            }
+            seq
+        }
+
+        fn next_above_all(&self) -> Seq {
+            // loom takes accesses that are `SeqCst` for `AcqRel`; this stands for what they are.
+            fence(Ordering::SeqCst);
+            let newest = self.newest.iter().map(|log| Seq(log.load(Ordering::SeqCst))).max();
+            newest.max(Some(self.order.floor())).expect("there are two").next_in(LogId(2))
+        }
+
+        /// As `OpLog::next_seq_of_many` of a third log.
+        fn divide(&self) -> Seq {
+            self.order.divide(|| self.next_above_all())
+        }
+
+        fn divide_unannounced(&self) -> Seq {
+            let divider = self.next_above_all();
+            self.order.raise_floor(divider);
+            divider
+        }
+    }
+
+    /// The log of the earlier write is `units` ahead of the other one.
+    fn put_one_after_the_other(units: u64, is_settled: bool, divide: fn(&Logs) -> Seq) {
+        let logs = Arc::new(Logs::default());
+        logs.newest[0].store(Seq::ZERO.step(units).0, Ordering::Relaxed);
+        let earlier = {
+            let logs = Arc::clone(&logs);
+            thread::spawn(move || {
+                let seq = logs.put(0, is_settled);
+                logs.has_returned.store(1, Ordering::Release);
+                seq
+            })
+        };
+        let later = {
+            let logs = Arc::clone(&logs);
+            thread::spawn(move || {
+                (logs.has_returned.load(Ordering::Acquire) == 1).then(|| logs.put(1, is_settled))
+            })
+        };
+        let divider = divide(&logs);
+        let (earlier, later) = (earlier.join().unwrap(), later.join().unwrap());
+        let lies_between = later.is_some_and(|later| later < divider && divider < earlier);
+        assert!(!lies_between, "{later:?} < {divider:?} < {earlier:?}");
+    }
+
+    #[test]
+    fn never_lie_above_a_later_write_and_below_an_earlier_one() {
+        (0..3).for_each(|units| loom::model(move || put_one_after_the_other(units, true, Logs::divide)));
+    }
+
+    #[test]
+    fn do_if_writers_do_not_look_for_them() {
+        refuted(|| put_one_after_the_other(2, false, Logs::divide));
+    }
+
+    #[test]
+    fn do_if_they_are_not_announced() {
+        refuted(|| put_one_after_the_other(2, true, Logs::divide_unannounced));
+    }
+}
+
 mod store_handles {
     use super::*;
 

@@ -197,12 +197,7 @@ impl<I: Index + 'static> Engine<I> {
     pub fn snapshot(self: &Arc<Self>, scope: impl Scope<I>) -> Result<Snapshot> {
         self.check_open()?;
         scope.look(self)?;
-        let take = || {
-            let point = self.oplog.newest_seq_seen();
-            self.oplog.raise_floor(point);
-            point
-        };
-        let point = self.versions.open(take, |held| self.let_go_of_version(held));
+        let point = self.versions.open(|| self.oplog.take_point(), |held| self.let_go_of_version(held));
         let open = Arc::new(OpenPoint { host: Arc::clone(self) as Arc<dyn SnapshotHost>, point });
         self.wait_for_stamped_writes();
         Ok(self.view_at(open, scope))

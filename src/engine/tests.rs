@@ -27,8 +27,12 @@ fn engine_on(media: Arc<SimMedia>) -> Arc<Engine<HashIndex>> {
 }
 
 fn opened_on(media: Arc<SimMedia>, is_new: bool) -> Arc<Engine<HashIndex>> {
+    opened_with_logs(media, is_new, 2)
+}
+
+fn opened_with_logs(media: Arc<SimMedia>, is_new: bool, logs: usize) -> Arc<Engine<HashIndex>> {
     let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
-    let options = testing::with_logs(testing::options(), 2);
+    let options = testing::with_logs(testing::options(), logs);
     Engine::open(media, is_new, options, &holder, HashIndex::with_expected).expect("a sound simulated pool")
 }
 

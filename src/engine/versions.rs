@@ -7,7 +7,8 @@
 //!
 //! A point is opened without the lock of a log:
 //!   1. versions are kept whatever they are (`opening`, `visible_below`)
-//!   2. the newest stamp of each log is read; the highest is the point, and becomes the floor of stamps to come
+//!   2. the newest stamp of each log is read; the highest is the point, and becomes the floor of stamps to come. It divides
+//!      all writes, see `oplog/order.rs`
 //!   3. the shards know the point, and what no point needs goes
 //!   4. the opener, holding nothing, waits for the writes that were under way and may have a stamp up to the point
 //!

@@ -525,6 +525,7 @@ impl<I: Index + 'static> Engine<I> {
     fn publish_at(&self, space: &Keyspace<I>, spot: I::Spot, key: Key<'_>, written: Publishable<Written>) {
         let guard = epoch::pin();
         let new = *written.get();
+        self.oplog.settle_stamp(new.seq);
         let mut older = None;
         let upsert = space.index.upsert_at(spot, key, written.map(|written| written.addr), |known| {
             let scratch = Scratch::new();

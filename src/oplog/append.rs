@@ -303,7 +303,7 @@ impl OpLog {
     /// # Errors
     /// `Unsupported`: the log has used up its stamps.
     pub fn take_seq(&self, state: &mut LogState, above: Seq) -> Result<Seq> {
-        let seq = self.next_seq(state, above);
+        let seq = self.next_seq_of_many(state, above);
         check_stamp(seq)?;
         self.note_stamp(state, seq);
         Ok(seq)
@@ -316,7 +316,7 @@ impl OpLog {
     }
 
     #[inline]
-    fn next_seq(&self, state: &LogState, above: Seq) -> Seq {
+    pub(super) fn next_seq(&self, state: &LogState, above: Seq) -> Seq {
         state.last_seq.max(self.floor()).max(above).next_in(state.id)
     }
 
@@ -339,7 +339,10 @@ impl OpLog {
         }
         // What was accepted when there was room is not refused now.
         let is_promised = state.spare.is_some();
-        let base_seq = terms.seq.unwrap_or_else(|| self.next_seq(state, terms.above));
+        let base_seq = terms.seq.unwrap_or_else(|| match frame.kind() {
+            FrameKind::Batch => self.next_seq_of_many(state, terms.above),
+            _ => self.next_seq(state, terms.above),
+        });
         check_stamp(frame.last_seq(base_seq))?;
         let align =
             if terms.last && terms.mode == WriteMode::Sync { self.align_bytes } else { CACHE_LINE_BYTES };

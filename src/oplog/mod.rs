@@ -3,6 +3,7 @@
 
 pub mod append;
 mod digest;
+mod order;
 pub mod read;
 pub mod scan;
 pub mod survivor;
@@ -16,6 +17,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Order
 use crate::types::{LogId, SegmentSlot, Seq};
 use append::LogState;
 use crossbeam_utils::CachePadded;
+use order::Order;
 
 /// One log: its state behind its lock, and how far it is durable.
 pub struct Log {
@@ -61,8 +63,7 @@ pub struct OpLog {
     media: Arc<dyn Media>,
     space: Arc<Space>,
     logs: Box<[CachePadded<Log>]>,
-    /// Every later stamp exceeds it. Raised rarely, read by every append.
-    floor: CachePadded<AtomicU64>,
+    order: CachePadded<Order>,
     poison: Arc<Poison>,
     align_bytes: u64,
     rolls: AtomicU64,
@@ -98,7 +99,7 @@ impl OpLog {
             media,
             space,
             logs,
-            floor: CachePadded::new(AtomicU64::new(0)),
+            order: CachePadded::default(),
             poison,
             align_bytes,
             rolls: AtomicU64::new(0),
@@ -149,14 +150,14 @@ impl OpLog {
         (0..self.logs.len()).map(|log| self.appended_position(log)).sum()
     }
 
-    /// Makes every later stamp exceed `seq`. A forged pool may hold what no log gave: then no stamp is left to give.
+    /// Makes every later stamp exceed `seq`.
     pub fn raise_floor(&self, seq: Seq) {
-        self.floor.fetch_max(seq.min(Seq::LAST).0, Ordering::SeqCst);
+        self.order.raise_floor(seq);
     }
 
     /// What every later stamp exceeds.
     pub(crate) fn floor(&self) -> Seq {
-        Seq(self.floor.load(Ordering::Acquire))
+        self.order.floor()
     }
 
     /// No entry of the segment in `slot` has a later stamp. For a slot that nobody can free meanwhile.
@@ -172,11 +173,26 @@ impl OpLog {
         Seq(newest.max(floor).0 | ((1 << crate::constants::LOG_ID_BITS) - 1))
     }
 
-    /// The same, as far as the caller can see without the locks of the logs: `engine/versions.rs` says why that is enough
-    /// there.
-    pub fn newest_seq_seen(&self) -> Seq {
-        let newest = self.logs.iter().map(|log| log.newest_seq.load(Ordering::SeqCst)).max().unwrap_or(0);
-        Seq(newest.max(self.floor().0) | ((1 << crate::constants::LOG_ID_BITS) - 1))
+    /// The same without the locks of the logs: a point that divides all writes, see `order.rs`.
+    pub fn take_point(&self) -> Seq {
+        let last_of_units = (1 << crate::constants::LOG_ID_BITS) - 1;
+        self.order.divide(|| Seq(self.newest_seq_seen().0 | last_of_units))
+    }
+
+    /// The next stamp of a log for what counts for many keys: it divides all writes, too.
+    fn next_seq_of_many(&self, state: &LogState, above: Seq) -> Seq {
+        self.order.divide(|| self.next_seq(state, above.max(self.newest_seq_seen())))
+    }
+
+    fn newest_seq_seen(&self) -> Seq {
+        let newest = self.logs.iter().map(|log| log.newest_seq.load(Ordering::SeqCst)).max();
+        Seq(newest.unwrap_or(0)).max(self.floor())
+    }
+
+    /// A write with this stamp is about to return. Under an epoch guard that was taken since it was stamped.
+    #[inline]
+    pub fn settle_stamp(&self, seq: Seq) {
+        self.order.settle(seq);
     }
 
     /// Notes about how many keys the store has.

@@ -2,6 +2,7 @@
 
 use super::super::Engine;
 use super::super::commit::Terms;
+use super::{on_log, opened_with_logs};
 use crate::engine::WholeStore;
 use crate::epoch;
 use crate::format::{Filter, HolderRecord, OpKind, OpSpec};
@@ -13,6 +14,7 @@ use crate::space::Purpose;
 use crate::sync::Arc;
 use crate::testing;
 use crate::types::KeyspaceId;
+use crate::write_batch::WriteBatch;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -94,5 +96,38 @@ fn a_snapshot_waits_for_a_write_that_has_its_stamp_and_shows_it() {
         let snapshot = snapshot.join().expect("it was made");
         assert_eq!(snapshot.get(b"key").expect("sound"), Some(b"stamped".to_vec()));
     });
+    engine.let_go();
+}
+
+/// Logs count for themselves: a batch that had looked at its keys and waited for its log got a stamp below that of a put which
+/// had come and gone meanwhile, and above that of a later put to another log. No order explains what was left then.
+#[test]
+fn a_batch_does_not_lie_before_an_earlier_put_and_behind_a_later_one() {
+    let engine = opened_with_logs(Arc::new(SimMedia::new(SimKind::Pm, 1 << 20)), true, 3);
+    let put = |key: &[u8], value: &[u8]| {
+        engine.put(WholeStore, &WriteOptions::default(), key, value).expect("room");
+    };
+    // The stamps of log 1 are ahead of those of log 0, and these of those of log 2.
+    on_log(1, 3, || (0..40).for_each(|_| put(b"of log 1", b"")));
+    on_log(0, 3, || (0..20).for_each(|_| put(b"of log 0", b"")));
+    let mut batch = WriteBatch::new();
+    batch.put(b"put earlier", b"batch").expect("small");
+    batch.put(b"put later", b"batch").expect("small");
+    std::thread::scope(|scope| {
+        // As if somebody drained the log.
+        let log = engine.oplog.lock(0);
+        let writer = scope.spawn(|| {
+            on_log(0, 3, || engine.write(WholeStore, &WriteOptions::default(), &batch).expect("room"));
+        });
+        while engine.committer.staged_sections().is_empty() {
+            std::thread::yield_now();
+        }
+        on_log(1, 3, || put(b"put earlier", b"put"));
+        on_log(2, 3, || put(b"put later", b"put"));
+        drop(log);
+        writer.join().expect("the batch is written");
+    });
+    let get = |key: &[u8]| engine.get(WholeStore, key).expect("sound").expect("it was put");
+    assert_eq!((get(b"put earlier"), get(b"put later")), (b"batch".to_vec(), b"batch".to_vec()));
     engine.let_go();
 }
