@@ -56,6 +56,9 @@ pub const INNER_SLICES: usize = 83;
 /// Words of key bytes in a [`Layer`].
 pub const LAYER_WORDS: usize = 5;
 
+/// Bits of a version that say what is being done with its node; the others count.
+pub const VERSION_FLAGS: u64 = 3;
+
 /// A leaf of the ordered index: sorted slices of keys, and beside each a word that says what it stands for.
 #[repr(C, align(512))]
 pub struct Leaf {
@@ -117,7 +120,7 @@ const _: () = assert!(size_of::<usize>() == 8, "reservations are larger than a 3
 /// The type consists of integer atomics and padding only: zero bytes are a value, shared references may be used by any
 /// thread, there is nothing to drop. Its alignment is at most that of a page.
 pub unsafe trait Node: Sync {
-    /// Sets all of it to zero. The caller is the only one who uses the node.
+    /// Sets all of it to zero, but for a version that somebody may still know. The caller is the only one who uses the node.
     fn clear(&self);
 }
 
@@ -148,7 +151,9 @@ unsafe impl Node for Page {
 // SAFETY: integer atomics and arrays of them, aligned to less than a page.
 unsafe impl Node for Leaf {
     fn clear(&self) {
-        self.version.store(0, Ordering::Relaxed);
+        // Places in leaves are remembered without a guard, with the version: it never comes again.
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store((version | VERSION_FLAGS) + 1, Ordering::Relaxed);
         self.count.store(0, Ordering::Relaxed);
         self.slices.iter().chain(&self.words).for_each(|word| word.store(0, Ordering::Relaxed));
     }
@@ -378,7 +383,7 @@ impl<T: Node> Pool<T> {
         Pool { nodes, free, left, asked_to: AtomicU32::new(0), merged_bytes: AtomicU64::new(0) }
     }
 
-    /// A node of zeroes that nobody else has. Panics if none is left.
+    /// A node that nobody else has, as [`Node::clear`] leaves it. Panics if none is left.
     pub fn allocate(&self) -> u32 {
         let (number, is_fresh) = self.take();
         if !is_fresh {

@@ -27,6 +27,7 @@
 mod beside;
 mod dispose;
 mod estimate;
+mod look;
 mod node;
 mod scan;
 mod shrink;
@@ -44,6 +45,7 @@ use crate::media::durable::{Durable, Publishable};
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::Backoff;
+use look::Slots;
 use node::{Attempt, INNER, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word};
 use walk::{Place, Spot};
 
@@ -238,7 +240,7 @@ impl OrderedIndex {
                     Candidate::OtherKey => {}
                     Candidate::Newer => return Ok(Upsert::Lost(known.addr())),
                     Candidate::Older => {
-                        spot.exchange(at, known, word)?;
+                        spot.leaf.exchange(spot.version, at, known, word)?;
                         return Ok(Upsert::Replaced(known.addr()));
                     }
                 }
@@ -337,7 +339,7 @@ impl OrderedIndex {
 
 impl Index for OrderedIndex {
     const PREFETCHES_BY_HASH: bool = false;
-    type Spot = ();
+    type Spot = Slots;
 
     #[inline]
     fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
@@ -346,25 +348,30 @@ impl Index for OrderedIndex {
     }
 
     #[inline]
-    fn look(&self, key: Key<'_>, mut visit: impl FnMut(Addr)) {
-        self.get(key, |addr| {
-            visit(addr);
-            None::<()>
-        });
+    fn look(&self, key: Key<'_>, mut visit: impl FnMut(Addr)) -> Slots {
+        let slots = retry(|| self.try_look(key, &mut visit));
+        self.unplaced.candidates(key.hash).into_iter().for_each(|word| visit(word.addr()));
+        slots
     }
 
     #[inline]
     fn upsert_at(
         &self,
-        _spot: (),
+        slots: Slots,
         key: Key<'_>,
         new: Publishable<Addr>,
         mut judge: impl FnMut(Addr) -> Candidate,
     ) -> Upsert {
         let new = new.into_inner();
         assert!(new.to_bits() != 0, "the pool head lies at address 0");
+        let has_unplaced = || self.unplaced.count.load(Ordering::Acquire) != 0;
+        if !has_unplaced()
+            && let Some(done) = self.nodes.upsert_in(slots, key, new, &mut judge)
+        {
+            return done;
+        }
         let done = retry(|| {
-            if self.unplaced.count.load(Ordering::Acquire) != 0
+            if has_unplaced()
                 && let Some(newer) = self
                     .unplaced
                     .candidates(key.hash)
@@ -378,7 +385,7 @@ impl Index for OrderedIndex {
         if done != Upsert::Inserted {
             return done;
         }
-        if self.unplaced.count.load(Ordering::Acquire) != 0
+        if has_unplaced()
             && let Some(older) = self.replace_unplaced(key, &mut judge)
         {
             return Upsert::Replaced(older);

@@ -5,7 +5,9 @@
 //! only writers store to it. The memory order needs no fence: what a locked node holds is stored with `Release` and loaded
 //! with `Acquire`, so whoever sees a new value also sees that the version was locked before it.
 
-use super::super::arena::{INNER_SLICES, Inner, LAYER_WORDS, LEAF_SLOTS, Layer, Leaf, prefetch};
+use super::super::arena::{
+    INNER_SLICES, Inner, LAYER_WORDS, LEAF_SLOTS, Layer, Leaf, VERSION_FLAGS, prefetch,
+};
 use crate::constants::ADDR_BITS;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Addr;
@@ -22,6 +24,7 @@ pub const INNER: u32 = 1 << 31;
 const LOCKED: u64 = 1;
 const OBSOLETE: u64 = 2;
 const CHANGE: u64 = 4;
+const _: () = assert!(VERSION_FLAGS == LOCKED | OBSOLETE && CHANGE == VERSION_FLAGS + 1);
 
 /// What was read may be no state that the index ever had, or the node has left the tree: look again from the top.
 #[derive(Debug)]
@@ -278,6 +281,17 @@ impl Leaf {
         prefetch(&self.version);
         prefetch(&self.words[0]);
         (7..LEAF_SLOTS).step_by(8).for_each(|at| prefetch(&self.words[at]));
+    }
+
+    /// Puts another word for the same key in a slot, in the leaf as it was when it had this version.
+    #[inline]
+    pub fn exchange(&self, version: u64, at: usize, from: Word, to: Word) -> Attempt<()> {
+        let _locked = Locked::new(&self.version, version)?;
+        if self.word(at) != from {
+            return Err(Restart);
+        }
+        self.set_word(at, to);
+        Ok(())
     }
 
     /// The caller holds the lock, or nobody else can see the leaf; so below.

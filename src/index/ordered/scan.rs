@@ -155,12 +155,13 @@ impl OrderedIndex {
         (slice, rank): (u64, u64),
     ) -> Attempt<(Spot<'_>, Fences<'_>)> {
         let mut fences = Fences::default();
-        let (leaf, version) = self.nodes.walk(layer, walked, |inner, seen, child, count| {
+        let (number, version) = self.nodes.walk(layer, walked, |inner, seen, child, count| {
             fences.pass(inner, seen, child, count);
         })?;
+        let leaf = self.nodes.leaves.get(number);
         let count = leaf.len();
         let at = leaf.lower_bound(count, slice, rank);
-        Ok((Spot { layer, offset, slice, rank, leaf, version, count, at }, fences))
+        Ok((Spot { layer, offset, slice, rank, number, leaf, version, count, at }, fences))
     }
 
     /// The slot before which a key of rank `RANK_LONGER` belongs: runs are ordered by the log.

@@ -13,6 +13,8 @@ pub struct Spot<'a> {
     pub offset: usize,
     pub slice: u64,
     pub rank: u64,
+    /// The number of the leaf.
+    pub number: u32,
     pub leaf: &'a Leaf,
     pub version: u64,
     pub count: usize,
@@ -53,17 +55,6 @@ impl<'a> Spot<'a> {
             .map(|(_, word)| word)
     }
 
-    /// Puts another word for the same key in a slot that has not changed.
-    #[inline]
-    pub fn exchange(&self, at: usize, from: Word, to: Word) -> Attempt<()> {
-        let _locked = Locked::new(&self.leaf.version, self.version)?;
-        if self.leaf.word(at) != from {
-            return Err(Restart);
-        }
-        self.leaf.set_word(at, to);
-        Ok(())
-    }
-
     /// The slot with a link that covers the slice, and the link. Not validated.
     #[inline]
     fn link(&self) -> Option<(usize, Word)> {
@@ -81,7 +72,7 @@ impl<'a> Spot<'a> {
 }
 
 impl Nodes {
-    /// The leaf of a layer that holds `slice`, and its version. Shows the inner nodes on the way, their versions, and which of
+    /// The number of the leaf of a layer that holds `slice`, and its version. Shows the inner nodes on the way, their versions, and which of
     /// their children was taken; what they show is valid if the walk succeeds.
     #[inline]
     pub fn walk<'a>(
@@ -89,7 +80,7 @@ impl Nodes {
         layer: u32,
         slice: u64,
         mut passed: impl FnMut(&'a Inner, u64, usize, usize),
-    ) -> Attempt<(&'a Leaf, u64)> {
+    ) -> Attempt<(u32, u64)> {
         let head = self.layers.get(layer);
         let mut lock = &head.version;
         let mut seen = version(lock)?;
@@ -100,7 +91,7 @@ impl Nodes {
                 leaf.prefetch();
                 let leaf_version = version(&leaf.version)?;
                 check(lock, seen)?;
-                return Ok((leaf, leaf_version));
+                return Ok((number, leaf_version));
             }
             let inner = self.inners.get(number & !INNER);
             inner.prefetch();
@@ -118,10 +109,11 @@ impl Nodes {
     #[inline]
     pub fn find(&self, layer: u32, key: &[u8], offset: usize) -> Attempt<(Spot<'_>, Option<(usize, Word)>)> {
         let (slice, rank) = slice_at(key, offset);
-        let (leaf, version) = self.walk(layer, slice, |_, _, _, _| {})?;
+        let (number, version) = self.walk(layer, slice, |_, _, _, _| {})?;
+        let leaf = self.leaves.get(number);
         let count = leaf.len();
         let at = leaf.lower_bound(count, slice, rank);
-        let spot = Spot { layer, offset, slice, rank, leaf, version, count, at };
+        let spot = Spot { layer, offset, slice, rank, number, leaf, version, count, at };
         let link = spot.link();
         spot.check()?;
         Ok((spot, link))
