@@ -146,10 +146,22 @@ impl<I: Index> Subject<I> {
         self.get(key).map(|at| self.log.entry(at).1)
     }
 
+    /// Where the index finds the key, if it points at `from`.
+    fn find(&self, key: u64, from: Addr) -> Option<I::Spot> {
+        let _guard = epoch::pin();
+        let mut found = [None];
+        self.index.find(&[self.key(key, &key.to_le_bytes())], &[from], &mut found);
+        found[0]
+    }
+
     fn relocate(&self, key: u64, from: Addr) -> bool {
+        self.relocate_at(self.find(key, from).unwrap_or_default(), key, from)
+    }
+
+    fn relocate_at(&self, spot: I::Spot, key: u64, from: Addr) -> bool {
         let _guard = epoch::pin();
         let to = Durable::recovered(self.log.append(key, self.log.entry(from).1));
-        self.index.relocate(self.key(key, &key.to_le_bytes()), from, to)
+        self.index.relocate(spot, self.key(key, &key.to_le_bytes()), from, to)
     }
 
     fn remove(&self, key: u64, at: Addr) -> bool {
@@ -207,8 +219,11 @@ fn behaves_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I, hash: fn(u64) -> u6
                 model.remove(&key);
             }
             (1, Some((at, seq))) => {
-                assert!(subject.relocate(key, at), "step {step}: relocate {key}");
-                assert!(!subject.relocate(key, at), "step {step}: relocate {key} from where it was");
+                let spot = subject.find(key, at).unwrap_or_else(|| panic!("step {step}: find {key}"));
+                let spot = *spots.entry(key).or_insert(spot);
+                assert!(subject.relocate_at(spot, key, at), "step {step}: relocate {key}");
+                assert!(subject.find(key, at).is_none(), "step {step}: find {key} where it was");
+                assert!(!subject.relocate_at(spot, key, at), "step {step}: relocate {key} from where it was");
                 let moved = subject.get(key).expect("a relocated key is there");
                 assert_eq!(subject.log.entry(moved), (key, seq));
                 model.insert(key, (moved, seq));

@@ -832,7 +832,14 @@ impl Index for HashIndex {
         }
     }
 
-    fn relocate(&self, key: Key<'_>, from: Addr, to: Durable<Addr>) -> bool {
+    fn find(&self, keys: &[Key<'_>], at: &[Addr], found: &mut [Option<Spot>]) {
+        self.prefetch(keys);
+        for ((key, at), found) in keys.iter().zip(at).zip(found) {
+            *found = self.get(*key, |addr| (addr == *at).then_some(Spot::default()));
+        }
+    }
+
+    fn relocate(&self, _spot: Spot, key: Key<'_>, from: Addr, to: Durable<Addr>) -> bool {
         let to = to.into_inner().to_bits();
         assert!(to != 0, "the pool head lies at address 0");
         self.exchange(key.hash, from, |depth| tag(key.hash, depth) | to)
@@ -848,10 +855,13 @@ impl Index for HashIndex {
 
     #[inline]
     fn prefetch(&self, keys: &[Key<'_>]) {
-        for key in keys {
-            if let Some(bucket) = Probe::new(&self.storage, self.cell(key.hash), key.hash).next() {
-                prefetch(bucket);
-            }
+        keys.iter().for_each(|key| self.prefetch_spot(Spot::default(), key.hash));
+    }
+
+    #[inline]
+    fn prefetch_spot(&self, _spot: Spot, hash: u64) {
+        if let Some(bucket) = Probe::new(&self.storage, self.cell(hash), hash).next() {
+            prefetch(bucket);
         }
     }
 

@@ -119,8 +119,12 @@ pub trait Index: Send + Sync {
         judge: impl FnMut(Addr) -> Candidate,
     ) -> Upsert;
 
-    /// The cleaner's compare-and-swap: `from` becomes `to` if the key still points at `from`.
-    fn relocate(&self, key: Key<'_>, from: Addr, to: Durable<Addr>) -> bool;
+    /// Tells where the keys are that point at the addresses beside them, and `None` of the others: as many calls of
+    /// [`Index::get`], in less time.
+    fn find(&self, keys: &[Key<'_>], at: &[Addr], found: &mut [Option<Self::Spot>]);
+
+    /// The cleaner's compare-and-swap of a key that was found: `from` becomes `to` if the key still points at `from`.
+    fn relocate(&self, spot: Self::Spot, key: Key<'_>, from: Addr, to: Durable<Addr>) -> bool;
 
     /// Forgets the key if it still points at `at`. Only for tombstones that the log may forget, too.
     fn remove(&self, key: Key<'_>, at: Addr) -> bool;
@@ -128,6 +132,9 @@ pub trait Index: Send + Sync {
     /// Asks for the memory that calls with these keys will read, for all of them at a time so that the misses overlap.
     /// A hint, worth it for several keys. With [`Index::PREFETCHES_BY_HASH`] the bytes of the keys are not looked at.
     fn prefetch(&self, keys: &[Key<'_>]);
+
+    /// Asks for the memory that the relocation of a key with this spot and hash will read. A hint.
+    fn prefetch_spot(&self, spot: Self::Spot, hash: u64);
 
     /// Whether hashes are all that [`Index::prefetch`] needs.
     const PREFETCHES_BY_HASH: bool;

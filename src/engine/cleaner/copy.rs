@@ -16,7 +16,7 @@ use crate::media::durable::{Durable, InFlight};
 use crate::oplog::survivor::Movers;
 use crate::space::Purpose;
 use crate::space::table::SlotState;
-use crate::types::{Addr, SegmentId, SegmentSlot, Seq};
+use crate::types::{Addr, KeyspaceId, SegmentId, SegmentSlot, Seq};
 use std::collections::HashSet;
 
 /// Survivor frames end about here: large enough that headers do not count.
@@ -25,12 +25,15 @@ pub(super) const FRAME_BYTES_MAX: u64 = 64 << 10;
 const RELOCATE_GROUP: usize = 64;
 
 /// An entry on its way.
-struct Move {
+struct Move<S> {
     /// Which victim, and where in it.
     victim: usize,
     at: u32,
     hash: u64,
     seq: Seq,
+    keyspace: KeyspaceId,
+    /// Where the index has its key.
+    spot: S,
     /// Where it went: first in the frame, then in the pool.
     to: u64,
     to_bytes: u64,
@@ -42,7 +45,7 @@ struct Copier<'e, I: Index> {
     work: &'e mut Work,
     frame: FrameBuilder,
     movers: Movers,
-    moves: Vec<Move>,
+    moves: Vec<Move<I::Spot>>,
     /// Moves whose frame is placed.
     placed: usize,
     /// Where frames go, as long as there is room.
@@ -56,7 +59,7 @@ impl<I: Index + 'static> Engine<I> {
     pub(super) fn move_live_entries(
         &self,
         work: &mut Work,
-        victims: &[Victim],
+        victims: &[Victim<I::Spot>],
     ) -> Result<Vec<(SegmentSlot, SegmentId)>> {
         self.stamp_survivors(work);
         let mut copier = Copier {
@@ -81,52 +84,65 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Tells the index; what was overwritten meanwhile stays as it is.
-    fn relocate(&self, work: &mut Work, victims: &[Victim], moves: &Durable<Vec<Move>>) -> Result<()> {
-        let geometry = self.space.geometry();
-        for group in (0..moves.get().len()).step_by(RELOCATE_GROUP) {
+    fn relocate(
+        &self,
+        work: &mut Work,
+        victims: &[Victim<I::Spot>],
+        moves: &Durable<Vec<Move<I::Spot>>>,
+    ) -> Result<()> {
+        let count = moves.get().len();
+        for group in (0..count).step_by(RELOCATE_GROUP) {
             let _guard = epoch::pin();
-            let group = group..moves.get().len().min(group + RELOCATE_GROUP);
-            let ops =
-                moves.get()[group.clone()].iter().map(|one| self.moved_op(&victims[one.victim], one.at));
-            let ops = ops.collect::<Result<Vec<_>>>()?;
-            let keys: Vec<Key<'_>> = ops
-                .iter()
-                .zip(&moves.get()[group.clone()])
-                .map(|(op, one)| Key { bytes: op.key(), hash: one.hash })
-                .collect();
-            let spaces: Vec<_> = ops.iter().map(|op| op.keyspace()).collect();
-            self.prefetch_keys(&spaces, &keys);
-            for ((number, op), key) in group.zip(&ops).zip(keys) {
+            let group = group..count.min(group + RELOCATE_GROUP);
+            for one in &moves.get()[group.clone()] {
+                if let Some(space) = self.keyspace(one.keyspace) {
+                    space.index.prefetch_spot(one.spot, one.hash);
+                }
+            }
+            for number in group {
                 let one = moves.as_ref().map(|moves| &moves[number]);
-                let Move { victim, at, hash, seq, to, to_bytes } = *one.get();
-                let victim = &victims[*victim];
-                let from = Addr::from_offset(geometry.offset_of(victim.slot) + u64::from(*at));
-                let new = Addr::from_offset(*to);
-                if op.kind() == OpKind::PutBlob {
-                    self.limbo.entry_moves(from, new);
-                }
-                let space = self.keyspace(op.keyspace());
-                if space.is_some_and(|space| space.index.relocate(key, from, one.map(|_| new))) {
-                    if op.kind() == OpKind::Delete {
-                        let segment = self.space.table().slot(geometry.slot_of_addr(new)).id();
-                        work.tombstones.note_move(*hash, *seq, new, segment);
-                    }
-                    self.note_dead(from, op.kind(), op.footprint_bytes());
-                } else {
-                    self.note_dead(new, op.kind(), *to_bytes);
-                }
+                self.relocate_one(work, &victims[one.get().victim], one)?;
             }
         }
         Ok(())
     }
 
-    fn moved_op<'a>(&'a self, victim: &'a Victim, at: u32) -> Result<Op<'a>> {
+    #[inline]
+    fn relocate_one(
+        &self,
+        work: &mut Work,
+        victim: &Victim<I::Spot>,
+        one: Durable<&Move<I::Spot>>,
+    ) -> Result<()> {
+        let geometry = self.space.geometry();
+        let Move { at, hash, seq, keyspace, spot, to, to_bytes, .. } = **one.get();
+        let op = self.moved_op(victim, at)?;
+        let from = Addr::from_offset(geometry.offset_of(victim.slot) + u64::from(at));
+        let new = Addr::from_offset(to);
+        if op.kind() == OpKind::PutBlob {
+            self.limbo.entry_moves(from, new);
+        }
+        let key = Key { bytes: op.key(), hash };
+        let space = self.keyspace(keyspace);
+        if space.is_some_and(|space| space.index.relocate(spot, key, from, one.map(|_| new))) {
+            if op.kind() == OpKind::Delete {
+                let segment = self.space.table().slot(geometry.slot_of_addr(new)).id();
+                work.tombstones.note_move(hash, seq, new, segment);
+            }
+            self.note_dead(from, op.kind(), op.footprint_bytes());
+        } else {
+            self.note_dead(new, op.kind(), to_bytes);
+        }
+        Ok(())
+    }
+
+    fn moved_op<'a, S>(&'a self, victim: &'a Victim<S>, at: u32) -> Result<Op<'a>> {
         Op::decode(&self.bytes_of(victim)[at as usize..]).ok_or_else(|| self.lost(victim, at))
     }
 
     /// Bytes that verified a moment ago do not any more.
     #[cold]
-    fn lost(&self, victim: &Victim, at: u32) -> Error {
+    fn lost<S>(&self, victim: &Victim<S>, at: u32) -> Error {
         let offset = self.space.geometry().offset_of(victim.slot) + u64::from(at);
         self.poisoned_cleaning(self.reader.corrupted(Addr::from_offset(offset)))
     }
@@ -170,7 +186,7 @@ impl<I: Index + 'static> Engine<I> {
 
 impl<I: Index + 'static> Copier<'_, I> {
     /// Copies what counts in one victim; false if it has to stay, because a byte of it changed or there is no room.
-    fn copy_victim(&mut self, number: usize, victim: &Victim) -> Result<bool> {
+    fn copy_victim(&mut self, number: usize, victim: &Victim<I::Spot>) -> Result<bool> {
         let engine = self.engine;
         let bytes = engine.bytes_of(victim);
         let base = engine.space.geometry().offset_of(victim.slot);
@@ -211,6 +227,8 @@ impl<I: Index + 'static> Copier<'_, I> {
                 at: live.at,
                 hash: live.hash,
                 seq: live.seq,
+                keyspace: op.keyspace(),
+                spot: live.spot,
                 to: u64::from(to),
                 to_bytes,
             });
@@ -221,7 +239,7 @@ impl<I: Index + 'static> Copier<'_, I> {
     }
 
     /// A commit counts as long as a segment that it lists does: without it the parts there would never have been.
-    fn copy_commits(&mut self, victim: &Victim) -> Result<bool> {
+    fn copy_commits(&mut self, victim: &Victim<I::Spot>) -> Result<bool> {
         if victim.commits.is_empty() {
             return Ok(true);
         }
@@ -319,7 +337,7 @@ impl<I: Index + 'static> Copier<'_, I> {
     }
 
     /// Makes the copies durable.
-    fn finish(mut self) -> Result<Durable<Vec<Move>>> {
+    fn finish(mut self) -> Result<Durable<Vec<Move<I::Spot>>>> {
         self.write_frame()?;
         let moves = InFlight::nothing(std::mem::take(&mut self.moves));
         let drained = moves.drain(&*self.engine.media, Site::SurvivorDrain);

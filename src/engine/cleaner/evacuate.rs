@@ -400,7 +400,10 @@ impl<I: Index + 'static> Engine<I> {
             // The entry that names them is in the log.
             moved.blob.keep();
             let space = self.keyspace(moved.keyspace);
-            if space.as_ref().is_some_and(|space| space.index.relocate(key, moved.from, new)) {
+            if space
+                .as_ref()
+                .is_some_and(|space| space.index.relocate(I::Spot::default(), key, moved.from, new))
+            {
                 self.note_dead(moved.from, OpKind::PutBlob, moved.from_bytes);
                 self.retire_extents(moved.old.clone(), to, &guard);
                 freed.extend(moved.old);

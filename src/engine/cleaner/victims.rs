@@ -62,32 +62,39 @@ impl Aim {
 }
 
 /// An entry that counts.
-pub(super) struct Live {
+pub(super) struct Live<S> {
     /// Where in the segment.
     pub(super) at: u32,
     pub(super) hash: u64,
     pub(super) seq: Seq,
+    /// Where the index has its key.
+    pub(super) spot: S,
 }
 
 /// Entries of a segment.
+struct Entries<'a, S> {
+    live: Vec<Live<S>>,
+    unsure: Unsure<'a>,
+}
+
+/// What the indexes were not asked about yet.
 #[derive(Default)]
-struct Entries<'a> {
-    live: Vec<Live>,
-    /// What the indexes were not asked about yet, its keys, and where these belong.
-    unsure: Vec<Live>,
+struct Unsure<'a> {
+    entries: Vec<(u32, Seq)>,
+    at: Vec<Addr>,
     keys: Vec<Key<'a>>,
     keyspaces: Vec<KeyspaceId>,
 }
 
 /// A segment whose bytes verified, and what in it counts.
-pub(super) struct Victim {
+pub(super) struct Victim<S> {
     pub(super) slot: SegmentSlot,
     pub(super) id: SegmentId,
     /// Where what counts in it goes.
     pub(super) stream: usize,
     /// Its bytes where they do not lie in memory.
     read: Option<Vec<u8>>,
-    pub(super) live: Vec<Live>,
+    pub(super) live: Vec<Live<S>>,
     pub(super) commits: Vec<CommitRecord>,
 }
 
@@ -245,7 +252,7 @@ impl<I: Index + 'static> Engine<I> {
     ///
     /// # Errors
     /// Of the medium, but `Io`: what cannot be read is kept, too.
-    pub(super) fn read_victim(&self, slot: SegmentSlot, stream: usize) -> Result<Option<Victim>> {
+    pub(super) fn read_victim(&self, slot: SegmentSlot, stream: usize) -> Result<Option<Victim<I::Spot>>> {
         let info = self.space.table().slot(slot);
         let id = info.id();
         let read = self.read_segment(slot)?;
@@ -300,13 +307,14 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// All bytes of the victim's segment.
-    pub(super) fn bytes_of<'a>(&'a self, victim: &'a Victim) -> &'a [u8] {
+    pub(super) fn bytes_of<'a, S>(&'a self, victim: &'a Victim<S>) -> &'a [u8] {
         self.slot_bytes(victim.slot, &victim.read)
     }
 
     /// Walks the segment; false if any of it does not verify.
-    fn sort_out(&self, victim: &mut Victim) -> bool {
-        let (mut entries, mut commits) = (Entries::default(), Vec::new());
+    fn sort_out(&self, victim: &mut Victim<I::Spot>) -> bool {
+        let mut entries = Entries { live: Vec::new(), unsure: Unsure::default() };
+        let mut commits = Vec::new();
         let base = self.space.geometry().offset_of(victim.slot);
         let seed = self.space.table().slot(victim.slot).seed();
         let bytes = self.bytes_of(victim);
@@ -326,7 +334,7 @@ impl<I: Index + 'static> Engine<I> {
             },
             Piece::Repaired { .. } | Piece::Damage { .. } => is_whole = false,
         });
-        self.sort_out_unsure(base, &mut entries);
+        self.sort_out_unsure(&mut entries);
         victim.live = entries.live;
         victim.commits = commits;
         is_whole
@@ -339,33 +347,38 @@ impl<I: Index + 'static> Engine<I> {
         at: u32,
         header: &FrameHeader,
         frame: &'a [u8],
-        entries: &mut Entries<'a>,
+        entries: &mut Entries<'a, I::Spot>,
     ) -> bool {
         let mut seen = 0;
         for (op_at, op) in Ops::new(frame, header) {
             let Some(seq) = op.seq(header) else { return false };
             seen += 1;
             let key = self.key_of(&op);
-            entries.keys.push(key);
-            entries.keyspaces.push(op.keyspace());
-            entries.unsure.push(Live { at: at + op_at, hash: key.hash, seq });
-            if entries.unsure.len() == LOOKUP_GROUP {
-                self.sort_out_unsure(base, entries);
+            let unsure = &mut entries.unsure;
+            unsure.entries.push((at + op_at, seq));
+            unsure.at.push(Addr::from_offset(base + u64::from(at + op_at)));
+            unsure.keys.push(key);
+            unsure.keyspaces.push(op.keyspace());
+            if unsure.keys.len() == LOOKUP_GROUP {
+                self.sort_out_unsure(entries);
             }
         }
         seen == header.op_count
     }
 
     /// Asks the index which entries count.
-    fn sort_out_unsure(&self, base: u64, entries: &mut Entries<'_>) {
+    fn sort_out_unsure(&self, entries: &mut Entries<'_, I::Spot>) {
+        let Unsure { entries: unsure, at, keys, keyspaces } = &mut entries.unsure;
+        let mut found = [None; LOOKUP_GROUP];
         let guard = crate::epoch::pin();
-        self.prefetch_keys(&entries.keyspaces, &entries.keys);
-        let keys = entries.keyspaces.drain(..).zip(entries.keys.drain(..));
-        for ((keyspace, key), entry) in keys.zip(entries.unsure.drain(..)) {
-            let here = Addr::from_offset(base + u64::from(entry.at));
-            if self.leads_to(keyspace, key, here, &guard) {
-                entries.live.push(entry);
+        self.find_keys(keyspaces, keys, at, &mut found[..keys.len()]);
+        drop(guard);
+        for (((at, seq), key), spot) in unsure.drain(..).zip(keys.drain(..)).zip(found) {
+            if let Some(spot) = spot {
+                entries.live.push(Live { at, hash: key.hash, seq, spot });
             }
         }
+        at.clear();
+        keyspaces.clear();
     }
 }

@@ -26,7 +26,7 @@ use crate::format::Op;
 use crate::index::{Index, Key};
 use crate::oplog::read::EntryReader;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
-use crate::types::{KeyspaceId, Seq};
+use crate::types::{Addr, KeyspaceId, Seq};
 use catalogue::Names;
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -170,6 +170,24 @@ impl<I: Index + 'static> Engine<I> {
             keys = behind;
             if let Some(space) = self.keyspace(run[0]) {
                 space.index.prefetch(of_run);
+            }
+        }
+    }
+
+    /// Tells which of the keys, each of the keyspace beside it, point at the addresses beside them, and where they are.
+    pub(super) fn find_keys(
+        &self,
+        keyspaces: &[KeyspaceId],
+        keys: &[Key<'_>],
+        at: &[Addr],
+        found: &mut [Option<I::Spot>],
+    ) {
+        let mut from = 0;
+        for run in keyspaces.chunk_by(|one, other| one == other) {
+            let range = from..from + run.len();
+            from = range.end;
+            if let Some(space) = self.keyspace(run[0]) {
+                space.index.find(&keys[range.clone()], &at[range.clone()], &mut found[range]);
             }
         }
     }

@@ -8,8 +8,9 @@
 
 use super::node::{Attempt, Word, check};
 use super::walk::{Place, Spot};
-use super::{Nodes, OrderedIndex};
-use crate::index::{Candidate, Key, Upsert};
+use super::{Nodes, OrderedIndex, PREFETCH_GROUP};
+use crate::index::arena::{LEAF_SLOTS, prefetch};
+use crate::index::{Candidate, Index, Key, Upsert};
 use crate::types::Addr;
 use std::ops::Range;
 
@@ -24,8 +25,16 @@ pub struct Slots {
 
 impl Slots {
     #[inline]
-    fn new(spot: &Spot<'_>, count: usize) -> Slots {
-        Slots { version: spot.version, leaf: spot.number, from: spot.at as u8, to: (spot.at + count) as u8 }
+    fn new(spot: &Spot<'_>, range: Range<usize>) -> Slots {
+        let (from, to) = (spot.at + range.start, spot.at + range.end);
+        debug_assert!(to <= LEAF_SLOTS);
+        Slots { version: spot.version, leaf: spot.number, from: from as u8, to: to as u8 }
+    }
+
+    /// Whether there is nothing to look at.
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.from == self.to
     }
 
     #[inline]
@@ -62,9 +71,46 @@ impl Nodes {
         }
         None
     }
+
+    /// Puts `to` where `from` was found; false if it is not there any more, as far as that is known.
+    #[inline]
+    pub(super) fn relocate_in(&self, slots: Slots, from: Addr, to: Addr) -> bool {
+        let leaf = self.leaves.get(slots.leaf);
+        slots.range().any(|at| {
+            let known = leaf.word(at);
+            known.addr() == from && leaf.exchange(slots.version, at, known, known.moved(to)).is_ok()
+        })
+    }
+
+    /// Asks for what [`Nodes::relocate_in`] reads.
+    #[inline]
+    pub(super) fn prefetch_slots(&self, slots: Slots) {
+        if !slots.is_empty() {
+            let leaf = self.leaves.get(slots.leaf);
+            prefetch(&leaf.version);
+            prefetch(&leaf.words[usize::from(slots.from)]);
+        }
+    }
 }
 
 impl OrderedIndex {
+    /// The slots of those keys that point at the addresses beside them, for not more than a group.
+    #[inline]
+    pub(super) fn find_group(&self, keys: &[Key<'_>], at: &[Addr], found: &mut [Option<Slots>]) {
+        let mut is_known = [false; PREFETCH_GROUP];
+        self.nodes.locate_group(self.first, keys, |number, spot| {
+            let held = spot.candidates().position(|word| word.addr() == at[number]);
+            is_known[number] = spot.check().is_ok();
+            found[number] = held.map(|at| Slots::new(&spot, at..at + 1)).filter(|_| is_known[number]);
+        });
+        for number in 0..keys.len() {
+            if !is_known[number] || (found[number].is_none() && self.has_unplaced()) {
+                let is_there = |addr: Addr| (addr == at[number]).then_some(Slots::default());
+                found[number] = self.get(keys[number], is_there);
+            }
+        }
+    }
+
     /// Shows `visit` what may be the key's, and tells where it is.
     #[inline]
     pub(super) fn try_look(&self, key: Key<'_>, visit: &mut impl FnMut(Addr)) -> Attempt<Slots> {
@@ -81,6 +127,6 @@ impl OrderedIndex {
             }
         }
         spot.check()?;
-        Ok(Slots::new(&spot, count))
+        Ok(Slots::new(&spot, 0..count))
     }
 }

@@ -27,6 +27,7 @@
 mod beside;
 mod dispose;
 mod estimate;
+mod group;
 mod look;
 mod node;
 mod scan;
@@ -320,6 +321,11 @@ impl OrderedIndex {
         })
     }
 
+    #[inline]
+    fn has_unplaced(&self) -> bool {
+        self.unplaced.count.load(Ordering::Acquire) != 0
+    }
+
     fn unplaced_at(&self, key: Key<'_>, at: Addr) -> Option<Word> {
         self.unplaced.candidates(key.hash).into_iter().find(|word| word.addr() == at)
     }
@@ -364,14 +370,13 @@ impl Index for OrderedIndex {
     ) -> Upsert {
         let new = new.into_inner();
         assert!(new.to_bits() != 0, "the pool head lies at address 0");
-        let has_unplaced = || self.unplaced.count.load(Ordering::Acquire) != 0;
-        if !has_unplaced()
+        if !self.has_unplaced()
             && let Some(done) = self.nodes.upsert_in(slots, key, new, &mut judge)
         {
             return done;
         }
         let done = retry(|| {
-            if has_unplaced()
+            if self.has_unplaced()
                 && let Some(newer) = self
                     .unplaced
                     .candidates(key.hash)
@@ -385,7 +390,7 @@ impl Index for OrderedIndex {
         if done != Upsert::Inserted {
             return done;
         }
-        if has_unplaced()
+        if self.has_unplaced()
             && let Some(older) = self.replace_unplaced(key, &mut judge)
         {
             return Upsert::Replaced(older);
@@ -394,11 +399,19 @@ impl Index for OrderedIndex {
         Upsert::Inserted
     }
 
-    fn relocate(&self, key: Key<'_>, from: Addr, to: Durable<Addr>) -> bool {
+    fn find(&self, keys: &[Key<'_>], at: &[Addr], found: &mut [Option<Slots>]) {
+        let groups = keys.chunks(PREFETCH_GROUP).zip(at.chunks(PREFETCH_GROUP));
+        for ((keys, at), found) in groups.zip(found.chunks_mut(PREFETCH_GROUP)) {
+            self.find_group(keys, at, found);
+        }
+    }
+
+    #[inline]
+    fn relocate(&self, slots: Slots, key: Key<'_>, from: Addr, to: Durable<Addr>) -> bool {
         let to = to.into_inner();
         assert!(to.to_bits() != 0, "the pool head lies at address 0");
-        let is_moved = self.change(key, from, |_, spot, at, word| spot.leaf.set_word(at, word.moved(to)));
-        is_moved
+        self.nodes.relocate_in(slots, from, to)
+            || self.change(key, from, |_, spot, at, word| spot.leaf.set_word(at, word.moved(to)))
             || self
                 .unplaced_at(key, from)
                 .is_some_and(|word| self.unplaced.exchange(word, Some(word.moved(to))))
@@ -425,6 +438,11 @@ impl Index for OrderedIndex {
         }
     }
 
+    #[inline]
+    fn prefetch_spot(&self, slots: Slots, _hash: u64) {
+        self.nodes.prefetch_slots(slots);
+    }
+
     fn scan<'a>(
         &'a self,
         guard: &'a Guard,
@@ -440,7 +458,7 @@ impl Index for OrderedIndex {
     }
 
     fn unplaced(&self, visit: impl FnMut(Addr)) {
-        if self.unplaced.count.load(Ordering::Acquire) != 0 {
+        if self.has_unplaced() {
             let words = self.unplaced.words.lock().clone();
             words.into_iter().map(Word::addr).for_each(visit);
         }

@@ -260,7 +260,18 @@ impl Leaf {
     /// The first slot that is not below a slice and rank.
     #[inline]
     pub fn lower_bound(&self, count: usize, slice: u64, rank: u64) -> usize {
-        let mut at = partition(&self.slices, count, |other| other < slice);
+        self.skip_lower_ranks(self.first_of(count, slice), count, slice, rank)
+    }
+
+    /// The first slot that is not below a slice.
+    #[inline]
+    pub fn first_of(&self, count: usize, slice: u64) -> usize {
+        partition(&self.slices, count, |other| other < slice)
+    }
+
+    /// The first slot from `at` on that is not below a slice and rank, if `at` is the first that is not below the slice.
+    #[inline]
+    pub fn skip_lower_ranks(&self, mut at: usize, count: usize, slice: u64, rank: u64) -> usize {
         while at < count && self.slice(at) == slice && self.word(at).rank() < rank {
             at += 1;
         }
@@ -273,6 +284,20 @@ impl Leaf {
         prefetch(&self.version);
         (6..LEAF_SLOTS).step_by(8).for_each(|at| prefetch(&self.slices[at]));
         (7..LEAF_SLOTS).step_by(8).for_each(|at| prefetch(&self.words[at]));
+    }
+
+    /// Asks for what the search for a slice reads, in most leaves.
+    #[inline]
+    pub fn prefetch_slices(&self) {
+        prefetch(&self.version);
+        (6..LEAF_SLOTS - 1).step_by(8).for_each(|at| prefetch(&self.slices[at]));
+    }
+
+    /// Asks for the word of a slot, and the one before it.
+    #[inline]
+    pub fn prefetch_word(&self, at: usize) {
+        prefetch(&self.words[at.saturating_sub(1)]);
+        prefetch(&self.words[at.min(LEAF_SLOTS - 1)]);
     }
 
     /// Asks for what a scan reads that passes through.
@@ -426,6 +451,11 @@ impl Inner {
 pub const LAYER_BYTES: usize = LAYER_WORDS * SLICE_BYTES;
 
 impl Layer {
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.version);
+    }
+
     /// Word `at` of this node's part of the prefix.
     #[inline]
     pub fn prefix_word(&self, at: usize) -> u64 {

@@ -1,6 +1,7 @@
 //! The ordered index against a `BTreeMap`, with the keys that tries and B+-trees get wrong: prefixes of each other, zero
 //! bytes, long common parts, one byte to 64 KiB. A failure names the family of keys and the seed.
 
+use super::look::Slots;
 use super::node::{INNER, RANK_LONGER, SLICE_BYTES, Word, padded, slice_at};
 use super::{OrderedIndex, RUN_MAX};
 use crate::epoch;
@@ -103,10 +104,21 @@ impl Subject {
         self.index.remove(key_of(key), at)
     }
 
+    /// Where the index finds a key, if it points at `from`; beside it others are asked for.
+    fn find(&self, key: &[u8], from: Addr) -> Option<Slots> {
+        let _guard = epoch::pin();
+        let keys = [key_of(&key[..key.len() / 2]), key_of(key), key_of(b"another")];
+        let mut found = [None; 3];
+        self.index.find(&keys, &[Addr::from_bits(0), from, Addr::from_bits(0)], &mut found);
+        assert!(found[0].is_none() && found[2].is_none(), "nothing lies at address 0");
+        found[1]
+    }
+
     fn relocate(&self, key: &[u8], from: Addr) -> Option<Addr> {
         let _guard = epoch::pin();
         let to = self.log.append(key);
-        self.index.relocate(key_of(key), from, Durable::recovered(to)).then_some(to)
+        let spot = self.find(key, from).unwrap_or_default();
+        self.index.relocate(spot, key_of(key), from, Durable::recovered(to)).then_some(to)
     }
 
     fn scan(&self, from: Edge<'_>, direction: Direction, most: usize) -> Vec<Addr> {

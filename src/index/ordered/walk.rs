@@ -57,7 +57,7 @@ impl<'a> Spot<'a> {
 
     /// The slot with a link that covers the slice, and the link. Not validated.
     #[inline]
-    fn link(&self) -> Option<(usize, Word)> {
+    pub fn link(&self) -> Option<(usize, Word)> {
         let covers = |at: usize| {
             let word = self.leaf.word(at);
             word.covers(self.leaf.slice(at), self.slice, self.rank).then_some((at, word))
