@@ -466,6 +466,25 @@ impl<T: Node> Pool<T> {
 mod tests {
     use super::*;
 
+    /// Else a place in it that was remembered long ago could fit while it is filled, before it is in the tree.
+    #[test]
+    fn a_leaf_that_is_handed_out_again_has_a_version_that_it_never_had() {
+        let mut space = AddressSpace::reserve(AddressSpace::needed_bytes::<Leaf>(8)).unwrap();
+        let pool: Pool<Leaf> = Pool::new(space.take(8));
+        let (number, mut newest) = (pool.allocate(), 0);
+        for flags in [0, 1, 2, VERSION_FLAGS, 0, 0] {
+            pool.get(number).version.store(newest + 4 * (VERSION_FLAGS + 1) + flags, Ordering::Relaxed);
+            newest = pool.get(number).version.load(Ordering::Relaxed);
+            pool.get(number).words[3].store(7, Ordering::Relaxed);
+            pool.give_back([number]);
+            assert_eq!(pool.allocate(), number, "the one that came back last");
+            let version = pool.get(number).version.load(Ordering::Relaxed);
+            assert!(version > newest && version & VERSION_FLAGS == 0, "{version} after {newest}");
+            assert_eq!(pool.get(number).words[3].load(Ordering::Relaxed), 0);
+            newest = version;
+        }
+    }
+
     #[test]
     fn huge_pages_are_asked_for_once_each_and_only_where_all_nodes_are_in_use() {
         let mut space = AddressSpace::reserve(AddressSpace::needed_bytes::<Page>(3000)).unwrap();
