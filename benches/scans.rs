@@ -49,11 +49,12 @@ fn scan(store: &Store, keys: u64, has_values: bool) -> f64 {
 /// Nanoseconds per scan of a few entries from any key on, each with an iterator of its own or all with one.
 fn short_scans(store: &Store, keys: u64, has_own: bool) -> f64 {
     const SCANS: usize = 20_000;
-    let mut shared = store.iter().expect("ordered");
+    let open = || store.iter().expect("ordered");
+    let mut shared = (!has_own).then(open);
     ns_each(SCANS, || {
         for scan in 0..SCANS as u64 {
-            let mut own = has_own.then(|| store.iter().expect("ordered"));
-            let iter = own.as_mut().unwrap_or(&mut shared);
+            let mut own = has_own.then(open);
+            let iter = own.as_mut().or(shared.as_mut()).expect("one of them is there");
             let mut is_there = iter.seek(&key(scatter(scan) % keys)).expect("sound");
             for _ in 0..SHORT_SCAN {
                 if !is_there {

@@ -203,7 +203,7 @@ impl<I: Index + 'static> Engine<I> {
         index.prefetch(keys);
         for &key in keys {
             index.get(key, |addr| {
-                self.reader.prefetch(addr);
+                self.reader.prefetch(&[addr]);
                 None::<()>
             });
         }

@@ -463,7 +463,7 @@ impl<I: Index + 'static> Engine<I> {
         let mut above = Seq::ZERO;
         // All that may be the key's: which one it is would have to be read.
         let spot = space.index.look(key, |addr| {
-            self.reader.prefetch(addr);
+            self.reader.prefetch(&[addr]);
             above = above.max(self.newest_beside(addr));
         });
         (above, spot)

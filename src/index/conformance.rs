@@ -89,7 +89,7 @@ impl LogKeys for FakeLog {
         can_be_read
     }
 
-    fn prefetch(&self, _at: Addr) {}
+    fn prefetch(&self, _at: &[Addr]) {}
 }
 
 /// An index over a fake log, called as the engine would.
@@ -564,7 +564,7 @@ impl LogKeys for NumberLog {
         true
     }
 
-    fn prefetch(&self, _at: Addr) {}
+    fn prefetch(&self, _at: &[Addr]) {}
 }
 
 /// Sixteen bytes in no order.

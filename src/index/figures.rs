@@ -43,7 +43,7 @@ impl LogKeys for Numbers {
         true
     }
 
-    fn prefetch(&self, _at: Addr) {}
+    fn prefetch(&self, _at: &[Addr]) {}
 }
 
 fn insert(index: &impl Index, n: u64) {

@@ -513,7 +513,7 @@ impl HashIndex {
         let is_refill = (depth + 1).is_multiple_of(GROWTH_BITS);
         for group in words.chunks(REFILL_GROUP) {
             if is_refill {
-                group.iter().for_each(|&word| self.log.prefetch(addr(word)));
+                group.iter().for_each(|&word| self.log.prefetch(&[addr(word)]));
             }
             for &word in group {
                 let (word, sides) =

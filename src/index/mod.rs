@@ -67,8 +67,9 @@ pub trait LogKeys: Send + Sync {
     fn key_hash(&self, at: Addr) -> Option<u64>;
     /// Shows the key whose entry lies at `at`; false if the entry cannot be read.
     fn with_key(&self, at: Addr, look: &mut dyn FnMut(&[u8])) -> bool;
-    /// Asks for the bytes at `at` before they are needed.
-    fn prefetch(&self, at: Addr);
+    /// Asks for the bytes of all these entries before they are needed: one behind the other, so that the walks of the page
+    /// tables overlap, too.
+    fn prefetch(&self, at: &[Addr]);
 }
 
 /// The addresses of a range in the order of their keys: see [`Index::scan`].

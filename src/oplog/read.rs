@@ -130,13 +130,15 @@ impl EntryReader {
         Some((op.seq(&header)?, header.base_seq))
     }
 
-    /// Asks for the bytes at `addr`: two lines, since a small entry behind its frame's header ends in the second.
+    /// Asks for the bytes of these entries: two lines each, since a small entry behind its frame's header ends in the second.
     #[inline]
-    pub fn prefetch(&self, addr: Addr) {
+    pub fn prefetch(&self, entries: &[Addr]) {
         // A prefetch never faults; guarded reads do not use the mapping.
         let region = self.media.region();
-        region.prefetch(addr.offset());
-        region.prefetch(addr.offset() + CACHE_LINE_BYTES);
+        for addr in entries {
+            region.prefetch(addr.offset());
+            region.prefetch(addr.offset() + CACHE_LINE_BYTES);
+        }
     }
 
     /// The error for an entry that does not verify.
@@ -184,7 +186,7 @@ impl LogKeys for EntryReader {
         true
     }
 
-    fn prefetch(&self, at: Addr) {
+    fn prefetch(&self, at: &[Addr]) {
         EntryReader::prefetch(self, at);
     }
 }

@@ -79,7 +79,7 @@ impl<I: Index + 'static> Engine<I> {
 
     fn count_dead(&self, addrs: &mut Vec<Addr>) {
         let guard = epoch::pin();
-        addrs.iter().for_each(|addr| self.reader.prefetch(*addr));
+        self.reader.prefetch(addrs);
         addrs.drain(..).for_each(|addr| self.count_dead_entry(addr, &guard));
     }
 

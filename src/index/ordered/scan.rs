@@ -14,9 +14,10 @@ use crate::index::arena::{LEAF_SLOTS, Leaf};
 use crate::index::{Direction, Edge, InOrder};
 use crate::types::Addr;
 use std::cmp::Ordering;
+use std::ops::Range;
 
-/// Entries whose bytes in the log are asked for ahead of use.
-const LOOKAHEAD: usize = 6;
+/// Entries whose bytes in the log are asked for at a time, one or two such groups ahead of use.
+const ASKED_TOGETHER: usize = 8;
 /// Addresses that are copied at one time.
 const BATCH_MAX: usize = 128;
 
@@ -96,7 +97,6 @@ impl<'a> Scan<'a> {
             std::mem::swap(&mut self.edge, &mut self.work);
         }
         self.wanted = self.wanted.saturating_sub(self.batch.len());
-        self.batch.iter().take(LOOKAHEAD).for_each(|&at| self.index.log.prefetch(at));
     }
 }
 
@@ -110,8 +110,9 @@ impl Iterator for Scan<'_> {
         }
         let at = *self.batch.get(self.next)?;
         self.next += 1;
-        if let Some(&ahead) = self.batch.get(self.next + LOOKAHEAD - 1) {
-            self.index.log.prefetch(ahead);
+        if self.next.is_multiple_of(ASKED_TOGETHER) {
+            let ahead = self.next + ASKED_TOGETHER;
+            self.index.ask_for(&self.batch, ahead..ahead + ASKED_TOGETHER);
         }
         Some(at)
     }
@@ -173,6 +174,22 @@ impl OrderedIndex {
         if run == 0 { Ok(spot.at) } else { self.place_in_run(key, spot, run) }
     }
 
+    /// Asks for the bytes of those entries of a batch.
+    #[inline]
+    fn ask_for(&self, batch: &[Addr], range: Range<usize>) {
+        let asked = range.start.min(batch.len())..range.end.min(batch.len());
+        self.log.prefetch(&batch[asked]);
+    }
+
+    /// The same for those that were copied behind the first `copied`, of the groups that are needed first: before further
+    /// leaves are read, which takes about as long.
+    #[inline]
+    fn ask_for_first(&self, batch: &[Addr], copied: usize) {
+        if copied < 2 * ASKED_TOGETHER {
+            self.ask_for(batch, copied..2 * ASKED_TOGETHER);
+        }
+    }
+
     /// Copies addresses of what lies behind a leaf, until there are as many as wanted, and says where it stopped.
     #[inline]
     fn copy_beside<'a>(
@@ -197,6 +214,7 @@ impl OrderedIndex {
                 batch.truncate(copied);
                 break;
             }
+            self.ask_for_first(batch, copied);
             fences = next;
             if link.is_some() {
                 return (fences, link);
@@ -242,6 +260,7 @@ impl OrderedIndex {
             }
             let mut stopped = copy_slots(spot.leaf, at..spot.count, batch);
             spot.check()?;
+            self.ask_for_first(batch, 0);
             if stopped.is_none() {
                 (fences, stopped) = self.copy_beside(fences, Direction::Forward, batch, wanted);
             }
@@ -315,6 +334,7 @@ impl OrderedIndex {
             }
             let mut stopped = copy_slots(spot.leaf, (0..at).rev(), batch);
             spot.check()?;
+            self.ask_for_first(batch, 0);
             if stopped.is_none() {
                 (fences, stopped) = self.copy_beside(fences, Direction::Backward, batch, wanted);
             }

@@ -168,7 +168,7 @@ impl OrderedIndex {
         }
         let words: Vec<Word> = (from..to).map(|at| leaf.word(at)).collect();
         spot.check()?;
-        words.iter().for_each(|word| self.log.prefetch(word.addr()));
+        words.iter().for_each(|word| self.log.prefetch(&[word.addr()]));
         let shared = &key[..spot.offset + SLICE_BYTES];
         let mut rests: Vec<(Vec<u8>, usize)> = Vec::with_capacity(words.len());
         let mut unread = Vec::new();

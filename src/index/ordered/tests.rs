@@ -58,7 +58,7 @@ impl LogKeys for Log {
         true
     }
 
-    fn prefetch(&self, _at: Addr) {}
+    fn prefetch(&self, _at: &[Addr]) {}
 }
 
 struct Subject {
