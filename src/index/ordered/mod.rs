@@ -15,6 +15,7 @@
 //!   - a link covers every key that starts with its bytes of the slice: no other slot of its tree holds such a key, and no
 //!     separator lies among them
 //!   - slots with one slice lie in one leaf: separators are slices. So `RUN_MAX` leaves a leaf that can be split
+//!   - no leaf has a version twice, not even when it was given back and handed out again: see `look.rs`
 //!   - what a node says of places changes only together with its version. A word alone changes under the lock and the old
 //!     version, for the same key or, for a link, to a layer with the same keys; whoever stores to it compares it first
 //!   - a locked thread waits for nothing but the list of free nodes, and reads no log; parents are locked before children,
