@@ -480,6 +480,48 @@ fn shown_counts(snapshot: &Snapshot) -> Vec<u64> {
     (0..2).map(get).collect()
 }
 
+/// Each of two deleters goes through keys of its own in order, and puts them again: at every moment its keys from one on are
+/// there, and none before, or the other way round.
+#[test]
+fn deletes_beside_a_scan_hide_nothing_that_was_there() {
+    const KEYS: u64 = 600;
+    each(IndexKind::Ordered, |store| {
+        let is_over = AtomicBool::new(false);
+        let key = |deleter: u64, number: u64| [deleter.to_be_bytes(), number.to_be_bytes()].concat();
+        for deleter in 0..2 {
+            (0..KEYS).for_each(|number| store.put(&key(deleter, number), b"value").expect("room"));
+        }
+        thread::scope(|scope| {
+            for deleter in 0..2 {
+                let (store, is_over) = (&store, &is_over);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        (0..KEYS).for_each(|i| assert!(store.delete(&key(deleter, i)).expect("room")));
+                        (0..KEYS).for_each(|i| store.put(&key(deleter, i), b"value").expect("room"));
+                    }
+                });
+            }
+            let end = EndOnDrop(&is_over);
+            for round in 0..600 {
+                let mut iter = store.iter().expect("ordered");
+                let mut shown = [Vec::new(), Vec::new()];
+                let is_forward = round % 2 == 0;
+                while if is_forward { iter.move_next() } else { iter.move_prev() }.expect("sound") {
+                    let (deleter, number) = iter.key().expect("it is on one").split_at(8);
+                    shown[deleter[7] as usize].push(amount(&[number[7], number[6], 0, 0, 0, 0, 0, 0]));
+                }
+                for mut keys in shown {
+                    keys.sort_unstable();
+                    let is_one_piece = keys.is_sorted_by(|a, b| a + 1 == *b);
+                    let is_at_an_end = keys.is_empty() || keys[0] == 0 || keys[keys.len() - 1] == KEYS - 1;
+                    assert!(is_one_piece && is_at_an_end, "round {round}: {keys:?}");
+                }
+            }
+            drop(end);
+        });
+    });
+}
+
 #[test]
 fn iterators_of_a_hash_index_are_refused_and_the_option_is_named() {
     each(IndexKind::Hash, |store| {

@@ -114,7 +114,7 @@ impl<I: Index + 'static> Engine<I> {
         };
         let written = self.committer.submit_op(self, op, hash, terms, ask)?;
         self.note_if_tombstone(op.kind, key, written.get());
-        self.publish_at(space, spot, key, written);
+        self.publish_at(space, spot, (op.kind, key), written);
         Ok(())
     }
 
@@ -181,7 +181,8 @@ impl<I: Index + 'static> Engine<I> {
                 for (entry, op_at) in entries.iter().zip(offsets) {
                     let written = Written::at(&placed, op_at, true);
                     self.note_if_tombstone(entry.kind, entry.key, &written);
-                    self.publish_at(entry.space, entry.spot, entry.key, Publishable::from_batch(written));
+                    let (kind, key) = (entry.kind, entry.key);
+                    self.publish_at(entry.space, entry.spot, (kind, key), Publishable::from_batch(written));
                 }
             }
             None => self.write_large(&entries, &terms)?,
@@ -355,7 +356,8 @@ impl<I: Index + 'static> Engine<I> {
             self.committer.with_log(self, |oplog, state| self.write_parts(oplog, state, entries, terms))?;
         for (entry, written) in entries.iter().zip(written) {
             self.note_if_tombstone(entry.kind, entry.key, &written);
-            self.publish_at(entry.space, entry.spot, entry.key, Publishable::from_batch(written));
+            let (kind, key) = (entry.kind, entry.key);
+            self.publish_at(entry.space, entry.spot, (kind, key), Publishable::from_batch(written));
         }
         Ok(())
     }
@@ -516,13 +518,25 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Shows an entry to readers, unless a newer one of its key is there.
-    pub(super) fn publish(&self, space: &Keyspace<I>, key: Key<'_>, written: Publishable<Written>) {
-        self.publish_at(space, I::Spot::default(), key, written);
+    pub(super) fn publish(
+        &self,
+        space: &Keyspace<I>,
+        kind: OpKind,
+        key: Key<'_>,
+        written: Publishable<Written>,
+    ) {
+        self.publish_at(space, I::Spot::default(), (kind, key), written);
     }
 
     /// The same, for a key that was looked at.
     #[inline]
-    fn publish_at(&self, space: &Keyspace<I>, spot: I::Spot, key: Key<'_>, written: Publishable<Written>) {
+    fn publish_at(
+        &self,
+        space: &Keyspace<I>,
+        spot: I::Spot,
+        (new_kind, key): (OpKind, Key<'_>),
+        written: Publishable<Written>,
+    ) {
         let guard = epoch::pin();
         let new = *written.get();
         self.oplog.settle_stamp(new.seq);
@@ -551,7 +565,11 @@ impl<I: Index + 'static> Engine<I> {
                 let (kind, bytes) = older.expect("what is replaced was judged");
                 self.bury(dead, kind, bytes, new.addr, &guard);
             }
-            Upsert::Lost(winner) => self.bury_unseen(new.addr, winner, &guard),
+            Upsert::Lost(winner) => return self.bury_unseen(new.addr, winner, &guard),
+        }
+        if new_kind == OpKind::Delete {
+            debug_assert!(self.noted.newest() >= new.seq, "scans ask for it once they see the mark");
+            space.index.mark_tombstone(key, new.addr);
         }
     }
 
@@ -626,7 +644,7 @@ impl<I: Index + 'static> Publisher for Engine<I> {
         self.note_if_tombstone(op.kind(), key, written.get());
         // Who drops a keyspace waits for what was accepted before.
         let space = self.keyspace(op.keyspace()).expect("it is registered as long as entries of it come");
-        self.publish(&space, key, written);
+        self.publish(&space, op.kind(), key, written);
         drop(guard);
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use super::hash::HashIndex;
 use super::ordered::OrderedIndex;
-use super::{Candidate, Direction, Edge, Index, Key, LogKeys, Upsert};
+use super::{Candidate, Direction, Edge, Index, Key, LogKeys, PassNothing, Upsert};
 use crate::epoch;
 use crate::media::durable::Durable;
 use crate::sync::{Arc, Mutex, threads};
@@ -162,8 +162,10 @@ fn print_scans(index: &OrderedIndex, out: &mut impl Write) -> std::io::Result<()
     for direction in [Direction::Forward, Direction::Backward] {
         let mut shown = 0;
         let rate = rate_of(KEYS, || {
-            shown =
-                index.scan(&guard, Edge::Unbounded, direction, usize::MAX).expect("an ordered kind").count();
+            shown = index
+                .scan(&guard, Edge::Unbounded, direction, usize::MAX, PassNothing)
+                .expect("an ordered kind")
+                .count();
         });
         writeln!(out, "{direction:?} scan of {shown}: {rate:.1} addresses per us")?;
     }
@@ -171,8 +173,9 @@ fn print_scans(index: &OrderedIndex, out: &mut impl Write) -> std::io::Result<()
     let rate = rate_of(scans, || {
         for n in 0..scans {
             let from = bytes_of(scatter(n) % KEYS);
-            let scan =
-                index.scan(&guard, Edge::Included(&from), Direction::Forward, 50).expect("an ordered kind");
+            let scan = index
+                .scan(&guard, Edge::Included(&from), Direction::Forward, 50, PassNothing)
+                .expect("an ordered kind");
             assert!(scan.take(50).count() > 0);
         }
     });
@@ -190,8 +193,9 @@ fn print_scans(index: &OrderedIndex, out: &mut impl Write) -> std::io::Result<()
     let guard = epoch::pin();
     let began = Instant::now();
     let middle = (1_u64 << 63).to_be_bytes();
-    let left =
-        index.scan(&guard, Edge::Included(&middle), Direction::Forward, usize::MAX).expect("an ordered kind");
+    let left = index
+        .scan(&guard, Edge::Included(&middle), Direction::Forward, usize::MAX, PassNothing)
+        .expect("an ordered kind");
     assert_eq!(left.count(), 0);
     let took = began.elapsed();
     writeln!(

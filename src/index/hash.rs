@@ -31,7 +31,7 @@ use super::arena::{
     AddressSpace, BUCKET_SLOTS, Bucket, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved, prefetch,
 };
 use super::count::EntryCount;
-use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, Upsert};
+use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, PassOver, Upsert};
 use crate::constants::{ADDR_BITS, PAGE_BYTES};
 use crate::epoch::{self, Guard};
 use crate::error::Result;
@@ -865,7 +865,14 @@ impl Index for HashIndex {
         }
     }
 
-    fn scan<'a>(&'a self, _: &'a Guard, _: Edge<'_>, _: Direction, _: usize) -> Option<impl InOrder + 'a> {
+    fn scan<'a>(
+        &'a self,
+        _: &'a Guard,
+        _: Edge<'_>,
+        _: Direction,
+        _: usize,
+        _: impl PassOver + 'a,
+    ) -> Option<impl InOrder + 'a> {
         None::<std::iter::Empty<Addr>>
     }
 

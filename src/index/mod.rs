@@ -79,6 +79,34 @@ pub trait InOrder: Iterator<Item = Addr> {
     fn resume(&self) -> Option<Edge<'_>>;
 }
 
+/// Which tombstones do not matter to the reader of a scan, so that emptied ranges cost it little. Asked only about entries
+/// that were marked ([`Index::mark_tombstone`]), after their marks were seen.
+pub trait PassOver {
+    /// True if none of those that were marked so far does.
+    fn all(&self) -> bool;
+    /// True if the one at this address does not.
+    fn one(&self, at: Addr) -> bool;
+    /// True if nothing from this key on matters.
+    fn is_beyond(&self, key: &[u8]) -> bool;
+}
+
+/// For a reader to whom all entries matter.
+pub struct PassNothing;
+
+impl PassOver for PassNothing {
+    fn all(&self) -> bool {
+        false
+    }
+
+    fn one(&self, _at: Addr) -> bool {
+        false
+    }
+
+    fn is_beyond(&self, _key: &[u8]) -> bool {
+        false
+    }
+}
+
 /// That of a kind without order.
 impl InOrder for std::iter::Empty<Addr> {
     fn resume(&self) -> Option<Edge<'_>> {
@@ -130,6 +158,10 @@ pub trait Index: Send + Sync {
     /// Forgets the key if it still points at `at`. Only for tombstones that the log may forget, too.
     fn remove(&self, key: Key<'_>, at: Addr) -> bool;
 
+    /// The entry at `at` is a tombstone: scans may pass over it unseen as long as the key points at it. A hint, and under the
+    /// guard under which it was published.
+    fn mark_tombstone(&self, _key: Key<'_>, _at: Addr) {}
+
     /// Asks for the memory that calls with these keys will read, for all of them at a time so that the misses overlap.
     /// A hint, worth it for several keys. With [`Index::PREFETCHES_BY_HASH`] the bytes of the keys are not looked at.
     fn prefetch(&self, keys: &[Key<'_>]);
@@ -145,13 +177,15 @@ pub trait Index: Send + Sync {
     /// Each key that is there all the time is shown exactly once, whatever happens around it; others once or not at all.
     /// An address stays readable while the guard is held. Who goes on under a new guard starts a new scan behind the
     /// last key it was shown. What a reader may not see (a tombstone, a later `Seq`) it passes over itself: keys do not
-    /// leave the index while anybody may need an entry of theirs. `wanted` is about how many will be asked for.
+    /// leave the index while anybody may need an entry of theirs. `wanted` is about how many will be asked for; tombstones
+    /// that `passing` names are not shown.
     fn scan<'a>(
         &'a self,
         guard: &'a Guard,
         from: Edge<'_>,
         direction: Direction,
         wanted: usize,
+        passing: impl PassOver + 'a,
     ) -> Option<impl InOrder + 'a>;
 
     /// About how many entries lie between two edges, in the time of a few lookups; `None` if this kind has no order.

@@ -67,6 +67,8 @@ pub struct Noted {
     count: AtomicU64,
     /// Their bytes in the log, about.
     bytes: AtomicU64,
+    /// The newest stamp there ever was.
+    newest: AtomicU64,
 }
 
 impl Noted {
@@ -74,6 +76,8 @@ impl Noted {
     pub fn add(&self, hash: u64, seq: Seq, bytes: u64) {
         let mut list = self.list.lock();
         list.push((hash, seq));
+        // Seen by whoever sees that the index holds it.
+        self.newest.store(self.newest.load(Ordering::Relaxed).max(seq.0), Ordering::Relaxed);
         self.count.store(list.len() as u64, Ordering::Relaxed);
         self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
@@ -81,6 +85,11 @@ impl Noted {
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// No tombstone that was written since open has a later stamp.
+    pub fn newest(&self) -> Seq {
+        Seq(self.newest.load(Ordering::Relaxed))
     }
 
     fn take(&self) -> Vec<(u64, Seq)> {

@@ -10,7 +10,7 @@ use crate::checksum::CheckSite;
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::{Op, OpKind};
-use crate::index::{Direction, Edge, InOrder, Index};
+use crate::index::{Direction, Edge, InOrder, Index, PassOver};
 use crate::media::guarded::Scratch;
 use crate::types::{Addr, Seq};
 use std::ops::{Bound, Range};
@@ -198,6 +198,31 @@ impl Chunk {
     }
 }
 
+/// The tombstones that were there at a point: nothing of their keys is visible. Not so where damage may hide an entry that
+/// was written after them.
+struct Unseen<'a, I: Index> {
+    engine: &'a Engine<I>,
+    direction: Direction,
+    limits: &'a Limits,
+    point: Seq,
+}
+
+impl<I: Index + 'static> PassOver for Unseen<'_, I> {
+    #[inline]
+    fn all(&self) -> bool {
+        self.engine.noted.newest() <= self.point && self.engine.damage.is_empty()
+    }
+
+    #[inline]
+    fn one(&self, at: Addr) -> bool {
+        self.engine.was_there(at, self.point) && self.engine.damage.is_empty()
+    }
+
+    fn is_beyond(&self, key: &[u8]) -> bool {
+        self.limits.end_before(key, self.direction)
+    }
+}
+
 impl<I: Index + 'static> Engine<I> {
     /// Fills an empty chunk from its start on.
     ///
@@ -238,7 +263,9 @@ impl<I: Index + 'static> Engine<I> {
         let guard = epoch::pin();
         let mut from = from.as_ref().map(Vec::as_slice);
         let wanted = chunk.wanted.saturating_sub(chunk.entries.len());
-        let mut scan = space.index.scan(&guard, from, chunk.direction, wanted).ok_or_else(has_no_order)?;
+        let passing = Unseen { engine: self, direction: chunk.direction, limits, point };
+        let scan = space.index.scan(&guard, from, chunk.direction, wanted, passing);
+        let mut scan = scan.ok_or_else(has_no_order)?;
         if chunk.wanted == 0 {
             return Ok(None);
         }
@@ -310,11 +337,16 @@ impl<I: Index + 'static> Engine<I> {
         Ok(found.map_or(Shown::PassedOver, |(_, op)| chunk.push_value(&op)))
     }
 
-    /// Whether an entry was there at a point. What open found was, and so was all of a segment without later stamps: mostly no
-    /// frame has to be looked at.
+    /// Whether an entry was there at a point for sure: what open found was, and so was all of a segment without later stamps.
+    #[inline]
+    fn was_there(&self, addr: Addr, point: Seq) -> bool {
+        self.space.table().slot(self.space.geometry().slot_of_addr(addr)).newest_seq() <= point
+    }
+
+    /// Whether an entry was there at a point. Mostly no frame has to be looked at.
     #[inline]
     fn is_visible(&self, addr: Addr, op: &Op<'_>, point: Seq) -> Result<bool> {
-        if self.space.table().slot(self.space.geometry().slot_of_addr(addr)).newest_seq() <= point {
+        if self.was_there(addr, point) {
             return Ok(true);
         }
         let (seq, _) = self.reader.order(addr, op).ok_or_else(|| self.reader.corrupted(addr))?;

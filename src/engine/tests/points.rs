@@ -86,7 +86,7 @@ fn a_snapshot_waits_for_a_write_that_has_its_stamp_and_shows_it() {
             let written = writer.committer.submit_op(&**writer, &op, hash, &terms, above).expect("room");
             stamped.send(()).expect("somebody listens");
             may_publish.recv_timeout(LONG).expect("somebody lets it");
-            writer.publish(&writer.default, key, written);
+            writer.publish(&writer.default, OpKind::Put, key, written);
         });
         is_stamped.recv_timeout(LONG).expect("the write has its stamp");
         let snapshot = scope.spawn(|| engine.snapshot(WholeStore).expect("it is open"));

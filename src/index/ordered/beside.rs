@@ -8,6 +8,8 @@ use crate::index::arena::{Inner, LEAF_SLOTS, Leaf};
 
 /// Leaves that are asked for ahead of use, at most.
 const LEAVES_AHEAD: usize = 3;
+/// The same where only a line of each is read.
+const HEADS_AHEAD: usize = 16;
 /// Entries that most leaves hold.
 const LEAF_ENTRIES_TYPICAL: usize = LEAF_SLOTS * 2 / 3;
 
@@ -64,6 +66,18 @@ impl<'a> Fences<'a> {
                 return;
             };
             leaf.prefetch_words();
+        }
+    }
+
+    /// Asks for the heads of the leaves beside it, which may be passed over; as above not for those that were asked for.
+    #[inline]
+    pub fn prefetch_heads(&self, nodes: &Nodes, direction: Direction, is_first: bool) {
+        let Some(parent) = self.parent else { return };
+        for steps in if is_first { 1 } else { HEADS_AHEAD }..=HEADS_AHEAD {
+            let Some(Ok(leaf)) = parent.moved(direction, steps).map(|parent| parent.leaf(nodes)) else {
+                return;
+            };
+            leaf.prefetch_head();
         }
     }
 }

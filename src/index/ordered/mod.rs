@@ -21,6 +21,8 @@
 //!   - a locked thread waits for nothing but the list of free nodes, and reads no log; parents are locked before children,
 //!     and only by trying
 //!   - prefixes never change; a layer, or a node, that leaves the tree is marked and comes back after the grace period
+//!   - a marked slot holds a tombstone, never a link: who stores another word takes the mark away, a move of the same entry
+//!     does not. A mark is no place: it changes without the version. It may be missing
 //!   - entries whose bytes could not be read when a layer was made for their run are `unplaced`: found by lookups, not by
 //!     scans
 //!   - the tree of the first layer is never replaced. Siblings share the nodes, and have a first layer each
@@ -40,7 +42,7 @@ mod walk;
 
 use super::arena::{AddressSpace, Inner, LEAF_SLOTS, Layer, Leaf, Pool, memory_bytes};
 use super::count::EntryCount;
-use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, Upsert};
+use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, PassNothing, PassOver, Upsert};
 use crate::epoch::{self, Guard};
 use crate::error::Result;
 use crate::media::durable::{Durable, Publishable};
@@ -412,7 +414,7 @@ impl Index for OrderedIndex {
         let to = to.into_inner();
         assert!(to.to_bits() != 0, "the pool head lies at address 0");
         self.nodes.relocate_in(slots, from, to)
-            || self.change(key, from, |_, spot, at, word| spot.leaf.set_word(at, word.moved(to)))
+            || self.change(key, from, |_, spot, at, word| spot.leaf.move_word(at, word.moved(to)))
             || self
                 .unplaced_at(key, from)
                 .is_some_and(|word| self.unplaced.exchange(word, Some(word.moved(to))))
@@ -430,6 +432,11 @@ impl Index for OrderedIndex {
         }
         self.entries.add(-1);
         true
+    }
+
+    #[inline]
+    fn mark_tombstone(&self, key: Key<'_>, at: Addr) {
+        self.change(key, at, |_, spot, at, _| spot.leaf.mark(at));
     }
 
     fn prefetch(&self, keys: &[Key<'_>]) {
@@ -450,8 +457,9 @@ impl Index for OrderedIndex {
         from: Edge<'_>,
         direction: Direction,
         wanted: usize,
+        passing: impl PassOver + 'a,
     ) -> Option<impl InOrder + 'a> {
-        Some(scan::Scan::new(self, guard, from, direction, wanted))
+        Some(scan::Scan::new(self, guard, (from, direction), wanted, passing))
     }
 
     fn estimate(&self, _guard: &Guard, from: Edge<'_>, to: Edge<'_>) -> Option<u64> {
@@ -467,7 +475,8 @@ impl Index for OrderedIndex {
 
     fn for_each(&self, mut visit: impl FnMut(Addr)) {
         let guard = epoch::pin();
-        scan::Scan::new(self, &guard, Edge::Unbounded, Direction::Forward, usize::MAX).for_each(&mut visit);
+        let all = (Edge::Unbounded, Direction::Forward);
+        scan::Scan::new(self, &guard, all, usize::MAX, PassNothing).for_each(&mut visit);
         self.unplaced(visit);
     }
 

@@ -241,10 +241,27 @@ fn partition(slices: &[AtomicU64], count: usize, is_before: impl Fn(u64) -> bool
     base + usize::from(is_before(slices[base].load(Ordering::Acquire)))
 }
 
+/// Where a leaf's marks begin in the word that counts its slots: bit `i` of them says that slot `i` holds a tombstone. A slot
+/// without may hold one, too.
+const MARKS_SHIFT: u32 = 32;
+const _: () = assert!(LEAF_SLOTS as u32 <= MARKS_SHIFT);
+
 impl Leaf {
     #[inline]
     pub fn len(&self) -> usize {
-        (self.count.load(Ordering::Acquire) as usize).min(LEAF_SLOTS)
+        (self.count.load(Ordering::Acquire) as u32 as usize).min(LEAF_SLOTS)
+    }
+
+    /// The slots that were marked.
+    #[inline]
+    pub fn marks(&self) -> u64 {
+        self.count.load(Ordering::Acquire) >> MARKS_SHIFT
+    }
+
+    #[inline]
+    fn set_count(&self, count: usize, marks: u64) {
+        let marks = marks & ((1 << count) - 1);
+        self.count.store(count as u64 | marks << MARKS_SHIFT, Ordering::Release);
     }
 
     #[inline]
@@ -308,21 +325,55 @@ impl Leaf {
         (7..LEAF_SLOTS).step_by(8).for_each(|at| prefetch(&self.words[at]));
     }
 
-    /// Puts another word for the same key in a slot, in the leaf as it was when it had this version.
+    /// Asks for its version, count and marks.
+    #[inline]
+    pub fn prefetch_head(&self) {
+        prefetch(&self.version);
+    }
+
+    /// Puts the word of another entry of the same key in a slot, in the leaf as it was when it had this version.
     #[inline]
     pub fn exchange(&self, version: u64, at: usize, from: Word, to: Word) -> Attempt<()> {
-        let _locked = Locked::new(&self.version, version)?;
-        if self.word(at) != from {
-            return Err(Restart);
-        }
+        let _locked = self.lock_word(version, at, from)?;
         self.set_word(at, to);
         Ok(())
     }
 
-    /// The caller holds the lock, or nobody else can see the leaf; so below.
+    /// The same where the entry was moved to.
+    #[inline]
+    pub fn exchange_moved(&self, version: u64, at: usize, from: Word, to: Word) -> Attempt<()> {
+        let _locked = self.lock_word(version, at, from)?;
+        self.move_word(at, to);
+        Ok(())
+    }
+
+    #[inline]
+    fn lock_word(&self, version: u64, at: usize, word: Word) -> Attempt<Locked<'_>> {
+        let locked = Locked::new(&self.version, version)?;
+        if self.word(at) == word { Ok(locked) } else { Err(Restart) }
+    }
+
+    /// Another entry or a link. The caller holds the lock, or nobody else can see the leaf; so below.
     #[inline]
     pub fn set_word(&self, at: usize, word: Word) {
         self.words[at].store(word.0, Ordering::Release);
+        let marks = self.marks();
+        if marks >> at & 1 == 1 {
+            self.set_count(self.len(), marks & !(1 << at));
+        }
+    }
+
+    /// The same entry, at another address.
+    #[inline]
+    pub fn move_word(&self, at: usize, word: Word) {
+        self.words[at].store(word.0, Ordering::Release);
+    }
+
+    /// What a slot holds is a tombstone.
+    #[inline]
+    pub fn mark(&self, at: usize) {
+        debug_assert!(!self.word(at).is_link());
+        self.set_count(self.len(), self.marks() | 1 << at);
     }
 
     #[inline]
@@ -333,23 +384,23 @@ impl Leaf {
 
     #[inline]
     pub fn insert(&self, at: usize, slice: u64, word: Word) {
-        let count = self.len();
+        let (count, marks) = (self.len(), self.marks());
         assert!(at <= count && count < LEAF_SLOTS);
         for from in (at..count).rev() {
             self.set(from + 1, self.slice(from), self.word(from).0);
         }
         self.set(at, slice, word.0);
-        self.count.store(count as u64 + 1, Ordering::Release);
+        self.set_count(count + 1, marks >> at << (at + 1) | marks & ((1 << at) - 1));
     }
 
     /// Takes the slots `from..to` out.
     pub fn cut(&self, from: usize, to: usize) {
-        let count = self.len();
+        let (count, marks) = (self.len(), self.marks());
         assert!(from <= to && to <= count);
         for at in to..count {
             self.set(at - (to - from), self.slice(at), self.word(at).0);
         }
-        self.count.store((count - (to - from)) as u64, Ordering::Release);
+        self.set_count(count - (to - from), marks >> to << from | marks & ((1 << from) - 1));
     }
 
     /// All slots.
@@ -357,15 +408,15 @@ impl Leaf {
         (0..self.len()).map(|at| (self.slice(at), self.word(at))).collect()
     }
 
-    /// Replaces all slots.
-    pub fn fill(&self, entries: &[(u64, Word)]) {
+    /// Replaces all slots, and their marks.
+    pub fn fill(&self, entries: &[(u64, Word)], marks: u64) {
         assert!(entries.len() <= LEAF_SLOTS);
         debug_assert!(
             entries.is_sorted_by(|a, b| (a.0, a.1.rank()) <= (b.0, b.1.rank())),
             "a leaf is sorted by slice and rank"
         );
         entries.iter().enumerate().for_each(|(at, &(slice, word))| self.set(at, slice, word.0));
-        self.count.store(entries.len() as u64, Ordering::Release);
+        self.set_count(entries.len(), marks);
     }
 }
 

@@ -11,7 +11,7 @@ use super::walk::Spot;
 use super::{OrderedIndex, retry};
 use crate::epoch::Guard;
 use crate::index::arena::{LEAF_SLOTS, Leaf};
-use crate::index::{Direction, Edge, InOrder};
+use crate::index::{Direction, Edge, InOrder, PassOver};
 use crate::types::Addr;
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -34,7 +34,7 @@ enum Rest {
 }
 
 /// The addresses of a range, in order. See [`Index::scan`](crate::index::Index::scan).
-pub struct Scan<'a> {
+pub struct Scan<'a, P> {
     index: &'a OrderedIndex,
     rest: Rest,
     edge: Vec<u8>,
@@ -45,18 +45,19 @@ pub struct Scan<'a> {
     next: usize,
     /// About how many more will be asked for.
     wanted: usize,
+    passing: P,
     /// What is copied under one guard is readable under that guard.
     _guard: &'a Guard,
 }
 
-impl<'a> Scan<'a> {
+impl<'a, P: PassOver> Scan<'a, P> {
     pub fn new(
         index: &'a OrderedIndex,
         guard: &'a Guard,
-        from: Edge<'_>,
-        direction: Direction,
+        (from, direction): (Edge<'_>, Direction),
         wanted: usize,
-    ) -> Scan<'a> {
+        passing: P,
+    ) -> Scan<'a, P> {
         let (rest, key, is_behind) = match (direction, from) {
             (Direction::Forward, Edge::Unbounded) => (Rest::From, &[][..], false),
             (Direction::Forward, Edge::Included(key)) => (Rest::From, key, false),
@@ -73,7 +74,7 @@ impl<'a> Scan<'a> {
         }
         let work = Vec::with_capacity(edge.capacity());
         let batch = Vec::with_capacity(wanted.min(BATCH_MAX) + LEAF_SLOTS);
-        Scan { index, rest, edge, work, batch, next: 0, wanted, _guard: guard }
+        Scan { index, rest, edge, work, batch, next: 0, wanted, passing, _guard: guard }
     }
 
     fn fill(&mut self) {
@@ -82,25 +83,29 @@ impl<'a> Scan<'a> {
         // Whoever goes on behind what was wanted met entries that do not count: there may be many.
         let wanted = if self.wanted == 0 { BATCH_MAX } else { self.wanted.min(BATCH_MAX) };
         while self.batch.is_empty() && self.rest != Rest::Nothing {
-            let (rest, edge, work, batch) = (self.rest, &self.edge, &mut self.work, &mut self.batch);
+            let (rest, edge, work) = (self.rest, &self.edge, &mut self.work);
+            let mut batch = Batch { addrs: &mut self.batch, wanted, passing: &self.passing };
             self.rest = retry(|| {
-                batch.clear();
+                batch.addrs.clear();
                 work.clear();
                 work.extend_from_slice(edge);
                 match rest {
-                    Rest::From => self.index.copy_from(work, batch, wanted),
-                    Rest::Below => self.index.copy_below(work, true, batch, wanted),
-                    Rest::BelowAll => self.index.copy_below(work, false, batch, wanted),
+                    Rest::From => self.index.copy_from(work, &mut batch),
+                    Rest::Below => self.index.copy_below(work, true, &mut batch),
+                    Rest::BelowAll => self.index.copy_below(work, false, &mut batch),
                     Rest::Nothing => Ok(Rest::Nothing),
                 }
             });
             std::mem::swap(&mut self.edge, &mut self.work);
+            if self.batch.is_empty() && self.rest != Rest::Nothing && self.passing.is_beyond(&self.edge) {
+                self.rest = Rest::Nothing;
+            }
         }
         self.wanted = self.wanted.saturating_sub(self.batch.len());
     }
 }
 
-impl Iterator for Scan<'_> {
+impl<P: PassOver> Iterator for Scan<'_, P> {
     type Item = Addr;
 
     #[inline]
@@ -118,7 +123,7 @@ impl Iterator for Scan<'_> {
     }
 }
 
-impl InOrder for Scan<'_> {
+impl<P: PassOver> InOrder for Scan<'_, P> {
     fn resume(&self) -> Option<Edge<'_>> {
         match self.rest {
             Rest::From if self.next == self.batch.len() => Some(Edge::Included(&self.edge)),
@@ -128,17 +133,39 @@ impl InOrder for Scan<'_> {
     }
 }
 
-/// Adds the addresses of these slots, up to the first link; that link and its slice, if there is one.
-#[inline]
-fn copy_slots(leaf: &Leaf, slots: impl Iterator<Item = usize>, batch: &mut Vec<Addr>) -> Option<(u64, Word)> {
-    for slot in slots {
-        let word = leaf.word(slot);
-        if word.is_link() {
-            return Some((leaf.slice(slot), word));
+/// Addresses that are being copied.
+struct Batch<'b, P> {
+    addrs: &'b mut Vec<Addr>,
+    wanted: usize,
+    passing: &'b P,
+}
+
+impl<P: PassOver> Batch<'_, P> {
+    /// Adds the addresses of these slots, up to the first link; that link and its slice, if there is one.
+    #[inline]
+    fn copy_slots(&mut self, leaf: &Leaf, slots: Range<usize>, direction: Direction) -> Option<(u64, Word)> {
+        let marks = leaf.marks();
+        let mut left = (1_u64 << slots.end) - (1 << slots.start);
+        // Asked after the marks were read: whatever was marked since does not count.
+        if marks != 0 && self.passing.all() {
+            left &= !marks;
         }
-        batch.push(word.addr());
+        while left != 0 {
+            let slot = match direction {
+                Direction::Forward => left.trailing_zeros(),
+                Direction::Backward => left.ilog2(),
+            } as usize;
+            left &= !(1 << slot);
+            let word = leaf.word(slot);
+            if word.is_link() {
+                return Some((leaf.slice(slot), word));
+            }
+            if marks >> slot & 1 == 0 || !self.passing.one(word.addr()) {
+                self.addrs.push(word.addr());
+            }
+        }
+        None
     }
-    None
 }
 
 /// The least key above all that start with `start`.
@@ -196,25 +223,31 @@ impl OrderedIndex {
         &'a self,
         mut fences: Fences<'a>,
         direction: Direction,
-        batch: &mut Vec<Addr>,
-        wanted: usize,
+        batch: &mut Batch<'_, impl PassOver>,
     ) -> (Fences<'a>, Option<(u64, Word)>) {
         let nodes = &*self.nodes;
-        while batch.len() < wanted
+        // Of leaves with nothing to show only the marks are read: asking for more would take longer than passing over them.
+        let mut is_passing = batch.addrs.is_empty();
+        if is_passing {
+            fences.prefetch_heads(nodes, direction, true);
+        }
+        while batch.addrs.len() < batch.wanted
             && let Some((leaf, seen, next)) = fences.step(nodes, direction)
         {
-            let copied = batch.len();
-            next.prefetch(nodes, direction, (wanted - copied).saturating_sub(LEAF_SLOTS), false);
-            let link = match direction {
-                Direction::Forward => copy_slots(leaf, 0..leaf.len(), batch),
-                Direction::Backward => copy_slots(leaf, (0..leaf.len()).rev(), batch),
-            };
+            let copied = batch.addrs.len();
+            if is_passing {
+                next.prefetch_heads(nodes, direction, false);
+            } else {
+                next.prefetch(nodes, direction, (batch.wanted - copied).saturating_sub(LEAF_SLOTS), false);
+            }
+            let link = batch.copy_slots(leaf, 0..leaf.len(), direction);
             if check(&leaf.version, seen).is_err() {
                 // What was copied before it counts.
-                batch.truncate(copied);
+                batch.addrs.truncate(copied);
                 break;
             }
-            self.ask_for_first(batch, copied);
+            is_passing = batch.addrs.len() == copied;
+            self.ask_for_first(batch.addrs, copied);
             fences = next;
             if link.is_some() {
                 return (fences, link);
@@ -225,13 +258,13 @@ impl OrderedIndex {
 
     /// Copies addresses of keys from `key` on, up to the end of a leaf or a link in it, and says what comes then: `key` is
     /// its edge.
-    fn copy_from(&self, key: &mut Vec<u8>, batch: &mut Vec<Addr>, wanted: usize) -> Attempt<Rest> {
+    fn copy_from(&self, key: &mut Vec<u8>, batch: &mut Batch<'_, impl PassOver>) -> Attempt<Rest> {
         let (mut layer, mut offset, mut layer_start) = (self.first, 0, 0);
         // All of `key` up to `offset` is what the keys of this layer start with, up to `layer_start` what its link covers.
         loop {
             let (spot, mut fences) =
                 self.spot_of_scan(layer, offset, padded(&key[offset..]), slice_at(key, offset))?;
-            let beside = wanted.saturating_sub(spot.count - spot.at);
+            let beside = batch.wanted.saturating_sub(spot.count - spot.at);
             fences.prefetch(&self.nodes, Direction::Forward, beside, true);
             let mut at = self.place(key, &spot)?;
             let mut link = None;
@@ -258,11 +291,11 @@ impl OrderedIndex {
                     }
                 }
             }
-            let mut stopped = copy_slots(spot.leaf, at..spot.count, batch);
+            let mut stopped = batch.copy_slots(spot.leaf, at..spot.count, Direction::Forward);
             spot.check()?;
-            self.ask_for_first(batch, 0);
+            self.ask_for_first(batch.addrs, 0);
             if stopped.is_none() {
-                (fences, stopped) = self.copy_beside(fences, Direction::Forward, batch, wanted);
+                (fences, stopped) = self.copy_beside(fences, Direction::Forward, batch);
             }
             key.truncate(offset);
             return Ok(match (stopped, fences.upper) {
@@ -300,8 +333,7 @@ impl OrderedIndex {
         &self,
         key: &mut Vec<u8>,
         mut is_bounded: bool,
-        batch: &mut Vec<Addr>,
-        wanted: usize,
+        batch: &mut Batch<'_, impl PassOver>,
     ) -> Attempt<Rest> {
         let (mut layer, mut offset, mut layer_start) = (self.first, 0, 0);
         loop {
@@ -309,7 +341,7 @@ impl OrderedIndex {
             // Where the key is the least of its slice, what lies below it has another slice, and maybe another leaf.
             let walked = if target.1 == least_rank(target.0) { target.0.saturating_sub(1) } else { target.0 };
             let (spot, mut fences) = self.spot_of_scan(layer, offset, walked, target)?;
-            let beside = wanted.saturating_sub(spot.at);
+            let beside = batch.wanted.saturating_sub(spot.at);
             fences.prefetch(&self.nodes, Direction::Backward, beside, true);
             let mut at = if is_bounded { self.place(key, &spot)? } else { spot.count };
             if at > 0 && spot.leaf.word(at - 1).is_link() {
@@ -332,11 +364,11 @@ impl OrderedIndex {
                     continue;
                 }
             }
-            let mut stopped = copy_slots(spot.leaf, (0..at).rev(), batch);
+            let mut stopped = batch.copy_slots(spot.leaf, 0..at, Direction::Backward);
             spot.check()?;
-            self.ask_for_first(batch, 0);
+            self.ask_for_first(batch.addrs, 0);
             if stopped.is_none() {
-                (fences, stopped) = self.copy_beside(fences, Direction::Backward, batch, wanted);
+                (fences, stopped) = self.copy_beside(fences, Direction::Backward, batch);
             }
             key.truncate(offset);
             return Ok(match (stopped, fences.lower) {

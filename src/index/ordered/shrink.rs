@@ -142,7 +142,7 @@ impl OrderedIndex {
         nodes.push_prefix(link.layer(), &mut start);
         let mut entries = spot.leaf.entries();
         entries.splice(at..=at, leaf.entries().into_iter().map(|(slice, word)| lifted(&start, slice, word)));
-        spot.leaf.fill(&entries);
+        spot.leaf.fill(&entries, 0);
         locked_spot.changed();
         locked_head.obsolete();
         locked.obsolete();
@@ -185,11 +185,12 @@ fn divide_leaves(left: &Leaf, right: &Leaf) -> Divided {
     let left_count = left.len();
     let mut entries = left.entries();
     entries.extend(right.entries());
+    let marks = left.marks() | right.marks() << left_count;
     let count = entries.len();
     // An empty one goes whatever the other holds: it costs scans a look, and slots of one slice cannot be cut.
     let is_one_empty = left_count == 0 || left_count == count;
     if count <= LEAF_JOIN_MAX || is_one_empty {
-        left.fill(&entries);
+        left.fill(&entries, marks);
         return Divided::Joined;
     }
     // Two leaves share no slice.
@@ -201,8 +202,8 @@ fn divide_leaves(left: &Leaf, right: &Leaf) -> Divided {
     if cut.min(count - cut) <= left_count.min(count - left_count) {
         return Divided::AsBefore;
     }
-    left.fill(&entries[..cut]);
-    right.fill(&entries[cut..]);
+    left.fill(&entries[..cut], marks);
+    right.fill(&entries[cut..], marks >> cut);
     Divided::At(entries[cut].0)
 }
 

@@ -87,9 +87,9 @@ impl Nodes {
             count / 2
         };
         let cut = cut_near(count, wanted, |at| leaf.slice(at));
-        let entries = leaf.entries();
+        let (entries, marks) = (leaf.entries(), leaf.marks());
         let right = self.leaves.allocate();
-        self.leaves.get(right).fill(&entries[cut..]);
+        self.leaves.get(right).fill(&entries[cut..], marks >> cut);
         leaf.cut(cut, count);
         (entries[cut].0, right)
     }
@@ -201,7 +201,7 @@ impl OrderedIndex {
                 (slice, leaf.word(*at).ranked(rank))
             })
             .collect();
-        self.nodes.leaves.get(root).fill(&entries);
+        self.nodes.leaves.get(root).fill(&entries, 0);
         leaf.set_word(from, Word::link(layer, SLICE_BYTES));
         leaf.cut(from + 1, to);
         Ok(())
@@ -224,7 +224,7 @@ impl OrderedIndex {
         let slice_bytes = rest.len().min(SLICE_BYTES);
         let lower = nodes.new_layer(&rest[slice_bytes..], 0);
         let root = nodes.leaves.allocate();
-        nodes.leaves.get(root).fill(&[(padded(&rest[..slice_bytes]), Word::link(lower, slice_bytes))]);
+        nodes.leaves.get(root).fill(&[(padded(&rest[..slice_bytes]), Word::link(lower, slice_bytes))], 0);
         let upper = nodes.new_layer(upper_prefix, root);
         let locks = Locked::new(&spot.leaf.version, spot.version)
             .and_then(|leaf| Ok((leaf, Locked::new(&old.version, old_version)?)))

@@ -1,12 +1,14 @@
 //! The ordered index against a `BTreeMap`, with the keys that tries and B+-trees get wrong: prefixes of each other, zero
 //! bytes, long common parts, one byte to 64 KiB. A failure names the family of keys and the seed.
 
+mod marks;
+
 use super::look::Slots;
 use super::node::{INNER, RANK_LONGER, SLICE_BYTES, Word, padded, slice_at};
 use super::{OrderedIndex, RUN_MAX};
 use crate::epoch;
 use crate::index::conformance::{Rng, mix};
-use crate::index::{Candidate, Direction, Edge, Index, Key, LogKeys, Upsert};
+use crate::index::{Candidate, Direction, Edge, Index, Key, LogKeys, PassNothing, PassOver, Upsert};
 use crate::media::durable::Durable;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, RwLock, threads};
 use crate::types::Addr;
@@ -123,7 +125,8 @@ impl Subject {
 
     fn scan(&self, from: Edge<'_>, direction: Direction, most: usize) -> Vec<Addr> {
         let guard = epoch::pin();
-        self.index.scan(&guard, from, direction, most).expect("an ordered kind").take(most).collect()
+        let shown = self.index.scan(&guard, from, direction, most, PassNothing);
+        shown.expect("an ordered kind").take(most).collect()
     }
 
     fn keys(&self) -> Vec<Arc<[u8]>> {
@@ -626,7 +629,8 @@ const SHOWN_MAX: usize = 600;
 fn check_scan(subject: &Subject, staying: &[Vec<u8>], from: usize, direction: Direction, wanted: usize) {
     let guard = epoch::pin();
     let edge = Bound::Included(&staying[from][..]);
-    let scan = subject.index.scan(&guard, edge, direction, wanted).expect("an ordered kind");
+    let passing = marks::pass_all(direction);
+    let scan = subject.index.scan(&guard, edge, direction, wanted, passing).expect("an ordered kind");
     let mut last: Option<Arc<[u8]>> = None;
     let mut expected = from as i64;
     let step = if direction == Direction::Forward { 1 } else { -1 };
@@ -674,7 +678,13 @@ fn come_and_go(
             Some(at) if rng.below(2) == 0 => {
                 own.insert(key.clone(), subject.relocate(&key, at).expect("nobody else moves it"));
             }
-            _ => drop(own.insert(key.clone(), subject.put(&key).0)),
+            _ => {
+                let (at, _) = subject.put(&key);
+                if rng.below(2) == 0 {
+                    subject.mark(&key, at);
+                }
+                own.insert(key.clone(), at);
+            }
         }
         let stays = &staying[rng.below(staying.len() as u64) as usize];
         let at = subject.get(stays).unwrap_or_else(|| panic!("{stays:?} was lost"));

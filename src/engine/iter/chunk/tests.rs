@@ -107,3 +107,30 @@ fn a_rotted_key_neither_hides_keys_nor_shows_them_again() {
         engine.let_go();
     }
 }
+
+#[test]
+fn a_delete_behind_a_point_hides_its_key_from_later_cursors_only() {
+    let engine = filled(true);
+    let delete = |number: u32| {
+        let done = engine.delete(WholeStore, &WriteOptions::default(), &key(number));
+        assert!(done.expect("room"));
+    };
+    let shown = |cursor: &mut crate::engine::iter::Iter| {
+        let mut keys = Vec::new();
+        while cursor.move_next().expect("sound") {
+            keys.push(cursor.key().expect("it is on one").to_vec());
+        }
+        keys
+    };
+    let iter = || engine.snapshot(WholeStore).expect("it is open").iter().expect("ordered");
+    (0..100).for_each(delete);
+    let mut before = iter();
+    (100..200).for_each(delete);
+    let mut between = iter();
+    engine.put(WholeStore, &WriteOptions::default(), &key(50), &[8; 20]).expect("room");
+    let mut after = iter();
+    let keys = |numbers: std::ops::Range<u32>| numbers.map(key).collect::<Vec<_>>();
+    assert_eq!(shown(&mut before), keys(100..KEYS));
+    assert_eq!(shown(&mut between), keys(200..KEYS));
+    assert_eq!(shown(&mut after), [keys(50..51), keys(200..KEYS)].concat());
+}
