@@ -24,5 +24,5 @@ bench-recovery: ## DRAM per key while the index grows, recovery of 10 M keys, go
 	$(if $(KEYS),@cargo bench --quiet --bench recovery -- --keys $(KEYS) --rounds 0 $(if $(STEPS),--steps) $(if $(DIR),--dir "$(DIR)"))
 	@cargo bench --quiet --bench recovery -- --keys 10000000 $(if $(DIR),--dir "$(DIR)")
 
-bench-space: ## How full a pool can be kept, write amplification and waits of the cleaner (MIB= DIR= INDEX= ONLY=uniform|throughput|zipf|greed|full|churn|delete)
+bench-space: ## How full a pool can be kept, write amplification and waits of the cleaner (MIB= DIR= INDEX= ONLY=uniform|throughput|zipf|greed|full|churn|delete|latency|allocators|large)
 	@cargo bench --quiet --bench space -- $(if $(MIB),--mib $(MIB)) $(if $(DIR),--dir $(DIR)) $(if $(INDEX),--index $(INDEX)) $(if $(ONLY),--only $(ONLY))

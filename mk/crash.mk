@@ -6,7 +6,7 @@ OUTSIDE_WRITER := $(OUTSIDE_DIR)/writer
 # What `make kill-loop` takes: KILLS=600 SEED=number. What `make crash-campaign` takes: HOURS=1 SEED=number
 export KILLS HOURS
 
-.PHONY: kill-loop kill-loop-full faults-outside crash-campaign
+.PHONY: kill-loop kill-loop-full kill-loop-device faults-outside crash-campaign
 
 $(OUTSIDE_WRITER): tests/outside/writer.c include/flatkv.h mk/crash.mk | lib
 	@mkdir -p $(@D)
@@ -19,6 +19,9 @@ kill-loop: $(OUTSIDE_WRITER) ## Kill a writer over and over and check every ackn
 
 kill-loop-full: $(OUTSIDE_WRITER) ## The same on pools that are full (KILLS= SEED=)
 	@python3 tests/outside/kill_loop.py $(OUTSIDE_WRITER) --full --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))
+
+kill-loop-device: $(OUTSIDE_WRITER) ## The same on a file system that is full, which takes a mount (KILLS= SEED=)
+	@python3 tests/outside/kill_loop.py $(OUTSIDE_WRITER) --device --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))
 
 faults-outside: $(OUTSIDE_WRITER) ## Fail and kill the shipped library's system calls one by one, with strace
 	@python3 tests/outside/faults.py $(OUTSIDE_WRITER)

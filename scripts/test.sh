@@ -114,6 +114,7 @@ tests() {
     fi
     step "kill -9 over and over, on the shipped library" make --no-print-directory kill-loop
     step "kill -9 over and over, on full pools" make --no-print-directory kill-loop-full KILLS=200
+    step "kill -9 over and over, on full devices" make --no-print-directory kill-loop-device KILLS=200
     if strace -qq -o /dev/null -e inject=getppid:error=EIO true 2>/dev/null; then
         step "faults from outside, on the shipped library" make --no-print-directory faults-outside
     else

@@ -8,7 +8,7 @@
 //! to any of the three is in that one's figures, so medians over the rounds count. What the engine itself did to the client,
 //! stalls and delays, it counts; that is told for the open loop and for full speed apart.
 
-use super::{Arguments, HEAD_BYTES, Pool, Rng, VALUE_BYTES, key, row, stat};
+use super::{Arguments, MOVED_BYTES, Pool, Rng, VALUE_BYTES, key, row, stat};
 use flatkv::WriteBatch;
 use std::hint::{black_box, spin_loop};
 use std::time::{Duration, Instant};
@@ -85,7 +85,7 @@ fn put_batch(pool: &Pool, keys: std::ops::Range<u64>) {
 /// costs page faults, which are not what is measured.
 fn filled(arguments: &Arguments) -> Pool {
     let mut pool = Pool::open(arguments);
-    pool.keys = (LIVE * (pool.bytes - HEAD_BYTES) as f64) as u64 / ENTRY_BYTES;
+    pool.keys = (LIVE * pool.bytes as f64) as u64 / MOVED_BYTES;
     for first in (0..pool.keys).step_by(BATCH as usize) {
         put_batch(&pool, first..(first + BATCH).min(pool.keys));
     }

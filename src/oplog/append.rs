@@ -340,7 +340,7 @@ impl OpLog {
         // What was accepted when there was room is not refused now.
         let is_promised = state.spare.is_some();
         let base_seq = terms.seq.unwrap_or_else(|| match frame.kind() {
-            FrameKind::Batch => self.next_seq_of_many(state, terms.above),
+            FrameKind::Batch if frame.op_count() > 1 => self.next_seq_of_many(state, terms.above),
             _ => self.next_seq(state, terms.above),
         });
         check_stamp(frame.last_seq(base_seq))?;

@@ -179,8 +179,11 @@ impl OpLog {
         self.order.divide(|| Seq(self.newest_seq_seen().0 | last_of_units))
     }
 
-    /// The next stamp of a log for what counts for many keys: it divides all writes, too.
+    /// The next stamp of a log for what counts for many keys: it divides all writes, too. Where there is one log, each does.
     fn next_seq_of_many(&self, state: &LogState, above: Seq) -> Seq {
+        if self.logs.len() == 1 {
+            return self.next_seq(state, above);
+        }
         self.order.divide(|| self.next_seq(state, above.max(self.newest_seq_seen())))
     }
 

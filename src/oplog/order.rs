@@ -8,12 +8,12 @@
 //!   3. that becomes the floor, which every stamp given from then on exceeds
 //!   4. the announcement is withdrawn
 //!
-//! A writer stamps, passes a fence, and before it returns looks whether a divider is announced; if so it makes its own stamp
-//! the floor.
+//! A writer stamps, passes a fence, and before anybody sees what it wrote it looks whether a divider is announced; if so it
+//! makes its own stamp the floor.
 //!
-//! Invariant: if one write returned before another one began, no divider lies above the later one and below the earlier one.
-//! For if the earlier one looked before step 1, step 2 sees its stamp, and the divider is above both or the later one; if it
-//! looked between 1 and 4, the later one is above it; and if it looked after 4, the later one is above the divider.
+//! Invariant: if one write was visible before another one began, no divider lies above the later one and below the earlier
+//! one. For if the earlier one looked before step 1, step 2 sees its stamp, and the divider is above the earlier one; if it
+//! looked between 1 and 4, the later one is above the earlier one; and if it looked after 4, the later one is above the divider.
 
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Seq;

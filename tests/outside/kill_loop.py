@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Kills a process that writes to a store, over and over, and checks what the next one finds.
 
-kill_loop.py WRITER [--kills N | --seconds N] [--seed N] [--full]
+kill_loop.py WRITER [--kills N | --seconds N] [--seed N] [--full | --device]
 
 The writer (writer.c, on the shipped library) has 1 to 8 threads. It is killed at a random place: after so many lines, at
 a random time after it began to open (creation, recovery) or to close, as soon as the file has grown once more, or wherever
 it is when its time is over. The next
 process recovers the pool, shows every key, and goes on. Pools lie on a disk as `file` and in memory as `emulated-pm`.
 With --full the pools have a quota that is less than what the writer wants to keep: writes are refused for want of space all
-the time, and deletes and the cleaner make room.
+the time, and deletes and the cleaner make room. With --device there is no quota, but each pool has a file system of its own
+that is as small; it takes a mount, so without the right to one that is said and nothing is run.
 What SIGKILL shows: a process may die anywhere. It does not show a power cut: the page cache stays.
 Exit status 1 and a line that says what was lost, if anything was, or which phase of a process was never hit though there
 were as many kills as by default.
@@ -36,9 +37,25 @@ REFUSED_FOR_SPACE = {4, 17}
 PHASES = ("before open", "in open", "in recovery's check", "writing", "while it grew", "in close")
 
 
+def mount_small(directory):
+    """A file system of FULL_BYTES on the folder; false if that is not allowed here."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={FULL_BYTES}", "tmpfs", directory]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def unmount(mounted, directories):
+    for directory in mounted:
+        subprocess.run(["umount", directory], check=False)
+    for directory in directories:
+        shutil.rmtree(directory)
+
+
 class Pool:
-    def __init__(self, writer, media, directory, is_full):
-        self.writer, self.media, self.is_full = writer, media, is_full
+    def __init__(self, writer, media, directory, is_full, quota):
+        self.writer, self.media, self.is_full, self.quota = writer, media, is_full, quota
         self.refused = 0
         self.path = os.path.join(directory, f"{media}.fkv")
         self.oracle = Oracle()
@@ -60,8 +77,8 @@ class Pool:
         if place in ("open", "time"):
             deadline = time.monotonic() + chance.uniform(0, 0.004 if place == "open" else 0.05)
         command = [self.writer, self.path, self.media, str(threads), str(session), str(operations)]
-        if self.is_full:
-            command.append(str(FULL_BYTES))
+        if self.quota:
+            command.append(str(self.quota))
         reader, began = Reader(self.oracle, threads == 1), time.monotonic()
         size = os.path.getsize(self.path) if os.path.exists(self.path) else 0
         with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
@@ -133,12 +150,20 @@ def main():
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=lambda text: int(text, 0), default=random.SystemRandom().getrandbits(32))
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--device", action="store_true")
     options = parser.parse_args()
+    is_full = options.full or options.device
     chance = random.Random(options.seed)
     started = time.monotonic()
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     directories = [tempfile.mkdtemp(prefix="flatkv-kill."), tempfile.mkdtemp(prefix="flatkv-kill.", dir=memory)]
-    pools = [Pool(options.writer, media, directory, options.full)
+    mounted = [directory for directory in directories if options.device and mount_small(directory)]
+    if options.device and mounted != directories:
+        unmount(mounted, directories)
+        print("not run: kills on a full device because a tmpfs cannot be mounted here")
+        return 0
+    quota = FULL_BYTES if options.full else None
+    pools = [Pool(options.writer, media, directory, is_full, quota)
              for media, directory in zip(("file", "emulated-pm"), directories)]
     places, session, kills = {}, 0, 0
     phases = {"start": "before open", "O": "in open", "o": "in recovery's check", "S": "in recovery's check",
@@ -168,17 +193,16 @@ def main():
         print(f"the pool as it is now: {kept}")
         return 1
     finally:
-        for directory in directories:
-            shutil.rmtree(directory)
+        unmount(mounted, directories)
     acknowledged = sum(pool.oracle.acknowledged for pool in pools)
     looks = sum(pool.oracle.looks for pool in pools)
     where = ", ".join(f"{count} {phase}" for phase, count in sorted(places.items()))
     print(f"kill -9: {kills} kills ({where}), {acknowledged} writes acknowledged, {looks} times all keys checked, "
           f"{sum(pool.refused for pool in pools)} refused for want of space, 0 acknowledgements lost, {time.monotonic() - started:.0f} s, seed {options.seed:#x}")
-    if options.full and any(pool.refused == 0 for pool in pools):
+    if is_full and any(pool.refused == 0 for pool in pools):
         print("no write was refused: the pools were not full")
         return 1
-    missed = [phase for phase in PHASES if not places.get(phase) and not (options.full and phase == "while it grew")]
+    missed = [phase for phase in PHASES if not places.get(phase) and not (is_full and phase == "while it grew")]
     if missed and kills >= KILLS:
         print(f"no kill was {', '.join(missed)}: the loop shows nothing about that")
         return 1
