@@ -36,6 +36,7 @@ impl Nodes {
                     let leaf = self.leaves.get(number);
                     let words = (0..leaf.len()).map(|at| leaf.word(at));
                     layers.extend(words.filter(|word| word.is_link()).map(|word| word.layer()));
+                    leaf.leave();
                     gone.leaves.push(number);
                 }
             }

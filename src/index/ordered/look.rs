@@ -78,7 +78,9 @@ impl Nodes {
         let leaf = self.leaves.get(slots.leaf);
         slots.range().any(|at| {
             let known = leaf.word(at);
-            known.addr() == from && leaf.exchange_moved(slots.version, at, known, known.moved(to)).is_ok()
+            !known.is_link()
+                && known.addr() == from
+                && leaf.exchange_moved(slots.version, at, known, known.moved(to)).is_ok()
         })
     }
 

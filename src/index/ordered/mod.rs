@@ -336,13 +336,14 @@ impl OrderedIndex {
     /// An upsert of a key that the tree did not have: it may be one of the unplaced.
     #[cold]
     fn replace_unplaced(&self, key: Key<'_>, judge: &mut impl FnMut(Addr) -> Candidate) -> Option<Addr> {
-        let older = self
-            .unplaced
-            .candidates(key.hash)
-            .into_iter()
-            .find(|word| judge(word.addr()) == Candidate::Older)
-            .filter(|&word| self.unplaced.exchange(word, None))?;
-        Some(older.addr())
+        loop {
+            let mut candidates = self.unplaced.candidates(key.hash).into_iter();
+            let older = candidates.find(|word| judge(word.addr()) == Candidate::Older)?;
+            // Else the cleaner has moved the entry meanwhile: it must not stay beside the new one.
+            if self.unplaced.exchange(older, None) {
+                return Some(older.addr());
+            }
+        }
     }
 }
 

@@ -325,6 +325,12 @@ impl Leaf {
         (7..LEAF_SLOTS).step_by(8).for_each(|at| prefetch(&self.words[at]));
     }
 
+    /// It is in no tree any more: who remembers slots of it finds another version. Nobody else can see it.
+    pub fn leave(&self) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store((version + CHANGE) | OBSOLETE, Ordering::Release);
+    }
+
     /// Asks for its version, count and marks.
     #[inline]
     pub fn prefetch_head(&self) {
