@@ -258,18 +258,19 @@ fn overwrites(pool: Pool, share: f64, law: Law, times: u64, what: &str, goal: &s
     row(what, goal, &found.map_or_else(|refusal| refusal, |(_, _, found)| found));
 }
 
-/// The same overwrites where there is room for all of them. A pool that is as large cleans a little, too, rather than take
-/// memory that nobody used before: how little is told.
+/// The rate of the steady state, of two others: of as full a pool whose cleaner rests for as long as there is room, and of one
+/// with 14 times the room, which runs as long, but cleans a little to stay small. How little is told.
 fn throughput(arguments: &Arguments) {
-    let times = 10;
     let rate =
-        |options: Options| steady(Pool::with(arguments, options), 0.80, Law::Uniform, times).expect("room");
-    let (amplification, roomy, _) = rate(arguments.options().max_bytes(((times + 4) * arguments.mib) << 20));
+        |options: Options| steady(Pool::with(arguments, options), 0.80, Law::Uniform, 10).expect("room");
+    let (amplification, roomy, _) = rate(arguments.options().max_bytes((14 * arguments.mib) << 20));
     let (_, cleaned, _) = rate(arguments.options().max_bytes(arguments.mib << 20));
+    let paused = latency::rate_of_paused_puts(arguments);
+    let of = |base: f64| format!("{:.0} % of {:.0} k puts/s", 100.0 * cleaned / base, base / 1000.0);
     let found = format!(
-        "{:.0} % of {:.0} k puts/s (of which write amplification {amplification:.3})",
-        100.0 * cleaned / roomy,
-        roomy / 1000.0
+        "{} while the cleaner rests, {} with room (write amplification {amplification:.2})",
+        of(paused),
+        of(roomy)
     );
     row("uniform, of what it is without cleaning", ">= 50 %", &found);
 }

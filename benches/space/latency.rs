@@ -23,8 +23,6 @@ const PUT_BYTES: u64 = 128;
 const FREE_SHARE: f64 = 0.4;
 /// Of the pool so much is written that is dead at once.
 const FILLER_SHARE: f64 = 0.14;
-/// Of a pool of 16 to 128 MiB.
-const SEGMENT_BYTES: u64 = 128 << 10;
 /// Times that both are measured, in turn; the median of the ratios counts.
 const ROUNDS: usize = 7;
 /// For the cleaner to catch up with a client at full speed.
@@ -93,7 +91,8 @@ fn filled(arguments: &Arguments) -> Pool {
         put_batch(&pool, pool.keys..pool.keys + BATCH);
     }
     let began = Instant::now();
-    let free = || stat(&pool.store, "segments.free") as f64 / (pool.bytes / SEGMENT_BYTES) as f64;
+    let slots = pool.bytes / stat(&pool.store, "segment_size_bytes");
+    let free = || stat(&pool.store, "segments.free") as f64 / slots as f64;
     while free() < 1.6 * FREE_SHARE * (1.0 - LIVE) {
         assert!(
             began.elapsed() < Duration::from_secs(10),
@@ -170,6 +169,21 @@ fn judge(rounds: &[Round], what: &str, goal: &str, of: fn(&Run) -> &Latencies) {
         medians(&|round| &round.2),
     );
     row(what, goal, &found);
+}
+
+/// Puts per second while the cleaner rests, in as many rounds as latencies have: the median.
+pub fn rate_of_paused_puts(arguments: &Arguments) -> f64 {
+    let round = |_| {
+        let mut pool = filled(arguments);
+        pool.store.maintenance_pause().expect("slots are plenty");
+        let passes = stat(&pool.store, "cleaner.passes");
+        let free_bytes = FREE_SHARE * (1.0 - LIVE) * pool.bytes as f64;
+        let keys = pool.keys;
+        let rate = pool.overwrite(free_bytes as u64, |rng| rng.next() % keys).expect("slots are plenty");
+        assert_eq!(stat(&pool.store, "cleaner.passes"), passes, "the cleaner rested");
+        rate
+    };
+    median((0..ROUNDS).map(round).collect())
 }
 
 pub fn latency(arguments: &Arguments) {
