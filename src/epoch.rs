@@ -3,7 +3,7 @@
 
 pub use crossbeam_epoch::Guard;
 
-use crate::sync::{AtomicBool, AtomicU64, OnceLock, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, OnceRef, Ordering};
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ struct Writer {
     /// bits are those of the process, counted by forks.
     state: AtomicU64,
     is_taken: AtomicBool,
-    next: OnceLock<&'static Writer>,
+    next: OnceRef<'static, Writer>,
 }
 
 /// Bits of a state above its count of entries and exits.
@@ -45,7 +45,7 @@ static FIRST_WRITER: Writer = Writer::new(false);
 
 impl Writer {
     const fn new(is_taken: bool) -> Writer {
-        Writer { state: AtomicU64::new(0), is_taken: AtomicBool::new(is_taken), next: OnceLock::new() }
+        Writer { state: AtomicU64::new(0), is_taken: AtomicBool::new(is_taken), next: OnceRef::new() }
     }
 
     /// A record for the calling thread. Without a lock: a child of `fork` must not find one that a vanished thread holds.
@@ -72,7 +72,7 @@ impl Writer {
     }
 
     fn all() -> impl Iterator<Item = &'static Writer> {
-        std::iter::successors(Some(&FIRST_WRITER), |writer| writer.next.get().copied())
+        std::iter::successors(Some(&FIRST_WRITER), |writer| writer.next.get())
     }
 }
 

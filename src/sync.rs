@@ -1,9 +1,10 @@
-//! The one path to atomics, locks and threads. parking_lot instead of `std::sync`, because ThreadSanitizer does not see
-//! through the uninstrumented standard library; a model checker is put in here and nowhere else.
+//! The one path to atomics, locks and threads. parking_lot and once_cell instead of `std::sync`, because ThreadSanitizer does
+//! not see through the uninstrumented standard library; a model checker is put in here and nowhere else.
 
+pub use once_cell::race::OnceRef;
+pub use once_cell::sync::OnceCell as OnceLock;
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 pub use std::sync::Arc;
-pub use std::sync::OnceLock;
 pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use std::cell::Cell;
