@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const VALUE_BYTES: usize = 64;
-const HEAD_BYTES: u64 = 2 << 20;
+/// A pool's head is a segment, at most this.
+const HEAD_BYTES_MAX: u64 = 2 << 20;
 /// What an entry of 8 and 64 bytes takes in a survivor segment: 8 more than in a head.
 const MOVED_BYTES: u64 = 88;
 
@@ -135,7 +136,7 @@ impl Pool {
     /// Shares are of what is behind the head.
     fn behind_head(arguments: &Arguments) -> Pool {
         let mut pool = Pool::open(arguments);
-        pool.whole -= HEAD_BYTES;
+        pool.whole -= stat(&pool.store, "segment_size_bytes").min(HEAD_BYTES_MAX);
         pool
     }
 

@@ -36,7 +36,8 @@ pub const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Longest piece of a blob with a checksum of its own.
 pub const BLOB_CHUNK_BYTES_MAX: u64 = 1 << 20;
 
-/// Pool head (superblocks, holder record) unless `head_size_bytes` says otherwise.
+/// Pool head (superblocks, holder record) unless `head_size_bytes` says otherwise: this, or a segment if that is less, so
+/// that segments lie at multiples of their size and large pools are mapped with large pages.
 pub const HEAD_SIZE_BYTES_DEFAULT: u64 = 2 << 20;
 /// Smallest pool head.
 pub const HEAD_SIZE_BYTES_MIN: u64 = 8 * 1024;

@@ -206,7 +206,8 @@ impl Options {
         self
     }
 
-    /// Bytes before the first segment, a multiple of 4 KiB, at creation. Default: 2 MiB.
+    /// Bytes before the first segment, a multiple of 4 KiB, at creation. Default: 2 MiB, or a
+    /// segment if that is less.
     pub fn head_size_bytes(mut self, bytes: u64) -> Self {
         self.head_size_bytes = Some(bytes);
         self

@@ -84,6 +84,12 @@ fn segment_size(media: &dyn Media, options: &Options) -> u64 {
     }
 }
 
+fn geometry_at_creation(media: &dyn Media, options: &Options) -> Geometry {
+    let segment_bytes = segment_size(media, options);
+    let head_bytes = HEAD_SIZE_BYTES_DEFAULT.min(segment_bytes).max(HEAD_SIZE_BYTES_MIN);
+    Geometry::new(options.head_size_bytes.unwrap_or(head_bytes), segment_bytes)
+}
+
 fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| Error::Io {
@@ -193,10 +199,7 @@ impl<I: Index + 'static> Engine<I> {
         if options.read_only {
             return Err(Error::InvalidArgument("read_only = true: there is no pool to read".into()));
         }
-        let geometry = Geometry::new(
-            options.head_size_bytes.unwrap_or(HEAD_SIZE_BYTES_DEFAULT),
-            segment_size(&*media, &options),
-        );
+        let geometry = geometry_at_creation(&*media, &options);
         let len = geometry.pool_len(SLOTS_AT_CREATION);
         let lanes = log_count(&*media, &options, &geometry);
         // The first head, and the reserve that lets a full pool still delete, clean, roll and recover.
@@ -516,7 +519,7 @@ mod tests {
     #[test]
     fn heads_and_reserve_take_little_of_a_pool_whatever_the_machine_has() {
         let [of_64_mib, of_128_mib] =
-            [64, 128].map(|mib| Geometry::new(2 << 20, 128 << 10).slots_in(mib << 20));
+            [64, 128].map(|mib| Geometry::new(128 << 10, 128 << 10).slots_in(mib << 20));
         for slots in [of_64_mib, of_128_mib, 10_000] {
             let logs = affordable_logs(slots);
             let taken = 2 * logs as u32 + RESERVE_SLOTS + STREAMS_MAX as u32;
