@@ -2,9 +2,8 @@
 //! [--deletes]`.
 //!
 //! Keys of 8 bytes put in no order, values of 64 bytes, a pool on emulated persistent memory (tmpfs: survives no power
-//! cut), one thread. `--short` stops behind the short scans, for a profile; `--writes`: only puts beside snapshots; `--deletes`: only scans of
-//! what was deleted. Times are
-//! those that the thread was on a core; of what is compared the sides take turns.
+//! cut), one thread. `--short` stops behind the short scans, for a profile; `--writes`: only puts beside snapshots; `--deletes`:
+//! only scans of what was deleted. Times are those that the thread was on a core; of what is compared the sides take turns.
 
 mod common;
 

@@ -98,6 +98,12 @@ impl Seq {
         Seq((((self.0 >> LOG_ID_BITS) + 1) << LOG_ID_BITS) | u64::from(log.0))
     }
 
+    /// The highest stamp, of any log, with the same units.
+    #[inline]
+    pub fn last_of_unit(self) -> Seq {
+        Seq(self.0 | ((1 << LOG_ID_BITS) - 1))
+    }
+
     /// The stamp `steps` units later in the same log.
     #[inline]
     pub fn step(self, steps: u64) -> Seq {

@@ -171,25 +171,34 @@ fn judge(rounds: &[Round], what: &str, goal: &str, of: fn(&Run) -> &Latencies) {
     row(what, goal, &found);
 }
 
+/// What a run writes that must not need the cleaner.
+fn free_bytes(pool: &Pool) -> u64 {
+    (FREE_SHARE * (1.0 - LIVE) * pool.bytes as f64) as u64
+}
+
+/// Measures a pool of its own while the cleaner rests.
+fn while_paused<R>(arguments: &Arguments, measure: impl FnOnce(&mut Pool) -> R) -> R {
+    let mut pool = filled(arguments);
+    pool.store.maintenance_pause().expect("slots are plenty");
+    std::thread::sleep(REST);
+    let passes = stat(&pool.store, "cleaner.passes");
+    let measured = measure(&mut pool);
+    assert_eq!(stat(&pool.store, "cleaner.passes"), passes, "the cleaner rested");
+    measured
+}
+
 /// Puts per second while the cleaner rests, in as many rounds as latencies have: the median.
 pub fn rate_of_paused_puts(arguments: &Arguments) -> f64 {
-    let round = |_| {
-        let mut pool = filled(arguments);
-        pool.store.maintenance_pause().expect("slots are plenty");
-        let passes = stat(&pool.store, "cleaner.passes");
-        let free_bytes = FREE_SHARE * (1.0 - LIVE) * pool.bytes as f64;
+    let overwrite = |pool: &mut Pool| {
         let keys = pool.keys;
-        let rate = pool.overwrite(free_bytes as u64, |rng| rng.next() % keys).expect("slots are plenty");
-        assert_eq!(stat(&pool.store, "cleaner.passes"), passes, "the cleaner rested");
-        rate
+        pool.overwrite(free_bytes(pool), |rng| rng.next() % keys).expect("slots are plenty")
     };
-    median((0..ROUNDS).map(round).collect())
+    median((0..ROUNDS).map(|_| while_paused(arguments, overwrite)).collect())
 }
 
 pub fn latency(arguments: &Arguments) {
     let mut cleaned = filled(arguments);
-    let free_bytes = FREE_SHARE * (1.0 - LIVE) * cleaned.bytes as f64;
-    let operations = 2 * free_bytes as u64 / PUT_BYTES;
+    let operations = 2 * free_bytes(&cleaned) / PUT_BYTES;
     // Until as much was overwritten as the pool has.
     let warm = 2 * cleaned.bytes / PUT_BYTES;
     closed_loop(&mut cleaned, warm);
@@ -204,12 +213,7 @@ pub fn latency(arguments: &Arguments) {
     for _ in 0..ROUNDS {
         std::thread::sleep(REST);
         let with = measure(&mut cleaned, rate, operations);
-        let mut paused = filled(arguments);
-        paused.store.maintenance_pause().expect("slots are plenty");
-        std::thread::sleep(REST);
-        let passes = stat(&paused.store, "cleaner.passes");
-        let without = measure(&mut paused, rate, operations);
-        assert_eq!(stat(&paused.store, "cleaner.passes"), passes, "the cleaner rested");
+        let without = while_paused(arguments, |paused| measure(paused, rate, operations));
         let [machine, _] = open_loop(rate, operations, |_| {});
         rounds.push((with, without, machine));
     }

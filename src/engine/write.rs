@@ -113,7 +113,6 @@ impl<I: Index + 'static> Engine<I> {
             }
         };
         let written = self.committer.submit_op(self, op, hash, terms, ask)?;
-        self.note_if_tombstone(op.kind, key, written.get());
         self.publish_at(space, spot, (op.kind, key), written);
         Ok(())
     }
@@ -180,7 +179,6 @@ impl<I: Index + 'static> Engine<I> {
                 let placed = placed.into_inner();
                 for (entry, op_at) in entries.iter().zip(offsets) {
                     let written = Written::at(&placed, op_at, true);
-                    self.note_if_tombstone(entry.kind, entry.key, &written);
                     let (kind, key) = (entry.kind, entry.key);
                     self.publish_at(entry.space, entry.spot, (kind, key), Publishable::from_batch(written));
                 }
@@ -355,7 +353,6 @@ impl<I: Index + 'static> Engine<I> {
         let written =
             self.committer.with_log(self, |oplog, state| self.write_parts(oplog, state, entries, terms))?;
         for (entry, written) in entries.iter().zip(written) {
-            self.note_if_tombstone(entry.kind, entry.key, &written);
             let (kind, key) = (entry.kind, entry.key);
             self.publish_at(entry.space, entry.spot, (kind, key), Publishable::from_batch(written));
         }
@@ -509,14 +506,6 @@ impl<I: Index + 'static> Engine<I> {
         if self.has_damage() { self.oplog.newest_seq() } else { Seq::ZERO }
     }
 
-    /// The cleaner has to know of tombstones, to let go of them.
-    #[inline]
-    fn note_if_tombstone(&self, kind: OpKind, key: Key<'_>, written: &Written) {
-        if kind == OpKind::Delete {
-            self.noted.add(key.hash, written.seq, encoded_len_max(key.bytes.len(), 0));
-        }
-    }
-
     /// Shows an entry to readers, unless a newer one of its key is there.
     pub(super) fn publish(
         &self,
@@ -540,6 +529,10 @@ impl<I: Index + 'static> Engine<I> {
         let guard = epoch::pin();
         let new = *written.get();
         self.oplog.settle_stamp(new.seq);
+        if new_kind == OpKind::Delete {
+            // The cleaner has to know of tombstones, to let go of them; and scans, once they see the mark.
+            self.noted.add(key.hash, new.seq, encoded_len_max(key.bytes.len(), 0));
+        }
         let mut older = None;
         let upsert = space.index.upsert_at(spot, key, written.map(|written| written.addr), |known| {
             let scratch = Scratch::new();
@@ -568,7 +561,6 @@ impl<I: Index + 'static> Engine<I> {
             Upsert::Lost(winner) => return self.bury_unseen(new.addr, winner, &guard),
         }
         if new_kind == OpKind::Delete {
-            debug_assert!(self.noted.newest() >= new.seq, "scans ask for it once they see the mark");
             space.index.mark_tombstone(key, new.addr);
         }
     }
@@ -641,7 +633,6 @@ impl<I: Index + 'static> Publisher for Engine<I> {
             return Err(error);
         };
         let key = self.key_of(&op);
-        self.note_if_tombstone(op.kind(), key, written.get());
         // Who drops a keyspace waits for what was accepted before.
         let space = self.keyspace(op.keyspace()).expect("it is registered as long as entries of it come");
         self.publish(&space, op.kind(), key, written);

@@ -170,13 +170,12 @@ impl OpLog {
     pub fn newest_seq(&self) -> Seq {
         let floor = self.floor();
         let newest = self.logs.iter().map(|log| log.state.lock().last_seq()).max().unwrap_or(Seq::ZERO);
-        Seq(newest.max(floor).0 | ((1 << crate::constants::LOG_ID_BITS) - 1))
+        newest.max(floor).last_of_unit()
     }
 
     /// The same without the locks of the logs: a point that divides all writes, see `order.rs`.
     pub fn take_point(&self) -> Seq {
-        let last_of_units = (1 << crate::constants::LOG_ID_BITS) - 1;
-        self.order.divide(|| Seq(self.newest_seq_seen().0 | last_of_units))
+        self.order.divide(|| self.newest_seq_seen().last_of_unit())
     }
 
     /// The next stamp of a log for what counts for many keys: it divides all writes, too. Where there is one log, each does.
@@ -192,7 +191,7 @@ impl OpLog {
         Seq(newest.unwrap_or(0)).max(self.floor())
     }
 
-    /// A write with this stamp is about to return. Under an epoch guard that was taken since it was stamped.
+    /// A write with this stamp is about to be seen. Under an epoch guard that was taken since it was stamped.
     #[inline]
     pub fn settle_stamp(&self, seq: Seq) {
         self.order.settle(seq);

@@ -21,7 +21,7 @@ use crate::types::Seq;
 /// Floor of the stamps, and dividers.
 #[derive(Default)]
 pub struct Order {
-    /// Every later stamp exceeds it. Raised rarely, read by every append.
+    /// Every later stamp exceeds it. Read by every append, raised by batches, snapshots and those that meet them.
     floor: AtomicU64,
     /// How many dividers are being taken. Beside the floor: who looks has just read that.
     announced: AtomicU64,
@@ -48,7 +48,7 @@ impl Order {
         divider
     }
 
-    /// A write with this stamp is about to return. Behind a fence that it passed since it was stamped.
+    /// A write with this stamp is about to be seen. Behind a fence that it passed since it was stamped.
     #[inline]
     pub fn settle(&self, seq: Seq) {
         if self.announced.load(Ordering::Acquire) != 0 {
