@@ -27,8 +27,8 @@ use crash::tally::Tally;
 use crash::threads::{self, Threads};
 use crash::toy::{Toy, bug};
 use crash::unreadable;
-use flatkv::Store;
 use flatkv::testing::sim::SimKind;
+use flatkv::{IndexKind, Store};
 use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -152,9 +152,10 @@ fn sweep<S: Subject>(name: &str, histories: impl Iterator<Item = History> + Send
 
 fn picked(kind: SimKind) -> impl Iterator<Item = History> {
     let prefix = if kind == SimKind::Pm { "pm:" } else { "file:" };
-    PICKED
-        .iter()
-        .map(move |words| format!("{prefix}{words}").parse().expect("picked histories are well-formed"))
+    PICKED.iter().zip(0..).map(move |(words, number)| {
+        let picked: History = format!("{prefix}{words}").parse().expect("picked histories are well-formed");
+        History { index: History::nth_index(kind, number), ..picked }
+    })
 }
 
 /// Every history of up to three operations, on either medium.
@@ -272,7 +273,9 @@ fn a_crash_while_a_pool_is_created_leaves_no_pool_or_an_empty_one() {
     for kind in KINDS {
         // Files are created under no name; what is there already is a device.
         for in_place in [false, kind == SimKind::Pm] {
-            let history = History { kind, creates: true, in_place, random_keys: false, acts: Vec::new() };
+            let index = History::nth_index(kind, u64::from(in_place));
+            let history =
+                History { kind, index, creates: true, in_place, random_keys: false, acts: Vec::new() };
             sweep::<Store>(&format!("creation, {kind:?}"), std::iter::once(history), LIMITS_WIDE);
         }
     }
@@ -366,7 +369,9 @@ fn a_campaign_finds_nothing() {
 fn toy_failure<const BUG: u8>() -> Option<Failure> {
     for kind in KINDS {
         let mut sweep = Sweep::<Toy<BUG>>::new(SEED);
-        let creation = History { kind, creates: true, in_place: false, random_keys: false, acts: Vec::new() };
+        let index = IndexKind::Ordered;
+        let creation =
+            History { kind, index, creates: true, in_place: false, random_keys: false, acts: Vec::new() };
         let random = (0..2).map(|number| History::random(kind, 30, number));
         for history in
             std::iter::once(creation).chain(History::all(kind, 1)).chain(picked(kind)).chain(random)

@@ -18,9 +18,9 @@ use common::{MEDIA, Rng, memory_dir};
 use faults::failed_drain;
 use faults::plan::{FAILURES, Fault, Terrain, Turn};
 use faults::work::{self, Work};
-use flatkv::MediaChoice;
 use flatkv::testing::CallSite;
 use flatkv::testing::sim::{PageCache, SimKind};
+use flatkv::{IndexKind, MediaChoice};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +28,13 @@ use std::time::{Duration, Instant};
 
 /// A sweep gives up after so many violations.
 const VIOLATIONS_MAX: usize = 10;
+/// Each medium with either index.
+const POOLS: [(MediaChoice, IndexKind); 4] = [
+    (MediaChoice::File, IndexKind::Ordered),
+    (MediaChoice::File, IndexKind::Hash),
+    (MediaChoice::EmulatedPm, IndexKind::Ordered),
+    (MediaChoice::EmulatedPm, IndexKind::Hash),
+];
 /// The least number of faults that must strike, over both media.
 const POINTS_MIN: u64 = 5000;
 
@@ -258,11 +265,12 @@ fn put_until_eio(store: &flatkv::Store, len: usize) -> u32 {
 #[test]
 fn a_growth_that_fails_with_an_io_error_leaves_the_store_usable() {
     let turn = Turn::take();
-    for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
+    for (media, index) in POOLS {
         for len in [2000, 100_000] {
             let directory = memory_dir();
             turn.arm(Terrain::Plain, None);
-            let store = work::options(media, Terrain::Plain).open(directory.path().join("pool.fkv")).unwrap();
+            let store =
+                work::options(media, Terrain::Plain, index).open(directory.path().join("pool.fkv")).unwrap();
             let failure = FAILURES[0];
             let site = CallSite::GrowAllocate;
             turn.arm(Terrain::Plain, Some(Fault { site, failure, for_ever: true, nth: 1 }));
@@ -283,11 +291,12 @@ fn a_growth_that_fails_with_an_io_error_leaves_the_store_usable() {
 #[test]
 fn a_growth_whose_fsync_fails_poisons_a_file_at_once() {
     let turn = Turn::take();
-    for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
+    for (media, index) in POOLS {
         for len in [2000, 100_000] {
             let directory = memory_dir();
             turn.arm(Terrain::Plain, None);
-            let store = work::options(media, Terrain::Plain).open(directory.path().join("pool.fkv")).unwrap();
+            let store =
+                work::options(media, Terrain::Plain, index).open(directory.path().join("pool.fkv")).unwrap();
             let fault = Fault { site: CallSite::GrowSync, failure: FAILURES[0], for_ever: false, nth: 1 };
             turn.arm(Terrain::Plain, Some(fault));
             let stored = put_until_eio(&store, len);
@@ -311,11 +320,12 @@ fn a_growth_whose_fsync_fails_poisons_a_file_at_once() {
 #[test]
 fn what_fails_while_space_is_given_back_leaves_the_store_usable() {
     let turn = Turn::take();
-    for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
+    for (media, index) in POOLS {
         for site in [CallSite::Punch, CallSite::Shrink, CallSite::GiveBackSync] {
             let directory = memory_dir();
             turn.arm(Terrain::Plain, None);
-            let store = work::options(media, Terrain::Plain).open(directory.path().join("pool.fkv")).unwrap();
+            let store =
+                work::options(media, Terrain::Plain, index).open(directory.path().join("pool.fkv")).unwrap();
             let put = |number: u32| store.put(&number.to_le_bytes(), &[7; 2000]);
             (0..40).for_each(|number| put(number).unwrap());
             // A segment in the middle becomes free.

@@ -29,7 +29,7 @@ use flatkv::testing::format::{
 };
 use flatkv::testing::sim::{Level, SimKind, SimMedia};
 use flatkv::testing::{self, CheckSite, Site};
-use flatkv::{CommitPolicy, Durability, Error, Result, Store, WriteBatch, WriteOptions};
+use flatkv::{CommitPolicy, Durability, Error, IndexKind, Result, Store, WriteBatch, WriteOptions};
 use rot::check::{self, Tally, Terms};
 use rot::ends::Resumed;
 use rot::pool::{CAPACITY_BYTES, End, HEAD_BYTES, Pool, SEGMENT_BYTES};
@@ -60,8 +60,8 @@ thread_local! {
 struct Mutated(Store);
 
 impl Subject for Mutated {
-    fn open(media: Arc<SimMedia>) -> Result<Self> {
-        let mut options = options(&media);
+    fn open(media: Arc<SimMedia>, index: IndexKind) -> Result<Self> {
+        let mut options = options(&media, index);
         testing::skip_check(None);
         match MUTANT.get() {
             Mutant::None => {}
@@ -114,6 +114,10 @@ impl Subject for Mutated {
     }
 }
 
+fn mutated(media: Arc<SimMedia>) -> Result<Mutated> {
+    Mutated::open(media, IndexKind::Ordered)
+}
+
 /// One writer rolls a head whose data nobody drained, and another one, whose drains do not cover the first one's, goes on.
 fn rolls_without_drains(os_puts_of_another: usize) -> String {
     let puts = [vec!["os"; 48], vec!["os@2"; os_puts_of_another]].concat();
@@ -158,7 +162,7 @@ fn histories(mutant: Mutant) -> Vec<String> {
         "file:put",
         "pm:os,kill,put,kill,delete",
         "pm:roll,roll",
-        "file:roll,delete,roll,reopen",
+        "file-hash:roll,delete,roll,reopen",
         "pm:blob,kill,larger,batch",
     ];
     first.iter().copied().chain(then).map(String::from).collect()
@@ -210,7 +214,7 @@ fn killed_by_other_geometry() -> Option<Kill> {
         replay.advance_to(point);
         for image in replay.images(Level::A, 16, SEED) {
             let second = Arc::new(SimMedia::from_crash(&image));
-            let Ok(store) = Mutated::open(second.clone()) else { continue };
+            let Ok(store) = mutated(second.clone()) else { continue };
             drop(store);
             let recording = second.power_off();
             let mut replay = recording.replay();
@@ -248,7 +252,7 @@ fn killed_by_second_writer() -> Option<Kill> {
         replay.advance_to(point);
         for image in replay.images(Level::A, 8, SEED) {
             let second = Arc::new(SimMedia::from_crash(&image));
-            let store = Mutated::open(second.clone()).expect("the image is sound").0;
+            let store = mutated(second.clone()).expect("the image is sound").0;
             let writer = store.clone();
             let write =
                 move || (0..8_u32).for_each(|n| writer.put(&n.to_le_bytes(), &[7; 600]).expect("room"));
@@ -279,7 +283,7 @@ fn killed_by_second_writer() -> Option<Kill> {
 /// cover what the first one flushed.
 fn killed_by_refused_blob() -> Option<Kill> {
     let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
-    let store = Mutated::open(media.clone()).expect("creates").0;
+    let store = mutated(media.clone()).expect("creates").0;
     let mut batch = WriteBatch::new();
     batch.put(b"opens a segment", &[1; 1500]).expect("short");
     batch.put(b"does not fit", &vec![1; 200_000]).expect("short");
@@ -307,7 +311,7 @@ fn killed_by_refused_blob() -> Option<Kill> {
 /// An idle log has marked its last frame as durable, the power fails, and then the frame rots.
 fn killed_by_rot_behind_a_mark() -> Option<Kill> {
     let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
-    let store = Mutated::open(media.clone()).expect("creates");
+    let store = mutated(media.clone()).expect("creates");
     store.0.put(b"key", b"old").expect("room");
     store.0.put(b"key", b"a new value").expect("room");
     store.idle().expect("marks");
@@ -319,7 +323,7 @@ fn killed_by_rot_behind_a_mark() -> Option<Kill> {
     let at = bytes.windows(11).position(|window| window == b"a new value").expect("it is there");
     bytes[at / 64 * 64..at / 64 * 64 + 64].fill(0xFF);
     let media = Arc::new(SimMedia::from_image(SimKind::Pm, &bytes, CAPACITY_BYTES));
-    match Mutated::open(media).expect("opens").get(b"key") {
+    match mutated(media).expect("opens").get(b"key") {
         Err(Error::Corrupted { .. }) => None,
         shown => {
             Some(Kill { by: format!("rot of a frame that an idle log had marked: {shown:?}"), states: 1 })
@@ -344,7 +348,7 @@ fn killed_by_an_earlier_close(check: CheckSite) -> Option<Kill> {
 /// The cleaner moves what is in that segment, and the power fails before the copies are drained.
 fn killed_by_half_a_batch() -> Option<Kill> {
     let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
-    let store = Mutated::open(media.clone()).expect("creates");
+    let store = mutated(media.clone()).expect("creates");
     // There is a survivor segment already: the drain that opens one would cover the commit.
     store.0.put(b"moves before", b"value").expect("room");
     (0..12_u8).for_each(|round| store.0.put(b"other", &[round; 500]).expect("room"));
@@ -388,7 +392,7 @@ fn killed_by_half_a_batch() -> Option<Kill> {
 /// not cover what the cleaner flushed. The power fails, and then the copy rots.
 fn killed_by_rot_of_a_survivor() -> Option<Kill> {
     let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
-    let store = Mutated::open(media.clone()).expect("creates");
+    let store = mutated(media.clone()).expect("creates");
     store.0.put(b"moved", b"a moved value").expect("room");
     for round in 0..40_u8 {
         store.0.put(b"overwritten", &[round; 500]).expect("room");
@@ -422,7 +426,7 @@ fn killed_by_rot_of_a_survivor() -> Option<Kill> {
 /// The list of segments in the head was replaced by one that lacks a segment, and has the checksum of nothing.
 fn killed_by_a_shorter_list() -> Option<Kill> {
     let media = Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES));
-    let store = Mutated::open(media.clone()).expect("creates");
+    let store = mutated(media.clone()).expect("creates");
     store.0.put(b"kept", b"a value that is kept").expect("room");
     (0..16_u8).for_each(|round| store.0.put(b"other", &[round; 500]).expect("room"));
     store.0.close().expect("the medium works");
@@ -447,7 +451,7 @@ fn killed_by_a_shorter_list() -> Option<Kill> {
         image[body..body + bytes.len()].copy_from_slice(&bytes);
     }
     let media = Arc::new(SimMedia::from_image(SimKind::Pm, &image, CAPACITY_BYTES));
-    match Mutated::open(media).and_then(|store| store.get(b"kept")) {
+    match mutated(media).and_then(|store| store.get(b"kept")) {
         Err(Error::Corrupted { .. }) => None,
         shown => Some(Kill { by: format!("a list of segments that lacks one: {shown:?}"), states: 1 }),
     }

@@ -1,6 +1,7 @@
 //! The language of histories: what is done to a store before it crashes. A history is a line of words, so that a
 //! failure can be given as one.
 
+use flatkv::IndexKind;
 use flatkv::testing::sim::SimKind;
 use std::fmt;
 use std::str::FromStr;
@@ -94,10 +95,12 @@ pub struct Act {
     pub writer: usize,
 }
 
-/// A medium, how the store on it starts, and what is done to it.
+/// A medium, an index, how the store starts, and what is done to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
     pub kind: SimKind,
+    /// Of every store that is opened in it, behind its crashes too.
+    pub index: IndexKind,
     /// Starts with creating the pool; else with opening one that was closed.
     pub creates: bool,
     /// Where it creates one, the medium is there already, as a device is.
@@ -108,16 +111,23 @@ pub struct History {
 }
 
 impl History {
+    /// The index of the `number`-th of many histories: each kind has half of them, and the other half on the other medium.
+    pub fn nth_index(kind: SimKind, number: u64) -> IndexKind {
+        let is_even = number.is_multiple_of(2);
+        if is_even == (kind == SimKind::Pm) { IndexKind::Ordered } else { IndexKind::Hash }
+    }
+
     /// Every history of exactly `len` operations by one writer.
     pub fn all(kind: SimKind, len: u32) -> impl Iterator<Item = History> {
         let ops = Op::ALPHABET.len();
         (0..ops.pow(len)).map(move |mut number| {
+            let index = History::nth_index(kind, number as u64);
             let mut acts = Vec::new();
             for _ in 0..len {
                 acts.push(Act { op: Op::ALPHABET[number % ops], writer: 0 });
                 number /= ops;
             }
-            History { kind, creates: false, in_place: false, random_keys: false, acts }
+            History { kind, index, creates: false, in_place: false, random_keys: false, acts }
         })
     }
 
@@ -146,7 +156,8 @@ impl History {
             let writer = usize::from(random.below(4) == 0 && !matches!(op, Op::Reopen | Op::Kill));
             acts.push(Act { op, writer });
         }
-        History { kind, creates: false, in_place: false, random_keys: true, acts }
+        let index = History::nth_index(kind, seed);
+        History { kind, index, creates: false, in_place: false, random_keys: true, acts }
     }
 }
 
@@ -158,7 +169,8 @@ impl fmt::Display for History {
         };
         write!(
             f,
-            "{kind}{}{}{}:",
+            "{kind}{}{}{}{}:",
+            if self.index == IndexKind::Hash { "-hash" } else { "" },
             if self.creates { "-new" } else { "" },
             if self.in_place { "-device" } else { "" },
             if self.random_keys { "-random" } else { "" }
@@ -176,21 +188,23 @@ impl FromStr for History {
 
     fn from_str(line: &str) -> Result<History, String> {
         let (start, words) =
-            line.split_once(':').ok_or("a history is MEDIUM[-new[-device]][-random]:WORD,WORD...")?;
+            line.split_once(':').ok_or("a history is MEDIUM[-hash][-new[-device]][-random]:WORD,WORD...")?;
         let mut flags = start.split('-');
         let kind = match flags.next() {
             Some("pm") => SimKind::Pm,
             Some("file") => SimKind::File,
             other => return Err(format!("unknown medium {other:?}: expected pm or file")),
         };
+        let index = IndexKind::Ordered;
         let mut history =
-            History { kind, creates: false, in_place: false, random_keys: false, acts: Vec::new() };
+            History { kind, index, creates: false, in_place: false, random_keys: false, acts: Vec::new() };
         for flag in flags {
             match flag {
+                "hash" => history.index = IndexKind::Hash,
                 "new" => history.creates = true,
                 "device" => history.in_place = true,
                 "random" => history.random_keys = true,
-                other => return Err(format!("unknown flag {other:?}: expected new, device or random")),
+                other => return Err(format!("unknown flag {other:?}: expected hash, new, device or random")),
             }
         }
         for word in words.split(',').filter(|word| !word.is_empty()) {

@@ -8,6 +8,7 @@
 //!   - P5 a step that failed or did not return may be there or not; once somebody looked, that is settled
 //!   - a killed process loses nothing that it acknowledged, at whatever durability
 
+use flatkv::IndexKind;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Number of a value; 0 if the key is not there.
@@ -22,23 +23,24 @@ pub const KEYS: usize = HISTORY_KEYS + WORK_KEYS;
 /// Puts of the work after a recovery.
 pub const WORK_VALUES: usize = 8;
 
-/// The bytes behind the numbers.
+/// The bytes behind the numbers, and what every store is opened with.
 #[derive(Clone, Debug)]
 pub struct World {
+    pub index: IndexKind,
     pub keys: Vec<Vec<u8>>,
     /// `values[0]` stands for "not there".
     values: Vec<Vec<u8>>,
 }
 
 impl World {
-    pub fn new() -> World {
+    pub fn new(index: IndexKind) -> World {
         let keys = (0..KEYS).map(|number| match number % 4 {
             3 => format!("a-key-of-more-than-one-cache-line-{number:0>40}").into_bytes(),
             _ => format!("key-{number:0>4}").into_bytes(),
         });
-        let mut world = World { keys: keys.collect(), values: vec![Vec::new()] };
-        for index in 0..WORK_VALUES {
-            world.add_value(8 + 30 * index);
+        let mut world = World { index, keys: keys.collect(), values: vec![Vec::new()] };
+        for number in 0..WORK_VALUES {
+            world.add_value(8 + 30 * number);
         }
         world
     }

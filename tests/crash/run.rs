@@ -108,7 +108,7 @@ impl<'w, S: Subject> Driver<'w, S> {
     /// Opens the store; it must then show one of the states that `initial` allows after a kill.
     pub fn open(world: &'w mut World, media: SimMedia, initial: Allowed) -> Result<Self, String> {
         let media = Arc::new(media);
-        let store = S::open(media.clone()).map_err(|error| format!("open failed: {error}"))?;
+        let store = S::open(media.clone(), world.index).map_err(|error| format!("open failed: {error}"))?;
         let view = observe(&store, world)?;
         if !initial.kill.contains(&view) {
             return Err(model::difference(&view, &initial.kill));
@@ -290,7 +290,8 @@ impl<'w, S: Subject> Driver<'w, S> {
     fn reopen(&mut self) -> Result<(), String> {
         self.covering(0, S::close)?;
         self.store = Arc::new(
-            S::open(self.media.clone()).map_err(|error| format!("open after close failed: {error}"))?,
+            S::open(self.media.clone(), self.world.index)
+                .map_err(|error| format!("open after close failed: {error}"))?,
         );
         self.check_view("after close and open")
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// A store as the sweep sees it.
 pub trait Subject: Send + Sync + Sized + 'static {
     /// Opens the store on `media`, and creates it if the medium is empty.
-    fn open(media: Arc<SimMedia>) -> Result<Self>;
+    fn open(media: Arc<SimMedia>, index: IndexKind) -> Result<Self>;
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
     fn put(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<()>;
     fn delete(&self, key: &[u8]) -> Result<bool>;
@@ -28,17 +28,18 @@ pub trait Subject: Send + Sync + Sized + 'static {
 }
 
 /// Options of a pool with the smallest segments that hold several frames: on files a frame takes whole sectors, and
-/// segments of 4 KiB hardly ever roll. Each kind of index has one of the media.
-pub fn options(media: &SimMedia) -> Options {
-    match media.sim_kind() {
+/// segments of 4 KiB hardly ever roll.
+pub fn options(media: &SimMedia, index: IndexKind) -> Options {
+    let options = match media.sim_kind() {
         SimKind::Pm => flatkv::testing::with_survivor_streams(flatkv::testing::options(), 2),
-        SimKind::File => flatkv::testing::options().segment_size_bytes(8192).index(IndexKind::Hash),
-    }
+        SimKind::File => flatkv::testing::options().segment_size_bytes(8192),
+    };
+    options.index(index)
 }
 
 impl Subject for Store {
-    fn open(media: Arc<SimMedia>) -> Result<Self> {
-        let options = options(&media);
+    fn open(media: Arc<SimMedia>, index: IndexKind) -> Result<Self> {
+        let options = options(&media, index);
         flatkv::testing::open_on(media, options)
     }
 
@@ -116,8 +117,8 @@ impl KeyspacePerKey {
 }
 
 impl Subject for KeyspacePerKey {
-    fn open(media: Arc<SimMedia>) -> Result<Self> {
-        <Store as Subject>::open(media).map(KeyspacePerKey)
+    fn open(media: Arc<SimMedia>, index: IndexKind) -> Result<Self> {
+        <Store as Subject>::open(media, index).map(KeyspacePerKey)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {

@@ -235,7 +235,7 @@ impl<S: Subject> Sweep<S> {
     }
 
     fn run(&self, history: &History) -> Result<(World, Vec<Session>), Failure> {
-        let mut world = World::new();
+        let mut world = World::new(history.index);
         let sessions = guarded(|| run::run::<S>(&mut world, history, self.seed)).map_err(|what| Failure {
             seed: self.seed,
             history: history.to_string(),
@@ -430,7 +430,7 @@ fn after_kill(allowed: Allowed, cache: PageCache) -> Allowed {
 
 fn open_and_check<S: Subject>(world: &World, media: &Arc<SimMedia>, allowed: &[State]) -> Result<S, String> {
     guarded(|| {
-        let store = S::open(media.clone()).map_err(|error| format!("open failed: {error}"))?;
+        let store = S::open(media.clone(), world.index).map_err(|error| format!("open failed: {error}"))?;
         let found = observe(&store, world)?;
         if allowed.contains(&found) { Ok(store) } else { Err(model::difference(&found, allowed)) }
     })

@@ -5,7 +5,7 @@
 //! each shared key. Of its own keys a writer leaves what a prefix of its steps made, not shorter than what was
 //! acknowledged. A shared key holds a value that no acknowledged later write replaced.
 
-use crate::crash::history::Random;
+use crate::crash::history::{History, Random};
 use crate::crash::model::End;
 use flatkv::testing;
 use flatkv::testing::sim::{Level, PageCache, Recording, Seen, SimKind, SimMedia};
@@ -62,6 +62,7 @@ fn shared_key(number: usize) -> Vec<u8> {
 impl Threads {
     fn open(&self, media: &Arc<SimMedia>) -> Result<Store, Error> {
         let mut options = testing::with_logs(testing::options(), self.logs);
+        options = options.index(History::nth_index(self.kind, self.seed));
         if self.kind == SimKind::File {
             options = options.segment_size_bytes(8192);
         }

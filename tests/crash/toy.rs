@@ -4,7 +4,7 @@
 use crate::crash::subject::Subject;
 use flatkv::testing::sim::SimMedia;
 use flatkv::testing::{Media, MediaRange, Site};
-use flatkv::{Durability, Error, Result};
+use flatkv::{Durability, Error, IndexKind, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -221,7 +221,7 @@ impl<const BUG: u8> Toy<BUG> {
 }
 
 impl<const BUG: u8> Subject for Toy<BUG> {
-    fn open(media: Arc<SimMedia>) -> Result<Self> {
+    fn open(media: Arc<SimMedia>, _: IndexKind) -> Result<Self> {
         let toy = Toy { media, log: Mutex::default() };
         if toy.media.len_bytes() == 0 {
             toy.media.grow(HEAD_BYTES + 2 * HALF_BYTES)?;

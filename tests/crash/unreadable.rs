@@ -8,7 +8,7 @@ use crate::crash::run;
 use crate::crash::subject;
 use flatkv::testing::sim::{Level, SimMedia};
 use flatkv::testing::{self, MediaRange};
-use flatkv::{Error, SigbusPolicy, Store};
+use flatkv::{Error, IndexKind, SigbusPolicy, Store};
 use std::sync::Arc;
 
 const LINE_BYTES: u64 = 64;
@@ -24,8 +24,8 @@ pub struct Tally {
     pub failed: u64,
 }
 
-fn open(media: &Arc<SimMedia>) -> Result<Store, Error> {
-    testing::open_on(media.clone(), subject::options(media).sigbus(SigbusPolicy::Guard))
+fn open(media: &Arc<SimMedia>, index: IndexKind) -> Result<Store, Error> {
+    testing::open_on(media.clone(), subject::options(media, index).sigbus(SigbusPolicy::Guard))
 }
 
 /// Lines of the image that hold anything.
@@ -37,7 +37,7 @@ fn lines(media: &SimMedia) -> Vec<u64> {
 }
 
 pub fn sweep(history: &History, seed: u64, tally: &mut Tally) -> Result<(), String> {
-    let mut world = World::new();
+    let mut world = World::new(history.index);
     let sessions = run::run::<Store>(&mut world, history, seed)?;
     let mut random = Random::new(seed);
     for session in &sessions {
@@ -62,7 +62,7 @@ pub fn sweep(history: &History, seed: u64, tally: &mut Tally) -> Result<(), Stri
                 tally.opens += 1;
                 let place =
                     format!("{history} SEED={seed:#x} POINT={point} IMAGE=C.64.{number}, line {bad:#x}");
-                match open(&media) {
+                match open(&media, history.index) {
                     Ok(store) => {
                         if is_late {
                             break_it();

@@ -69,6 +69,8 @@ pub struct Work<'a> {
     path: &'a Path,
     media: MediaChoice,
     terrain: Terrain,
+    /// Of the session.
+    index: IndexKind,
     fault: Option<Fault>,
     model: Model,
     /// Makes other values of it, 0 those of the sweep.
@@ -83,14 +85,12 @@ fn key(number: usize) -> Vec<u8> {
     format!("key {number:02}").into_bytes()
 }
 
-pub fn options(media: MediaChoice, terrain: Terrain) -> Options {
+pub fn options(media: MediaChoice, terrain: Terrain, index: IndexKind) -> Options {
     let options = if terrain == Terrain::Background {
         Options::new().head_size_bytes(8192)
     } else {
         flatkv::testing::options()
     };
-    // Each kind of index has one of the media.
-    let index = if media == MediaChoice::File { IndexKind::Hash } else { IndexKind::Ordered };
     options.media(media).segment_size_bytes(SEGMENT_BYTES).index(index)
 }
 
@@ -103,9 +103,22 @@ impl<'a> Work<'a> {
         fault: Option<Fault>,
         salt: u32,
     ) -> Self {
-        let model = Model::new(KEYS);
+        let (model, index) = (Model::new(KEYS), IndexKind::Ordered);
         let (acknowledged, reads, errors, poisonings) = (0, 0, 0, 0);
-        Work { turn, path, media, terrain, fault, model, salt, acknowledged, reads, errors, poisonings }
+        Work {
+            turn,
+            path,
+            media,
+            terrain,
+            index,
+            fault,
+            model,
+            salt,
+            acknowledged,
+            reads,
+            errors,
+            poisonings,
+        }
     }
 
     /// The whole life of a pool: created, written, closed, read, opened, dropped without a close, recovered, closed; then
@@ -115,6 +128,7 @@ impl<'a> Work<'a> {
             if session == 3 && self.terrain == Terrain::Full {
                 self.turn.lift();
             }
+            self.index = self.nth_index(session);
             if session == 1 {
                 self.read_only()?;
             }
@@ -134,7 +148,8 @@ impl<'a> Work<'a> {
             }
         }
         self.turn.lift();
-        for round in ["without faults", "after a clean close"] {
+        for (round, session) in [("without faults", 4), ("after a clean close", 5)] {
+            self.index = self.nth_index(session);
             let store = self.open_surely(round)?;
             self.check(&store, true, round)?;
             for number in 0..KEYS {
@@ -186,12 +201,13 @@ impl<'a> Work<'a> {
         self.check(store, false, "before the close")
     }
 
-    fn a_little(&mut self, store: &Store, session: usize) -> Checked<()> {
-        self.put(store, session, SMALL_BYTES)?;
-        self.put(store, 4 + session, BLOB_BYTES)?;
+    fn a_little(&mut self, store: &Store, session: u32) -> Checked<()> {
+        let at = session as usize;
+        self.put(store, at, SMALL_BYTES)?;
+        self.put(store, 4 + at, BLOB_BYTES)?;
         let bytes = self.model.value(SMALL_BYTES);
-        self.write(store, "os put", vec![(8 + session, Some(bytes))], true)?;
-        self.delete(store, 12 + session)?;
+        self.write(store, "os put", vec![(8 + at, Some(bytes))], true)?;
+        self.delete(store, 12 + at)?;
         for round in 0..6 {
             self.put(store, 20 + round % 4, ROLL_BYTES)?;
         }
@@ -201,9 +217,19 @@ impl<'a> Work<'a> {
         self.check(store, false, "before the end of a session")
     }
 
+    /// Each kind of index has every second session, and the first one of every second fault.
+    fn nth_index(&self, session: u32) -> IndexKind {
+        let fault = self.fault.map_or(0, |fault| fault.nth + u32::from(fault.for_ever));
+        if (fault + session).is_multiple_of(2) { IndexKind::Ordered } else { IndexKind::Hash }
+    }
+
+    fn options(&self) -> Options {
+        options(self.media, self.terrain, self.index)
+    }
+
     fn open(&mut self, what: &str) -> Checked<Option<Store>> {
         for _ in 0..2 {
-            match options(self.media, self.terrain).open(self.path) {
+            match self.options().open(self.path) {
                 Ok(store) => return Ok(Some(store)),
                 Err(error) => self.judge(what, &Err(error), false)?,
             }
@@ -213,11 +239,11 @@ impl<'a> Work<'a> {
     }
 
     fn open_surely(&self, what: &str) -> Checked<Store> {
-        options(self.media, self.terrain).open(self.path).map_err(|error| format!("open {what}: {error}"))
+        self.options().open(self.path).map_err(|error| format!("open {what}: {error}"))
     }
 
     fn read_only(&mut self) -> Checked<()> {
-        match options(self.media, self.terrain).read_only(true).open(self.path) {
+        match self.options().read_only(true).open(self.path) {
             Ok(store) => self.check(&store, true, "read-only"),
             Err(Error::Io { errno: libc::ENOENT, .. }) if self.acknowledged == 0 => Ok(()),
             Err(Error::InvalidArgument(_) | Error::Incomplete(_)) if self.acknowledged == 0 => Ok(()),
@@ -227,7 +253,7 @@ impl<'a> Work<'a> {
 
     /// Somebody else wants the pool meanwhile.
     fn contend(&mut self, _held: &Store) -> Checked<()> {
-        match options(self.media, self.terrain).open(self.path) {
+        match self.options().open(self.path) {
             Err(Error::Locked(_)) => Ok(()),
             Err(error) => self.judge("open of a held pool", &Err(error), false),
             Ok(_) => Err("a pool that is held was opened".into()),
