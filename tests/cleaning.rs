@@ -184,3 +184,38 @@ fn hot_and_cold_entries_are_cleaned_for_a_quarter_less_than_by_greed() {
     let sorted = write_amplification_of_hot_and_cold(testing::with_survivor_streams(testing::options(), 2));
     assert!(sorted <= 0.75 * greedy, "write amplification {sorted:.2}, by greed {greedy:.2}");
 }
+
+/// It was kept, and no statistic told.
+#[test]
+fn a_victim_whose_bytes_rotted_is_kept_and_counted_and_writes_go_on() {
+    for kind in [SimKind::Pm, SimKind::File] {
+        let media = Arc::new(SimMedia::new(kind, CAPACITY_BYTES));
+        let options = || testing::options().segment_size_bytes(8192);
+        let store = testing::open_on(media.clone(), options()).expect("a fresh pool");
+        let key = |number: u32| format!("key {number:02}").into_bytes();
+        (0..60)
+            .for_each(|number| store.put(&key(number), &[number as u8 + 100; 300]).expect("there is room"));
+        assert_eq!(stat(&store, "segments.quarantined"), 0);
+        // In the first segment, below the store, and more than the one bit that could be undone.
+        let at = media.view().windows(300).position(|bytes| bytes == [105; 300]).expect("it was put") as u64;
+        testing::Media::write(&*media, at + 40, &[0; 30]).expect("the medium works");
+        testing::clean(&store).expect("the medium works");
+        assert_eq!(stat(&store, "segments.quarantined"), 1, "{kind:?}: {}", store.stats_json());
+        assert!(stat(&store, "cleaner.victims") > 0, "{kind:?}: the other segments are emptied");
+        for number in (0..60).filter(|number| *number != 5) {
+            assert_eq!(store.get(&key(number)).unwrap(), Some(vec![number as u8 + 100; 300]), "{kind:?}");
+        }
+        assert!(matches!(store.get(&key(5)), Err(Error::Corrupted { .. })), "{kind:?}");
+        assert!(!store.verify().expect("it answers").is_ok(), "{kind:?}: a verification names it");
+        store.health().expect("writes go on");
+        store.put(&key(5), b"cured").expect("writes go on");
+        testing::clean(&store).expect("the medium works");
+        assert_eq!(stat(&store, "segments.quarantined"), 1, "{kind:?}: it is never emptied");
+        testing::kill(&store);
+        drop(store);
+        let media = Arc::new(SimMedia::from_image(kind, &media.view(), CAPACITY_BYTES));
+        let store = testing::open_on(media, options()).expect("the rest is sound");
+        assert!(stat(&store, "damaged_ranges") > 0, "{kind:?}: the next open finds it itself");
+        assert_eq!(store.get(&key(5)).unwrap().as_deref(), Some(&b"cured"[..]), "{kind:?}");
+    }
+}

@@ -90,7 +90,7 @@ impl<I: Index + 'static> Engine<I> {
         let table = self.space.table();
         let (mut op_bytes, mut dead_bytes, mut tombstone_bytes, mut entries) = (0, 0, 0, 0);
         let mut by_state = [0_u64; 5];
-        let mut used_bytes = 0;
+        let (mut used_bytes, mut quarantined) = (0, 0_u64);
         let mut by_class = [0_u64; 5];
         for slot in (0..self.space.slot_count()).map(SegmentSlot) {
             let info = table.slot(slot);
@@ -100,6 +100,7 @@ impl<I: Index + 'static> Engine<I> {
                 dead_bytes += info.dead_bytes();
                 tombstone_bytes += info.tombstone_bytes();
                 entries += u64::from(info.entries());
+                quarantined += u64::from(info.is_quarantined());
                 used_bytes += u64::from(info.data_end());
                 if let Some(class) = info.class() {
                     by_class[class as usize] += 1;
@@ -158,6 +159,7 @@ impl<I: Index + 'static> Engine<I> {
                 "log": by_class[SegmentClass::LogHead as usize],
                 "survivor": by_class[SegmentClass::Survivor as usize],
                 "extent": by_class[SegmentClass::Extent as usize],
+                "quarantined": quarantined,
             },
             "cleaner": {
                 "passes": count(&cleaner.passes),
