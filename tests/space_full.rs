@@ -437,6 +437,55 @@ fn maintenance_is_not_paused_while_a_pool_is_full() {
     }
 }
 
+/// No test had met it: what would fit if somebody cleaned is not called full.
+#[test]
+fn a_write_that_lacks_nothing_but_cleaning_times_out_and_works_once_that_goes_on() {
+    for media in MEDIA {
+        let dir = memory_dir();
+        let options = small(media, SEGMENT).max_bytes(QUOTA).write_stall_ms_max(30);
+        let store = options.open(dir.path().join("pool.fkv")).unwrap();
+        store.put(b"other", b"1").unwrap();
+        store.maintenance_pause().unwrap();
+        // All that fills the pool are dead values of one key.
+        let value = |round: u32| vec![round as u8; 1000];
+        let (newest, refusal) = (0..)
+            .find_map(|round| store.put(b"key", &value(round)).err().map(|refusal| (round - 1, refusal)))
+            .expect("the quota ends it");
+        let is_timed_out =
+            |refusal: &Error| matches!(refusal, Error::TimedOut(why) if why.contains("no room"));
+        assert!(is_timed_out(&refusal), "{media:?}: {refusal}");
+        let mut batch = WriteBatch::new();
+        batch.put(b"new", &value(0)).unwrap();
+        batch.delete(b"other").unwrap();
+        for (what, result) in [
+            ("put", store.put(b"new", &value(0))),
+            ("large put", store.put(b"key", &vec![0; 5000])),
+            ("batch", store.write(&batch)),
+        ] {
+            let refusal = result.expect_err(what);
+            assert!(is_timed_out(&refusal), "{media:?}, {what}: {refusal}");
+        }
+        let is_unchanged = || {
+            assert_eq!(store.get(b"key").unwrap(), Some(value(newest)), "{media:?}");
+            assert_eq!(store.get(b"new").unwrap(), None, "{media:?}");
+            assert_eq!(store.get(b"other").unwrap().as_deref(), Some(&b"1"[..]), "{media:?}");
+            store.health().unwrap();
+        };
+        is_unchanged();
+        assert_sound(&store, "after writes that timed out");
+        assert!(stat(&store, "cleaner.stalls") >= 4, "{media:?}: {}", store.stats_json());
+        store.maintenance_resume().unwrap();
+        // On a busy machine the cleaner may need more than one wait.
+        let end = Instant::now() + Duration::from_secs(20);
+        while let Err(refusal) = store.write(&batch) {
+            assert!(is_timed_out(&refusal) && Instant::now() < end, "{media:?}: {refusal}");
+            is_unchanged();
+        }
+        assert_eq!(store.get(b"new").unwrap(), Some(value(0)), "{media:?}");
+        assert_eq!(store.get(b"other").unwrap(), None, "{media:?}");
+    }
+}
+
 /// Segments of the log and of extents, but for log heads.
 fn segments_in_use(store: &Store) -> u64 {
     ["sealed", "open", "releasable"].iter().map(|state| stat(store, &format!("segments.{state}"))).sum()
