@@ -6,7 +6,8 @@ kill_loop.py WRITER [--kills N | --seconds N] [--seed N] [--full | --device]
 The writer (writer.c, on the shipped library) has 1 to 8 threads. It is killed at a random place: after so many lines, at
 a random time after it began to open (creation, recovery) or to close, as soon as the file has grown once more, or wherever
 it is when its time is over. The next
-process recovers the pool, shows every key, and goes on. Pools lie on a disk as `file` and in memory as `emulated-pm`.
+process recovers the pool, shows every key, every fifth time verifies the whole pool, and goes on. Pools lie on a disk as
+`file` and in memory as `emulated-pm`.
 With --full the pools have a quota that is less than what the writer wants to keep: writes are refused for want of space all
 the time, and deletes and the cleaner make room. With --device there is no quota, but each pool has a file system of its own
 that is as small; it takes a mount, so without the right to one that is said and nothing is run.
@@ -56,7 +57,7 @@ def unmount(mounted, directories):
 class Pool:
     def __init__(self, writer, media, directory, is_full, quota):
         self.writer, self.media, self.is_full, self.quota = writer, media, is_full, quota
-        self.refused = 0
+        self.refused = self.verifications = 0
         self.path = os.path.join(directory, f"{media}.fkv")
         self.oracle = Oracle()
 
@@ -124,6 +125,7 @@ class Pool:
             raise Violation(f"half a line: {buffer!r}")
         if reader.open_error:
             raise Violation(f"open failed: {reader.open_error[1]}")
+        self.verifications += reader.verifications
         refusals = [status for status in reader.statuses if self.is_full and status in REFUSED_FOR_SPACE]
         self.refused += len(refusals)
         if len(refusals) < len(reader.statuses):
@@ -167,7 +169,7 @@ def main():
              for media, directory in zip(("file", "emulated-pm"), directories)]
     places, session, kills = {}, 0, 0
     phases = {"start": "before open", "O": "in open", "o": "in recovery's check", "S": "in recovery's check",
-              "s": "writing", "B": "writing", "K": "writing", "C": "in close", "c": "after close",
+              "V": "in recovery's check", "v": "writing", "s": "writing", "B": "writing", "K": "writing", "C": "in close", "c": "after close",
               "growth": "while it grew"}
 
     def goes_on():
@@ -198,7 +200,11 @@ def main():
     looks = sum(pool.oracle.looks for pool in pools)
     where = ", ".join(f"{count} {phase}" for phase, count in sorted(places.items()))
     print(f"kill -9: {kills} kills ({where}), {acknowledged} writes acknowledged, {looks} times all keys checked, "
+          f"{sum(pool.verifications for pool in pools)} times the whole pool verified, "
           f"{sum(pool.refused for pool in pools)} refused for want of space, 0 acknowledgements lost, {time.monotonic() - started:.0f} s, seed {options.seed:#x}")
+    if kills >= 100 and any(pool.verifications == 0 for pool in pools):
+        print("a pool was never verified")
+        return 1
     if is_full and any(pool.refused == 0 for pool in pools):
         print("no write was refused: the pools were not full")
         return 1

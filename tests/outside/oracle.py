@@ -131,6 +131,7 @@ class Reader:
         self.open_error = None
         self.statuses = []
         self.close_status = None
+        self.verifications = 0
 
     def line(self, text):
         mark, _, rest = text.partition(" ")
@@ -156,9 +157,11 @@ class Reader:
             raise Violation(f"a wrong value or a read that failed: {rest}")
         elif mark == "X":
             self.open_error = (int(words[0]), rest)
+        elif mark == "v":
+            self.verifications += 1
         elif mark == "c":
             self.close_status = int(words[0])
-        elif mark not in ("O", "o", "C"):
+        elif mark not in ("O", "o", "V", "C"):
             raise Violation(f"not a line of the writer: {text!r}")
 
 

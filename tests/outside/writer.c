@@ -4,6 +4,7 @@
  *
  *   O              open begins            o           it succeeded        X STATUS TEXT   it failed
  *   S KEY ID|-     what a key holds       s           that was all
+ *   V              verification begins    v           all that lies in the pool is sound
  *   B ID KEY...    a write begins ("-KEY" is deleted)  K ID        acknowledged  F ID STATUS  it failed
  *   E KEY ID|-     what a key holds before the close   e           that was all
  *   C              close begins           c STATUS    it ended
@@ -22,6 +23,8 @@
 #include <unistd.h>
 
 enum { THREADS_MAX = 8, OWN_KEYS = 6, SHARED_KEYS = 5, TOGETHER_KEYS = 4, LARGE_KEYS = 14, VALUE_MAX = 20000 };
+/* Of so many sessions one verifies the pool; odd, so that each of two pools that take turns has its share. */
+enum { VERIFY_EVERY = 5 };
 enum { EXIT_OPEN_FAILED = 3, EXIT_WRONG_VALUE = 4, EXIT_HARNESS = 5 };
 
 static flatkv_t *store;
@@ -102,6 +105,19 @@ static void show_all(char mark) {
         show(mark, key);
     }
     say("%c\n", mark + ('a' - 'A'));
+}
+
+/* Reads the whole pool: damage also where no key leads to, and accounts that are not those of what is there. */
+static void verify_all(void) {
+    flatkv_buffer_t report;
+    say("V\n");
+    flatkv_status_t status = flatkv_verify(store, &report);
+    if (status != FLATKV_OK) {
+        say("W verification: status %d: %.*s\n", status, (int)(report.len < 1500 ? report.len : 1500), (const char *)report.data);
+        _exit(EXIT_WRONG_VALUE);
+    }
+    flatkv_buffer_free(&report);
+    say("v\n");
 }
 
 static void answer(const char *id, flatkv_status_t status) {
@@ -237,6 +253,9 @@ int main(int argc, char **argv) {
     }
     say("o\n");
     show_all('S');
+    if (session % VERIFY_EVERY == 0) {
+        verify_all();
+    }
     pthread_t handles[THREADS_MAX];
     for (int t = 1; t < threads; t++) {
         if (pthread_create(&handles[t], NULL, write_thread, (void *)(size_t)t) != 0) {
