@@ -1,6 +1,6 @@
 //! What space costs: how full a pool can be kept, what cleaning adds to every byte written, and how long a write waits.
 //!
-//! `cargo bench --bench space -- [--mib N] [--dir DIR] [--only WORD] [--index ordered|hash]`: pools of N MiB on emulated
+//! `cargo bench --bench space -- [--mib N] [--dir DIR] [--only ROWS] [--index ordered|hash]`: pools of N MiB on emulated
 //! persistent memory, 64-byte values under 8-byte keys, one writer. Live is live log bytes of max_bytes, and in the rows of
 //! `full`, which fill a pool as far as it goes, of (max_bytes - pool head); write amplification is log bytes appended,
 //! survivors included, of those appended for the writer, padding included.
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 const VALUE_BYTES: usize = 64;
 /// A pool's head is a segment, at most this.
 const HEAD_BYTES_MAX: u64 = 2 << 20;
+/// What `--only` takes, or a part of one.
+const ROWS: [&str; 10] =
+    ["uniform", "throughput", "zipf", "greed", "full", "churn", "delete", "latency", "allocators", "large"];
 /// What an entry of 8 and 64 bytes takes in a survivor segment: 8 more than in a head.
 const MOVED_BYTES: u64 = 88;
 
@@ -46,7 +49,7 @@ fn arguments() -> Arguments {
         match word.as_str() {
             "--mib" => arguments.mib = words.next().and_then(|n| n.parse().ok()).expect("--mib NUMBER"),
             "--dir" => arguments.dir = words.next().expect("--dir DIR").into(),
-            "--only" => arguments.only = words.next().expect("--only WORD"),
+            "--only" => arguments.only = words.next().expect("--only ROWS"),
             "--index" => arguments.index = words.next().expect("--index ordered|hash"),
             "--bench" => {}
             "--malloc" => {
@@ -54,10 +57,12 @@ fn arguments() -> Arguments {
                 std::process::exit(0);
             }
             other => {
-                panic!("unknown argument {other}: accepted are --mib N, --dir DIR, --only WORD, --index KIND")
+                panic!("unknown argument {other}: accepted are --mib N, --dir DIR, --only ROWS, --index KIND")
             }
         }
     }
+    let is_known = ROWS.iter().any(|row| row.contains(&arguments.only));
+    assert!(is_known, "--only {}: no such rows; there are {}", arguments.only, ROWS.join(", "));
     arguments
 }
 
@@ -309,7 +314,10 @@ fn churn(arguments: &Arguments, cold: f64, what: &str, goal: &str) {
 
 fn main() {
     let arguments = arguments();
-    let wants = |word: &str| word.contains(&arguments.only);
+    let wants = |rows: &str| {
+        assert!(ROWS.contains(&rows), "{rows} is not listed");
+        rows.contains(&arguments.only)
+    };
     row("figure", "goal", "found");
     let steady_state = |law, what, goal| overwrites(Pool::open(&arguments), 0.80, law, 20, what, goal);
     if wants("uniform") {

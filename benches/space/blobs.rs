@@ -2,8 +2,9 @@
 //!
 //! The eight workloads are those of the evaluation of RAMCloud's log-structured memory, scaled to the pool: values of one
 //! distribution, twice the pool's bytes; a share of them deleted at random; then as many of a second
-//! distribution. Live is what the store counts as live but tombstones, which keep nothing, of the whole pool; malloc's share
-//! is live bytes of peak RSS.
+//! distribution. Live is what the store counts as live but tombstones, which keep nothing, of the whole pool: entries with
+//! their keys and headers, and the extents of large values in whole blocks. Payload is the bytes of values alone, of the whole
+//! pool, at the same looks. malloc's share is live bytes of peak RSS: of values alone, too.
 
 use crate::{Arguments, Rng, row, stat};
 use flatkv::{Error, MediaChoice, Store};
@@ -53,6 +54,8 @@ struct Trace {
     next: u32,
     steps: Vec<Step>,
     lowest: f64,
+    /// The least share of payload that was seen since the pool was full.
+    lowest_payload: f64,
     refused: u64,
     refused_deletes: u64,
     count: u64,
@@ -70,6 +73,7 @@ impl Trace {
         self.was_full |= share >= self.share;
         if self.was_full {
             self.lowest = self.lowest.min(share);
+            self.lowest_payload = self.lowest_payload.min(self.payload as f64 / self.pool_bytes as f64);
         }
     }
 
@@ -149,6 +153,7 @@ fn run(arguments: &Arguments, (name, first, deleted, second): Workload, share: f
         next: 0,
         steps: Vec::new(),
         lowest: 1.0,
+        lowest_payload: 1.0,
         refused: 0,
         refused_deletes: 0,
         count: 0,
@@ -180,9 +185,10 @@ fn run(arguments: &Arguments, (name, first, deleted, second): Workload, share: f
         .expect("it starts");
     let malloc = String::from_utf8_lossy(&child.stdout).trim().to_string();
     let found = format!(
-        "live {:.1} % at the least (of {:.1} % aimed at), {} of {} puts and {} deletes refused, {:.0} k steps/s, longest stall {:.0} ms, {moved} bytes of large values moved; glibc malloc: {malloc}",
+        "live {:.1} % at the least (of {:.1} % aimed at), payload {:.1} %, {} of {} puts and {} deletes refused, {:.0} k steps/s, longest stall {:.0} ms, {moved} bytes of large values moved; glibc malloc: {malloc}",
         trace.lowest * 100.0,
         share * 100.0,
+        trace.lowest_payload * 100.0,
         trace.refused,
         trace.next,
         trace.refused_deletes,
