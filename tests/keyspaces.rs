@@ -579,3 +579,19 @@ fn figures_of_dropping_a_million_keys() {
         ));
     }
 }
+
+/// Of the memory of indexes the statistics had what all keyspaces share, and of what each has for itself only the default
+/// one's.
+#[test]
+fn the_memory_of_indexes_is_that_of_all_keyspaces() {
+    const COUNT: u64 = 64;
+    /// A hash index has a page of nodes, from what all share, and a directory of its own: a page, too.
+    const PAGES: u64 = 2;
+    let dir = memory_dir();
+    let path = dir.path().join("pool.fkv");
+    let store = options(MediaChoice::EmulatedPm, IndexKind::Hash).open(path).unwrap();
+    let before = stat(&store, "index_bytes");
+    let keyspaces: Vec<Store> = (0..COUNT).map(|n| store.keyspace(&format!("number {n}")).unwrap()).collect();
+    let grown = stat(&store, "index_bytes") - before;
+    assert!(grown >= COUNT * PAGES * 4096, "{grown} bytes for {} keyspaces", keyspaces.len());
+}

@@ -145,7 +145,7 @@ impl<I: Index + 'static> Engine<I> {
             "log_entries": entries,
             "keys": index_entries,
             "index": self.options.index.name(),
-            "index_bytes": self.default.index.memory_bytes(),
+            "index_bytes": self.index_bytes(),
             "index_huge_page_bytes": self.default.index.huge_page_bytes(),
             "huge_page_bytes": huge_page_bytes,
             "huge_page_refusals": huge_page_refusals,

@@ -900,13 +900,16 @@ impl Index for HashIndex {
         Ok(HashIndex::on(self.storage.sibling()?, Arc::clone(&self.log), 0))
     }
 
-    fn memory_bytes(&self) -> u64 {
-        let directory = (size_of::<AtomicU32>() as u64) << self.depth.load(Ordering::Relaxed);
-        directory.next_multiple_of(PAGE_BYTES)
-            + self.storage.nodes.descriptors.memory_bytes().next_multiple_of(PAGE_BYTES)
+    fn shared_bytes(&self) -> u64 {
+        self.storage.nodes.descriptors.memory_bytes().next_multiple_of(PAGE_BYTES)
             + self.storage.nodes.pages.memory_bytes()
-            + self.storage.entries.memory_bytes()
     }
+
+    fn own_bytes(&self) -> u64 {
+        let directory = (size_of::<AtomicU32>() as u64) << self.depth.load(Ordering::Relaxed);
+        directory.next_multiple_of(PAGE_BYTES) + self.storage.entries.memory_bytes()
+    }
+
     fn merge_huge_page(&self) -> bool {
         self.storage.nodes.pages.merge_huge_page()
     }

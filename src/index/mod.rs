@@ -216,8 +216,17 @@ pub trait Index: Send + Sync {
     where
         Self: Sized;
 
-    /// Bytes of DRAM that it and its siblings hold, but for what each of these counts with.
-    fn memory_bytes(&self) -> u64;
+    /// Bytes of DRAM of what it shares with its siblings.
+    fn shared_bytes(&self) -> u64;
+
+    /// Bytes of DRAM of what it alone holds.
+    fn own_bytes(&self) -> u64;
+
+    /// Bytes of DRAM that it holds, and that its siblings share with it.
+    #[cfg(test)]
+    fn memory_bytes(&self) -> u64 {
+        self.shared_bytes() + self.own_bytes()
+    }
 
     /// Merges some of its memory to a huge page; false if there is none to merge. For the background: one thread at a time.
     fn merge_huge_page(&self) -> bool {

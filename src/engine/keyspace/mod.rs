@@ -205,6 +205,13 @@ impl<I: Index + 'static> Engine<I> {
         entries
     }
 
+    /// Bytes of DRAM of all indexes.
+    pub(super) fn index_bytes(&self) -> u64 {
+        let mut bytes = self.default.index.shared_bytes();
+        self.for_each_index(|_, index| bytes += index.own_bytes());
+        bytes
+    }
+
     /// Keys of callers: not those of the catalogue.
     pub(super) fn key_count(&self) -> u64 {
         let mut keys = 0;

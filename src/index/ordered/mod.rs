@@ -504,11 +504,13 @@ impl Index for OrderedIndex {
             && self.nodes.layers.left() >= keys * KEY_LAYERS_MAX + prefixes
     }
 
-    fn memory_bytes(&self) -> u64 {
-        self.nodes.layers.memory_bytes()
-            + self.nodes.inners.memory_bytes()
-            + self.nodes.leaves.memory_bytes()
-            + self.entries.memory_bytes()
+    fn shared_bytes(&self) -> u64 {
+        let nodes = &*self.nodes;
+        nodes.layers.memory_bytes() + nodes.inners.memory_bytes() + nodes.leaves.memory_bytes()
+    }
+
+    fn own_bytes(&self) -> u64 {
+        self.entries.memory_bytes()
     }
 
     fn merge_huge_page(&self) -> bool {
