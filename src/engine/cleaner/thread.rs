@@ -3,7 +3,7 @@
 
 use super::super::Engine;
 use super::room::Gains;
-use super::{Aim, WaitsFor};
+use super::{Aim, Pass, WaitsFor};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::sync::{Arc, Condvar, Mutex};
@@ -263,11 +263,24 @@ impl<I: Index + 'static> Engine<I> {
             match self.clean(if is_awaited { Aim::Space } else { Aim::Tidy }) {
                 Ok(pass) if pass.is_walking || gains.go_on(pass, self.worthwhile_bytes()) => {}
                 // Or for a drain: of an `os` write that made extents dead.
-                Ok(_) if waits == WaitsFor::Readers && (!is_awaited || self.drain_logs().is_ok()) => {
+                Ok(pass)
+                    if (waits == WaitsFor::Readers || self.left_to_readers(pass))
+                        && (!is_awaited || self.drain_logs().is_ok()) =>
+                {
                     return Round::Later;
                 }
                 Ok(_) | Err(_) => return Round::InVain,
             }
         }
     }
+
+    /// True if all that the pass did was to move large values whose old places readers still see. (Victims do not count: passes
+    /// that fill as many segments as they empty would follow each other for ever.)
+    fn left_to_readers(&self, pass: Pass) -> bool {
+        pass.emptied == 0 && self.retired_bytes_to_come() > 0
+    }
 }
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "../tests/rounds.rs"]
+mod tests;
