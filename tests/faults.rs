@@ -10,14 +10,15 @@
 mod common;
 mod faults {
     pub mod failed_drain;
+    pub mod held_drain;
     pub mod plan;
     pub mod work;
 }
 
 use common::{MEDIA, Rng, memory_dir};
-use faults::failed_drain;
 use faults::plan::{FAILURES, Fault, Terrain, Turn};
 use faults::work::{self, Work};
+use faults::{failed_drain, held_drain};
 use flatkv::testing::CallSite;
 use flatkv::testing::sim::{PageCache, SimKind};
 use flatkv::{IndexKind, MediaChoice};
@@ -365,5 +366,35 @@ fn every_drain_fails_once_and_a_power_cut_after_the_next_open_loses_nothing() {
             "failed drains, {kind:?}, {cache:?}: {drains} drains, {power_cuts} power cuts, 0 lost"
         ));
         assert!(drains >= 40, "the workload has {drains} drains");
+    }
+}
+
+/// The cleaner held the lock of a log while it drained what `os` writes had left there: their writers waited for the disk.
+#[test]
+fn a_writer_does_not_wait_for_the_cleaners_drain_of_its_log() {
+    let _turn = Turn::take();
+    let directory = memory_dir();
+    let options = work::options(MediaChoice::File, Terrain::Plain, IndexKind::Ordered);
+    let store = options.open(directory.path().join("pool.fkv")).unwrap();
+    let os = flatkv::WriteOptions::new().durability(flatkv::Durability::Os);
+    // The head has room for what is written meanwhile: a roll would wait for the disk.
+    let put = |round: u32| store.put(&(round % 8).to_le_bytes(), &[round as u8; 900]).unwrap();
+    (0..40).for_each(put);
+    let rolls = common::stat(&store, "rolls");
+    (40..80).take_while(|_| common::stat(&store, "rolls") == rolls).for_each(put);
+    store.put_with(&os, b"before", b"1").unwrap();
+    flatkv::testing::set_call_fault_hook(Some(held_drain::hook));
+    std::thread::scope(|scope| {
+        let cleaner = scope.spawn(|| {
+            held_drain::hold_own();
+            flatkv::testing::clean(&store).unwrap()
+        });
+        held_drain::wait_for_it();
+        store.put_with(&os, b"meanwhile", b"2").unwrap();
+        assert!(held_drain::let_go(), "the write waited until the drain was over");
+        assert!(cleaner.join().unwrap() > 0, "segments were emptied");
+    });
+    for (key, value) in [(b"before".to_vec(), b"1"), (b"meanwhile".to_vec(), b"2")] {
+        assert_eq!(store.get(&key).unwrap().as_deref(), Some(&value[..]));
     }
 }

@@ -516,7 +516,7 @@ fn kill(mutant: Mutant) -> Option<Kill> {
         Mutant::Site(Site::OpenSegmentDrain) => killed_by_refused_blob(),
         Mutant::Site(Site::ClearFlush) => killed_by_other_geometry(),
         Mutant::Site(Site::UnlistedFlush | Site::UnlistedDrain) => killed_by_second_writer(),
-        Mutant::Site(Site::VictimDrain) => killed_by_half_a_batch(),
+        Mutant::Site(Site::VictimFlush | Site::VictimDrain) => killed_by_half_a_batch(),
         Mutant::Site(Site::SurvivorMarkDrain) => killed_by_rot_of_a_survivor(),
         Mutant::Site(_) | Mutant::WriteThrough => killed_by_crashes(mutant, end),
         Mutant::Check(check @ (CheckSite::Frame | CheckSite::Superblock)) => {

@@ -67,7 +67,9 @@ numbered_sites! {
         UnlistedFlush,
         /// The same.
         UnlistedDrain,
-        /// What made entries dead, and the commits of what is moved, before a victim's other entries are copied.
+        /// What `os` writes left in caches: they may have made entries dead, or be the commits of what is moved.
+        VictimFlush,
+        /// The same, before a victim's other entries are copied.
         VictimDrain,
         /// The copies, before the index and then a digest forgets the victims.
         SurvivorDrain,

@@ -287,6 +287,16 @@ impl LogState {
     }
 }
 
+/// Bytes of a log that are drained while others append behind them.
+#[derive(Debug)]
+pub struct BegunDrain {
+    range: MediaRange,
+    head: SegmentId,
+    /// Where they end in the head, and in the log.
+    tail: u32,
+    position: u64,
+}
+
 /// Refuses stamps that no decoder accepts.
 #[inline]
 fn check_stamp(last: Seq) -> Result<()> {
@@ -487,6 +497,56 @@ impl OpLog {
         }
         self.commit(state, InFlight::nothing(()), site)?.into_inner();
         Ok(())
+    }
+
+    /// As [`OpLog::drain`] for the cleaner, with the log's lock let go of while the medium works. Nobody else frees segments,
+    /// so what is drained stays where it is.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned. `Poisoned`.
+    pub fn drain_victims(&self, log: usize) -> Result<()> {
+        let begun = self.begin_drain(&mut self.lock(log))?;
+        let Some(begun) = begun else { return Ok(()) };
+        self.write_back(&begun)?;
+        self.end_drain(&mut self.lock(log), &begun);
+        Ok(())
+    }
+
+    /// Makes durable what was begun.
+    ///
+    /// # Errors
+    /// `Io`: the store is poisoned.
+    pub fn write_back(&self, begun: &BegunDrain) -> Result<()> {
+        let in_flight = Dirty::adopt(begun.range, ()).flush(&*self.media, Site::VictimFlush);
+        let drained = in_flight.drain(&*self.media, Site::VictimDrain);
+        drained.map_err(|error| self.poison_with(error))?.into_inner();
+        Ok(())
+    }
+
+    /// What has to be drained, if anything. Until that is done all of it counts as left in caches: whoever drains meanwhile
+    /// says that everything is durable, and so writes it back, too.
+    pub fn begin_drain(&self, state: &mut LogState) -> Result<Option<BegunDrain>> {
+        self.check_poison()?;
+        if !state.is_dirty() {
+            return Ok(None);
+        }
+        self.close_sector(state)?;
+        let position = state.position;
+        let head = state.head.as_mut().expect("something in it is dirty");
+        let (from, tail) = (head.durable_end, head.tail);
+        head.dirty_from = Some(from);
+        let range = MediaRange::new(head.base + u64::from(from), u64::from(tail - from));
+        Ok(Some(BegunDrain { range, head: head.id, tail, position }))
+    }
+
+    /// What a drain covered is durable. Others may have drained and rolled meanwhile, or left something behind it.
+    pub fn end_drain(&self, state: &mut LogState, begun: &BegunDrain) {
+        if let Some(head) = state.head.as_mut().filter(|head| head.id == begun.head) {
+            head.durable_end = head.durable_end.max(begun.tail);
+            let is_left = begun.tail < head.tail;
+            head.dirty_from = head.dirty_from.map(|from| from.max(begun.tail)).filter(|_| is_left);
+        }
+        self.logs[state.id.0 as usize].durable_position.fetch_max(begun.position, Ordering::Release);
     }
 
     #[inline]

@@ -13,7 +13,7 @@
 //!   - a victim is sealed, not pinned, and holds no byte that does not verify: else it is quarantined and kept
 //!   - an entry that was not copied is dead by a write that is durable, or was copied before it died
 //!   - a pass is cut so that its survivors fit the slots that are kept for it
-//!   - no lock of a reader or a writer is held across a drain, but a log's while that log is drained or rolled
+//!   - no lock of a reader or a writer is held across a drain, but a log's while it is rolled
 //!
 //! Steps 2 to 5 are taken for a few victims at a time (a *slice*), so that a pass never holds many slots for survivors
 //! before its first victims are free, and a write that waits is let go in the middle of it.
@@ -32,7 +32,6 @@ mod victims;
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::index::Index;
-use crate::media::Site;
 use crate::oplog::append::Head;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::types::{SegmentSlot, Seq};
@@ -260,8 +259,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn drain_logs(&self) -> Result<()> {
-        (0..self.oplog.log_count())
-            .try_for_each(|log| self.oplog.drain(&mut self.oplog.lock(log), Site::VictimDrain))
+        (0..self.oplog.log_count()).try_for_each(|log| self.oplog.drain_victims(log))
     }
 
     fn poisoned_cleaning(&self, error: Error) -> Error {
@@ -269,3 +267,7 @@ impl<I: Index + 'static> Engine<I> {
         error
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+#[path = "../tests/drains.rs"]
+mod tests;
