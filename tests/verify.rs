@@ -144,8 +144,6 @@ fn a_page_that_cannot_be_read_is_a_finding_and_no_end() {
     assert_eq!(report.findings[0].what, "blob chunk that can be read");
 }
 
-/// Writers, the cleaner and a verification at once: nothing that is sound is called damaged, and when all is quiet again the
-/// accounts are exact.
 /// Tells others to stop when it is dropped.
 struct Stop<'a>(&'a AtomicBool);
 
@@ -155,6 +153,7 @@ impl Drop for Stop<'_> {
     }
 }
 
+/// Nothing that is sound is called damaged, and when all is quiet again the accounts are exact.
 #[test]
 fn a_verification_beside_writers_and_the_cleaner_finds_nothing() {
     for media in MEDIA {
