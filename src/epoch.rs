@@ -1,17 +1,98 @@
 //! Reclamation clock: a reader pins, an unlinker retires, and what was retired is freed after every pin that could
 //! still see it has gone (grace period). A thin name over crossbeam-epoch, so that it can be exchanged here.
+//!
+//! Every process has a clock of its own. In that of its parent a child of `fork` would find pins of threads that it does
+//! not have, so that nothing ever came free, and would run what its parent retired.
 
 pub use crossbeam_epoch::Guard;
 
-use crate::sync::{AtomicBool, AtomicU64, OnceRef, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, OnceBox, Ordering, fork_generation};
+use crossbeam_epoch::{Collector, LocalHandle};
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::time::Duration;
+
+/// The clock of one process, behind those of the processes it descends from. Linked without a lock, which a vanished thread
+/// could hold.
+struct Clock {
+    generation: u64,
+    collector: Collector,
+    next: OnceBox<Clock>,
+}
+
+static FIRST_CLOCK: OnceBox<Clock> = OnceBox::new();
+
+impl Clock {
+    #[cold]
+    fn of(generation: u64) -> &'static Clock {
+        let new = || Box::new(Clock { generation, collector: Collector::new(), next: OnceBox::new() });
+        let mut clock = FIRST_CLOCK.get_or_init(new);
+        while clock.generation != generation {
+            clock = clock.next.get_or_init(new);
+        }
+        clock
+    }
+}
+
+/// A thread's part in the clock of its process.
+struct Participant {
+    generation: u64,
+    /// Always there; taken to be forgotten.
+    handle: Option<LocalHandle>,
+}
+
+impl Participant {
+    fn new() -> Participant {
+        let generation = fork_generation();
+        Participant { generation, handle: Some(Clock::of(generation).collector.register()) }
+    }
+
+    /// Nothing in a child of its process.
+    #[inline]
+    fn pin(&self) -> Option<Guard> {
+        let handle = self.handle.as_ref()?;
+        (self.generation == fork_generation()).then(|| handle.pin())
+    }
+}
+
+impl Drop for Participant {
+    /// In a child of `fork` it is the parent's: to leave that clock could run what is to happen there.
+    fn drop(&mut self) {
+        if self.generation != fork_generation() {
+            std::mem::forget(self.handle.take());
+        }
+    }
+}
+
+thread_local! {
+    static OWN: Participant = Participant::new();
+    /// Of a thread that came through a `fork` after its first pin.
+    static SINCE_FORK: RefCell<Option<Participant>> = const { RefCell::new(None) };
+}
 
 /// Keeps what this thread can see from being freed. Never hold one across a wait or a drain on a disk. The first of a thread
 /// at a time is a sequentially consistent fence, which the points of snapshots rest on (`engine/versions.rs`).
 #[inline]
 pub fn pin() -> Guard {
-    crossbeam_epoch::pin()
+    OWN.try_with(|own| own.pin().unwrap_or_else(pin_since_fork)).unwrap_or_else(|_| pin_once())
+}
+
+#[cold]
+fn pin_since_fork() -> Guard {
+    let pinned = SINCE_FORK.try_with(|own| {
+        if let Some(guard) = own.borrow().as_ref().and_then(Participant::pin) {
+            return guard;
+        }
+        own.replace(Some(Participant::new()));
+        own.borrow().as_ref().and_then(Participant::pin).expect("it is this process's")
+    });
+    pinned.unwrap_or_else(|_| pin_once())
+}
+
+/// For destructors of thread-locals behind this one's end.
+#[cold]
+fn pin_once() -> Guard {
+    Clock::of(fork_generation()).collector.register().pin()
 }
 
 /// Runs `free` after the grace period of everything unlinked before this call.
@@ -35,40 +116,27 @@ struct Writer {
     /// bits are those of the process, counted by forks.
     state: AtomicU64,
     is_taken: AtomicBool,
-    next: OnceRef<'static, Writer>,
+    next: OnceBox<Writer>,
 }
 
 /// Bits of a state above its count of entries and exits.
 const PROCESS_SHIFT: u32 = 48;
 
-static FIRST_WRITER: Writer = Writer::new(false);
+static FIRST_WRITER: Writer = Writer::new();
 
 impl Writer {
-    const fn new(is_taken: bool) -> Writer {
-        Writer { state: AtomicU64::new(0), is_taken: AtomicBool::new(is_taken), next: OnceRef::new() }
+    const fn new() -> Writer {
+        Writer { state: AtomicU64::new(0), is_taken: AtomicBool::new(false), next: OnceBox::new() }
     }
 
     /// A record for the calling thread. Without a lock: a child of `fork` must not find one that a vanished thread holds.
     #[cold]
     fn take() -> &'static Writer {
-        let mut new = None;
         let mut writer = &FIRST_WRITER;
-        loop {
-            if !writer.is_taken.swap(true, Ordering::AcqRel) {
-                return writer;
-            }
-            writer = match writer.next.get() {
-                Some(next) => next,
-                None => {
-                    let own = *new.get_or_insert_with(|| &*Box::leak(Box::new(Writer::new(true))));
-                    if writer.next.set(own).is_ok() {
-                        return own;
-                    }
-                    // Another thread was faster: this one's record goes behind that.
-                    writer.next.get().expect("just set")
-                }
-            };
+        while writer.is_taken.swap(true, Ordering::AcqRel) {
+            writer = writer.next.get_or_init(|| Box::new(Writer::new()));
         }
+        writer
     }
 
     fn all() -> impl Iterator<Item = &'static Writer> {

@@ -1,13 +1,29 @@
-//! The one path to atomics, locks and threads. parking_lot and once_cell instead of `std::sync`, because ThreadSanitizer does
-//! not see through the uninstrumented standard library; a model checker is put in here and nowhere else.
+//! The one path to atomics, locks and threads; a model checker is put in here and nowhere else. Not those of `std::sync`, because
+//! ThreadSanitizer does not see through the uninstrumented standard library, and locks that are words on which the kernel
+//! waits, because a child of `fork` may use its own: a table of all that wait, as parking_lot has, names threads that the child
+//! does not have.
 
-pub use once_cell::race::OnceRef;
+pub use once_cell::race::OnceBox;
 pub use once_cell::sync::OnceCell as OnceLock;
-pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+pub use rustix_futex_sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 pub use std::sync::Arc;
 pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use std::cell::Cell;
+
+static FORK_GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// How many forks lie between the start of the program and this process, since it opened its first pool: handlers of
+/// `media/descriptor.rs` count them. What belongs to a process, not to its memory, remembers it.
+#[inline]
+pub fn fork_generation() -> u64 {
+    FORK_GENERATION.load(Ordering::Relaxed)
+}
+
+/// For the handler in the child: stores an atomic, nothing else.
+pub fn count_fork() {
+    FORK_GENERATION.fetch_add(1, Ordering::Relaxed);
+}
 
 /// A small number for the calling thread, given at its first call and kept: picks its home log and its counters.
 #[inline]

@@ -14,7 +14,7 @@ mod common;
 
 use common::report;
 use flatkv::{CommitPolicy, IndexKind, MediaChoice, Options, Store, WriteBatch};
-use parking_lot::Mutex;
+use rustix_futex_sync::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::path::Path;

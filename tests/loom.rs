@@ -38,7 +38,7 @@ mod error {
 mod sync {
     pub use loom::sync::atomic::{AtomicU64, Ordering};
 
-    /// loom's lock with the face of parking_lot's.
+    /// loom's lock with the face of ours.
     pub struct Mutex<T>(loom::sync::Mutex<T>);
 
     impl<T> Mutex<T> {

@@ -23,7 +23,7 @@ use crate::oplog::OpLog;
 use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::CommitPolicy;
 use crate::space::Purpose;
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, thread_number};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, thread_number};
 use crate::types::{Addr, SegmentSlot, Seq};
 use crossbeam_utils::CachePadded;
 
@@ -101,7 +101,7 @@ impl Done {
                     };
                 }
                 Some(Outcome::Os(placed)) => return placed[frame].clone().map(Publishable::from_os_write),
-                None => self.changed.wait(&mut outcome),
+                None => outcome = self.changed.wait(outcome),
             }
         }
     }
@@ -217,11 +217,7 @@ impl Committer {
 
     /// A log to write to alone, and its lane, if the policy has writers do so: the own one if nobody uses it.
     #[inline(always)]
-    fn lock_alone(
-        &self,
-        lane: usize,
-        purpose: Purpose,
-    ) -> Option<(usize, parking_lot::MutexGuard<'_, LogState>)> {
+    fn lock_alone(&self, lane: usize, purpose: Purpose) -> Option<(usize, MutexGuard<'_, LogState>)> {
         let state = match self.policy {
             CommitPolicy::Lone => Some(self.oplog.lock(lane)),
             CommitPolicy::Grouped => None,
@@ -239,8 +235,8 @@ impl Committer {
     fn lock_with_head<'a>(
         &'a self,
         lane: usize,
-        own: parking_lot::MutexGuard<'a, LogState>,
-    ) -> (usize, parking_lot::MutexGuard<'a, LogState>) {
+        own: MutexGuard<'a, LogState>,
+    ) -> (usize, MutexGuard<'a, LogState>) {
         if self.oplog.space().available(Purpose::Delete) >= 2 {
             return (lane, own);
         }
@@ -258,7 +254,7 @@ impl Committer {
     /// The log, if nobody uses it and nothing is staged for it. Where something is, a writer joins it: alone it would drain
     /// twice, for them and then for itself, and those whom it let go would come back and do the same.
     #[inline]
-    fn try_alone(&self, lane: usize) -> Option<parking_lot::MutexGuard<'_, LogState>> {
+    fn try_alone(&self, lane: usize) -> Option<MutexGuard<'_, LogState>> {
         if self.lanes[lane].staged.load(Ordering::Acquire) {
             return None;
         }
@@ -380,7 +376,7 @@ impl Committer {
         sink: &dyn Publisher,
         need: u64,
         entries: u64,
-    ) -> Result<parking_lot::MutexGuard<'_, Option<Group>>> {
+    ) -> Result<MutexGuard<'_, Option<Group>>> {
         loop {
             let stage = self.lanes[lane].stage.lock();
             let (bytes, staged_entries) = stage.as_ref().map_or((0, 0), |group| (group.bytes, group.entries));

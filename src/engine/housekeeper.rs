@@ -156,14 +156,14 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
             if let Some(since) = wanted.async_since {
                 let left = commit_wait.saturating_sub(since.elapsed());
                 if !left.is_zero() {
-                    shared.wake.wait_for(&mut wanted, left);
+                    wanted = shared.wake.wait_timeout(wanted, left).0;
                 }
                 if since.elapsed() < commit_wait && !wanted.stop {
                     continue;
                 }
                 wanted.async_since = None;
             } else if !wanted.rolled {
-                shared.wake.wait_for(&mut wanted, rest);
+                wanted = shared.wake.wait_timeout(wanted, rest).0;
             }
             if std::mem::take(&mut wanted.activity) {
                 quiet_rounds = 0;

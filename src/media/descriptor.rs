@@ -15,7 +15,7 @@
 
 use super::sys::{self, Errno, Sys};
 use crate::error::{Error, Result};
-use crate::sync::{AtomicBool, AtomicU64, OnceLock, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, OnceLock, Ordering, count_fork, fork_generation};
 use std::os::fd::RawFd;
 
 /// Pools that one process may have open.
@@ -25,15 +25,8 @@ const DESCRIPTORS_MAX: usize = 2 * OPEN_POOLS_MAX;
 /// Marks an entry that holds no descriptor; descriptors are never negative, so none is cast to this.
 const FREE: u64 = u64::MAX;
 
-static FORK_GENERATION: AtomicU64 = AtomicU64::new(0);
 static REGISTRY: [AtomicU64; DESCRIPTORS_MAX] = [const { AtomicU64::new(FREE) }; DESCRIPTORS_MAX];
 static GATE: AtomicBool = AtomicBool::new(false);
-
-/// How many forks lie between the start of the program and this process. Handles remember it to know their process.
-#[inline]
-pub fn fork_generation() -> u64 {
-    FORK_GENERATION.load(Ordering::Relaxed)
-}
 
 /// A pool's descriptor: closed on drop, and in every forked child.
 pub(super) struct Descriptor {
@@ -114,7 +107,7 @@ extern "C" fn after_fork_in_parent() {
 }
 
 extern "C" fn after_fork_in_child() {
-    FORK_GENERATION.fetch_add(1, Ordering::Relaxed);
+    count_fork();
     for entry in &REGISTRY {
         let fd = entry.swap(FREE, Ordering::Relaxed);
         if fd != FREE {

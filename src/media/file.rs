@@ -208,7 +208,7 @@ impl SyncTurns {
             if state.started == state.completed {
                 break;
             }
-            self.changed.wait(&mut state);
+            state = self.changed.wait(state);
         }
         state.started += 1;
         drop(state);

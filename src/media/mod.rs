@@ -22,7 +22,7 @@ pub mod sim;
 pub mod site;
 mod sys;
 
-pub use descriptor::fork_generation;
+pub use crate::sync::fork_generation;
 pub use region::Region;
 pub use site::Site;
 #[cfg(feature = "sim")]

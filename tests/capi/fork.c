@@ -95,6 +95,52 @@ static void a_child_forked_during_calls_does_not_hang_in_close(void)
     OK(flatkv_close(store));
 }
 
+static void *keep_getting(void *unused)
+{
+    (void)unused;
+    while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
+        char value[8];
+        size_t len;
+        OK(flatkv_get_into(store, "k", 1, value, sizeof value, &len));
+        CHECK(len == 6);
+    }
+    return NULL;
+}
+
+/* What it overwrites and deletes is retired beside looks of its parent's threads that never end here. */
+static void read_and_write_a_store_of_its_own(void)
+{
+    static char large[100000];
+    char value[8];
+    size_t len;
+    flatkv_t *mine = open_store("childs-own-beside-gets");
+    for (int i = 0; i < 200; i++) {
+        OK(flatkv_put(mine, "k", 1, "child", 5));
+        OK(flatkv_put(mine, "large", 5, large, sizeof large));
+        OK(flatkv_get_into(mine, "k", 1, value, sizeof value, &len));
+        CHECK(len == 5 && memcmp(value, "child", 5) == 0);
+        OK(flatkv_delete(mine, "k", 1));
+        GIVES(FLATKV_NOT_FOUND, flatkv_get_into(mine, "k", 1, value, sizeof value, &len));
+    }
+    OK(flatkv_close(mine));
+}
+
+static void a_child_forked_during_gets_has_a_store_of_its_own(void)
+{
+    pthread_t threads[4];
+    store = open_store("forked-in-gets");
+    put_text(store, "k", "parent");
+    __atomic_store_n(&stop, 0, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_create(&threads[i], NULL, keep_getting, NULL) == 0);
+    for (int i = 0; i < 10; i++)
+        in_child(read_and_write_a_store_of_its_own);
+    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    OK(flatkv_close(store));
+}
+
 static void a_child_may_open_a_store_of_its_own(void)
 {
     store = open_store("parents-own");
@@ -110,6 +156,7 @@ int main(int argc, char **argv)
     test_dir = argc > 1 ? argv[1] : ".";
     RUN(a_child_is_refused_and_the_parent_goes_on);
     RUN(a_child_forked_during_calls_does_not_hang_in_close);
+    RUN(a_child_forked_during_gets_has_a_store_of_its_own);
     RUN(a_child_may_open_a_store_of_its_own);
     return 0;
 }

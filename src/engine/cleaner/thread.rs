@@ -120,7 +120,7 @@ impl CleanerThread {
         wanted.paused = paused;
         self.shared.wake.notify_all();
         while wanted.paused && wanted.at_work && !wanted.is_gone && !wanted.stop {
-            self.shared.changed.wait(&mut wanted);
+            wanted = self.shared.changed.wait(wanted);
         }
     }
 
@@ -161,7 +161,7 @@ impl CleanerThread {
                 let ms = since.elapsed().as_millis();
                 break Err(Error::TimedOut(format!("no room after {ms} ms of cleaning: {full}")));
             }
-            shared.changed.wait_for(&mut wanted, left);
+            wanted = shared.changed.wait_timeout(wanted, left).0;
         };
         wanted.waiting -= 1;
         result
@@ -197,7 +197,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>) {
             wanted.at_work = false;
             shared.changed.notify_all();
             if !wanted.stop && !wanted.kicked {
-                shared.wake.wait_for(&mut wanted, rest);
+                wanted = shared.wake.wait_timeout(wanted, rest).0;
             }
             if wanted.stop {
                 return;
