@@ -4,13 +4,18 @@
 # BASE=another-libflatkv.so JSON=file CPU_TIME=1
 # What `make bench-peers` takes: the same, but ONLY=names of engines, and RATE= SYNC_RATE= calls per second of the open loop,
 # TIME_MS= longest time of a phase, PLOTS=folder
+# What `make bench-order` takes: KEYS= OPS= VALUE= ROUNDS= FAST=1 CPU_TIME=1 JSON=file
+# ONLY=points,scans,growth,dram,snapshots,deleted,keyspaces
 # What `make bench-recovery` takes: KEYS=16000000, the number to which the index grows; STEPS=1 prints each step; DIR=
 export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON CPU_TIME RATE SYNC_RATE TIME_MS PLOTS
 
-.PHONY: bench bench-peers bench-instructions bench-recovery bench-space
+.PHONY: bench bench-order bench-peers bench-instructions bench-recovery bench-space
 
 bench: lib ## Limits, idealised log+hash and FlatKV through its C interface, as ratios (KEYS= FAST=1 DIR= BASE=old.so)
 	@scripts/bench.sh own
+
+bench-order: lib ## The ordered index beside the hash index and LMDB, snapshots, keyspaces: goals met or not (KEYS= FAST=1 ONLY=points,scans,..)
+	@scripts/bench.sh order
 
 bench-peers: lib ## RocksDB, LMDB, LevelDB, SQLite, redb, fjall, sled and FlatKV in one run (KEYS= FAST=1 DIR= ONLY=names)
 	@scripts/ensure_tools.sh bench || echo "going on without what is missing: its engines are printed as not run"

@@ -1,14 +1,14 @@
 #!/bin/sh
-# make bench, make bench-peers. Usage: scripts/bench.sh own|peers, with KEYS OPS VALUE ROUNDS FAST CPU_TIME DIR ONLY BASE JSON
+# make bench, bench-order, bench-peers. Usage: scripts/bench.sh own|order|peers, with KEYS OPS VALUE ROUNDS FAST CPU_TIME DIR ONLY BASE JSON
 # RATE SYNC_RATE TIME_MS PLOTS from the environment.
 set -eu
 cd "$(dirname "$0")/.."
-command=${1:?usage: scripts/bench.sh own|peers}
+command=${1:?usage: scripts/bench.sh own|order|peers}
 
 # A fast run, and one of a part, do not replace the results in the repository.
 results=target/bench
 case $command in
-own) cargo build --quiet --release -p flatkv-bench ;;
+own | order) cargo build --quiet --release -p flatkv-bench ;;
 peers)
     cargo build --quiet --release -p flatkv-bench --features peers
     [ -n "${FAST:-}${ONLY:-}" ] || results=docs/performance

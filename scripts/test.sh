@@ -106,6 +106,7 @@ tests() {
     step "tests of the benchmark" cargo test --quiet -p flatkv-bench
     # No time is judged here: the run shows that the benchmark still fits the library.
     step "a fast run of the benchmark" make --no-print-directory bench FAST=1 KEYS= OPS= ROUNDS= DIR= ONLY= BASE= JSON=
+    step "a fast run of the benchmark of order" make --no-print-directory bench-order FAST=1 KEYS= OPS= ROUNDS= DIR= ONLY= JSON=
     reason=$(scripts/bench_instructions.py --why-not)
     if [ -z "$reason" ]; then
         step "instructions of the library's calls" make --no-print-directory bench-instructions UPDATE=

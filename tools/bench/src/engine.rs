@@ -38,7 +38,6 @@ pub trait Session {
     fn wait(&mut self) {}
 
     /// Reads up to `count` keys with their values from `from` on, in order; `None` if the engine has no order.
-    #[cfg(feature = "peers")]
     fn scan(&mut self, from: &[u8], count: usize) -> Option<usize> {
         let _ = (from, count);
         None

@@ -1,5 +1,7 @@
 //! FlatKV as a C program uses it: through the functions that its shared library exports.
 
+mod views;
+
 use crate::engine::{Engine, Session};
 use crate::keys::Key;
 use crate::library::{Library, functions};
@@ -17,8 +19,6 @@ struct Slice {
 
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
-#[cfg(feature = "peers")]
-const UNSUPPORTED: i32 = 10;
 /// Keys that one multi-get or batch takes from the harness.
 const GROUP: usize = 64;
 
@@ -26,7 +26,6 @@ type Handle = *mut c_void;
 
 functions! {
     /// The part of `flatkv.h` that is measured.
-    #[cfg_attr(not(feature = "peers"), allow(dead_code, reason = "scans are measured beside those of others"))]
     pub struct Functions {
         flatkv_version: fn() -> *const c_char,
         flatkv_last_error: fn() -> *const c_char,
@@ -45,11 +44,17 @@ functions! {
         flatkv_write: fn(Handle, Handle) -> i32,
         flatkv_put_async: fn(Handle, *const u8, usize, *const u8, usize, *mut u64) -> i32,
         flatkv_wait: fn(Handle, u64) -> i32,
+        flatkv_delete: fn(Handle, *const u8, usize) -> i32,
+        flatkv_snapshot_new: fn(Handle, *mut Handle) -> i32,
+        flatkv_snapshot_free: fn(Handle),
+        flatkv_keyspace_open: fn(Handle, *const c_char, *mut Handle) -> i32,
+        flatkv_keyspace_drop: fn(Handle, *const c_char) -> i32,
         flatkv_iter_new: fn(Handle, Handle, *mut Handle) -> i32,
         flatkv_iter_free: fn(Handle),
+        flatkv_iter_set_bounds: fn(Handle, *const u8, usize, *const u8, usize) -> i32,
+        flatkv_iter_seek_first: fn(Handle),
         flatkv_iter_seek: fn(Handle, *const u8, usize),
         flatkv_iter_next: fn(Handle),
-        flatkv_iter_valid: fn(Handle) -> bool,
         flatkv_iter_status: fn(Handle) -> i32,
         flatkv_iter_key: fn(Handle) -> Slice,
         flatkv_iter_value: fn(Handle) -> Slice,
@@ -92,14 +97,14 @@ impl Flatkv {
         // SAFETY: texts end in NUL and live through the calls; the options are freed once.
         unsafe {
             let set = (f.flatkv_options_new)();
-            for (name, value) in options {
-                let (name, value) = (text(name), text(value));
-                self.check("options_set", (f.flatkv_options_set)(set, name.as_ptr(), value.as_ptr()));
-            }
             // Rows of speed are measured where the cleaner has nothing to do; a library that does not know the option grows
             // anyway.
             let (name, value) = (text("target_utilization"), text("0.1"));
             let _ = (f.flatkv_options_set)(set, name.as_ptr(), value.as_ptr());
+            for (name, value) in options {
+                let (name, value) = (text(name), text(value));
+                self.check("options_set", (f.flatkv_options_set)(set, name.as_ptr(), value.as_ptr()));
+            }
             self.check("open", (f.flatkv_open)(path.as_ptr(), set, &mut handle));
             (f.flatkv_options_free)(set);
         }
@@ -251,27 +256,9 @@ impl Session for Calls<'_> {
     }
 
     /// With an iterator of its own, which sees what was written before.
-    #[cfg(feature = "peers")]
     fn scan(&mut self, from: &[u8], count: usize) -> Option<usize> {
-        let library = &self.store.library;
-        let f = &library.functions;
-        let (mut iter, mut seen) = (ptr::null_mut(), 0);
-        // SAFETY: the iterator is this call's and is freed once; a value is readable until the iterator moves.
-        unsafe {
-            match (f.flatkv_iter_new)(self.store.handle, ptr::null_mut(), &mut iter) {
-                UNSUPPORTED => return None,
-                status => library.check("iter_new", status),
-            }
-            (f.flatkv_iter_seek)(iter, from.as_ptr(), from.len());
-            while seen < count && (f.flatkv_iter_valid)(iter) {
-                let (key, value) = ((f.flatkv_iter_key)(iter), (f.flatkv_iter_value)(iter));
-                std::hint::black_box((*key.data, *value.data));
-                seen += 1;
-                (f.flatkv_iter_next)(iter);
-            }
-            library.check("iter_status", (f.flatkv_iter_status)(iter));
-            (f.flatkv_iter_free)(iter);
-        }
-        Some(seen)
+        let mut iter = self.store.iter()?;
+        iter.seek(from);
+        Some(iter.walk(count, true))
     }
 }

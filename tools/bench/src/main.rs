@@ -6,8 +6,10 @@ mod goals;
 mod ideal;
 mod keys;
 mod library;
+mod lmdb;
 mod machine;
 mod measure;
+mod order;
 mod own;
 mod papaya_map;
 #[cfg(feature = "peers")]
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 const USAGE: &str = "\
 usage: flatkv-bench own [options]     FlatKV beside the machine's limits, an idealised log+hash and papaya
+       flatkv-bench order [options]   the ordered index, snapshots and keyspaces, beside the hash index and LMDB
        flatkv-bench peers [options]   FlatKV beside other stores (needs the feature `peers`)
 
   --library PATH     libflatkv.so to measure (target/release/libflatkv.so)
@@ -35,7 +38,8 @@ usage: flatkv-bench own [options]     FlatKV beside the machine's limits, an ide
   --dram-keys N      keys up to which DRAM per key is sampled (8 times keys, 0: not)
   --dir DIR          a folder on a disk, for what is measured on files (target/bench)
   --memory-dir DIR   a folder in memory that stands in for persistent memory (/dev/shm)
-  --only PART,..     own: limits, memory, growth, file, dram; peers: names of engines
+  --only PART,..     own: limits, memory, growth, file, dram; peers: names of engines;
+                     order: points, scans, growth, dram, snapshots, deleted, keyspaces
   --time-ms N        longest time of a phase that is measured for a time (1000)
   --rate N           calls per second of the open loop (50000)
   --sync-rate N      the same where a put waits for a disk (500)
@@ -135,10 +139,10 @@ fn builds(arguments: &Arguments) -> Result<Vec<Build>, String> {
     Ok(builds)
 }
 
-fn own(arguments: &Arguments) -> Result<(), String> {
+fn own_plan(arguments: &Arguments) -> Plan {
     let is_fast = arguments.is_fast;
     let keys = arguments.keys.unwrap_or(if is_fast { 20_000 } else { 2_000_000 });
-    let plan = Plan {
+    Plan {
         keys,
         ops: arguments.ops.unwrap_or(keys),
         value_bytes: arguments.value_bytes,
@@ -152,7 +156,11 @@ fn own(arguments: &Arguments) -> Result<(), String> {
         memory_dir: arguments.memory_dir.clone(),
         file_dir: arguments.dir.clone(),
         only: arguments.only.clone(),
-    };
+    }
+}
+
+fn own(arguments: &Arguments) -> Result<(), String> {
+    let plan = own_plan(arguments);
     measure::BY_CPU_TIME.get_or_init(|| arguments.by_cpu_time);
     let builds = builds(arguments)?;
     let machine = machine::description();
@@ -196,7 +204,7 @@ fn own(arguments: &Arguments) -> Result<(), String> {
     println!(
         "\nnot run: the medium model in virtual time, because the engine has none yet; goals against other stores: make bench-peers"
     );
-    if is_fast {
+    if arguments.is_fast {
         println!("figures of a fast run show that it runs, and nothing else");
     }
     if arguments.base.is_some() {
@@ -262,7 +270,11 @@ fn with_peers(command: &str, _: &Arguments) -> Result<(), String> {
 fn sample_dram(arguments: &Arguments) -> Result<(), String> {
     let library = Flatkv::load(&arguments.library)?;
     let keys = arguments.dram_keys.ok_or("--dram-keys is missing")?;
-    let (average, worst) = own::sample_dram(&library, &arguments.memory_dir, keys, arguments.value_bytes);
+    let sample =
+        own::Sample::ALL.into_iter().find(|sample| arguments.only.iter().any(|word| word == sample.name()));
+    let sample = sample.ok_or("--only is missing: points, order or order-in-common")?;
+    let (average, worst) =
+        own::sample_dram(&library, &arguments.memory_dir, keys, arguments.value_bytes, sample);
     println!("{average} {worst}");
     Ok(())
 }
@@ -300,6 +312,12 @@ fn main() {
         arguments().map_err(|error| format!("{error}\n{USAGE}")).and_then(
             |(command, arguments)| match command.as_str() {
                 "own" => own(&arguments),
+                "order" => {
+                    measure::BY_CPU_TIME.get_or_init(|| arguments.by_cpu_time);
+                    let plan = own_plan(&arguments);
+                    Flatkv::load(&plan.library)
+                        .and_then(|library| order::run(&plan, &library, arguments.json.as_deref()))
+                }
                 "sample-dram" => sample_dram(&arguments),
                 "calls" => calls(&arguments),
                 other => with_peers(other, &arguments),

@@ -97,8 +97,20 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+fn is_by_cpu_time() -> bool {
+    BY_CPU_TIME.get().copied().unwrap_or(false)
+}
+
+/// Nanoseconds of `body`, on this thread: on a core if [`BY_CPU_TIME`] says so.
+pub fn ns_of(body: impl FnOnce()) -> f64 {
+    let (started, cpu) = (Instant::now(), is_by_cpu_time().then(cpu_time));
+    body();
+    let took = cpu.map_or_else(|| started.elapsed(), |cpu| cpu_time() - cpu);
+    took.as_nanos() as f64
+}
+
 fn rate_of_counted(spans: &[Span]) -> f64 {
-    if !BY_CPU_TIME.get().copied().unwrap_or(false) {
+    if !is_by_cpu_time() {
         return rate(spans);
     }
     let busiest = spans.iter().map(|span| span.on_core).max().expect("at least one thread");

@@ -6,11 +6,11 @@ use crate::flatkv::Flatkv;
 use crate::ideal::Ideal;
 use crate::keys::{self, Key, Spread};
 use crate::machine::{self, Chase};
-use crate::measure::{Figures, counted, timed};
+use crate::measure::{Figures, counted, ns_of, timed};
 use crate::papaya_map::{self, Papaya};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Keys of one multi-get or one batch.
 pub const GROUP: usize = 64;
@@ -48,7 +48,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn wants(&self, part: &str) -> bool {
+    pub fn wants(&self, part: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|word| word == part)
     }
 }
@@ -121,17 +121,17 @@ impl Streams {
     }
 }
 
-type Call<'a> = &'a (dyn Fn(&mut dyn Session, usize, u64) + Sync);
+pub type Call<'a> = &'a (dyn Fn(&mut dyn Session, usize, u64) + Sync);
 
 /// The engines of a round, in the order in which they are asked.
-struct Field<'a> {
-    engines: Vec<(&'a str, &'a dyn Engine)>,
-    turn: usize,
+pub struct Field<'a> {
+    pub engines: Vec<(&'a str, &'a dyn Engine)>,
+    pub turn: usize,
 }
 
 impl Field<'_> {
     /// Measures one phase of every engine that has it, another one first each time.
-    fn phase(
+    pub fn phase(
         &mut self,
         phase: &str,
         threads: usize,
@@ -165,14 +165,14 @@ pub fn with_buffer<T>(len: usize, body: impl FnOnce(&mut [u8]) -> T) -> T {
     })
 }
 
-fn put(session: &mut dyn Session, key: Key, value_bytes: usize) {
+pub fn put(session: &mut dyn Session, key: Key, value_bytes: usize) {
     with_buffer(value_bytes, |value| {
         keys::stamp(value, key);
         session.put(&key, value);
     });
 }
 
-fn get(session: &mut dyn Session, key: Key, value_bytes: usize) {
+pub fn get(session: &mut dyn Session, key: Key, value_bytes: usize) {
     with_buffer(value_bytes, |value| get_known(session, key, value));
 }
 
@@ -285,23 +285,24 @@ fn in_memory(plan: &Plan, builds: &[Build], round: usize, figures: &mut Figures)
     field.phase("insert", 2, keys, &[], load, figures);
 }
 
+/// Microseconds of the slowest put while an index grows tenfold, and how many take more than a millisecond.
+pub fn slowest_put(plan: &Plan, engine: &dyn Engine) -> (f64, f64) {
+    let mut session = engine.session();
+    let (mut slowest, mut slow) = (0.0_f64, 0_u32);
+    for i in 0..plan.growth_keys {
+        let took = ns_of(|| put(session.as_mut(), keys::key(i), plan.value_bytes));
+        if i >= plan.growth_keys / GROWTH_FROM {
+            slowest = slowest.max(took);
+            slow += u32::from(took > 1e6);
+        }
+    }
+    (slowest / 1e3, f64::from(slow))
+}
+
 /// The slowest put while the index grows tenfold, beside the slowest of the ideal, whose table does not grow.
 fn growth(plan: &Plan, builds: &[Build], figures: &mut Figures) {
     let dir = folder(&plan.memory_dir);
-    let slowest = |engine: &dyn Engine| {
-        let mut session = engine.session();
-        let (mut slowest, mut slow) = (Duration::ZERO, 0_u32);
-        for i in 0..plan.growth_keys {
-            let before = Instant::now();
-            put(session.as_mut(), keys::key(i), plan.value_bytes);
-            let took = before.elapsed();
-            if i >= plan.growth_keys / GROWTH_FROM {
-                slowest = slowest.max(took);
-                slow += u32::from(took > Duration::from_millis(1));
-            }
-        }
-        (slowest.as_nanos() as f64 / 1e3, f64::from(slow))
-    };
+    let slowest = |engine: &dyn Engine| slowest_put(plan, engine);
     for build in builds {
         let path = dir.path().join(format!("{}-growth.fkv", build.0));
         let store = build.1.open(&path, &[("media", "emulated-pm"), POINTS_ONLY]);
@@ -373,8 +374,53 @@ fn on_files(plan: &Plan, builds: &[Build], figures: &mut Figures) {
     }
 }
 
-/// DRAM per key of the first build, sampled in a process of its own, whose memory nothing else has used.
+/// The index and the keys of which DRAM is sampled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sample {
+    /// The hash index, keys of 8 bytes.
+    Points,
+    /// The ordered index, keys of 16 bytes.
+    Order,
+    /// The same, and all keys begin with the same 8 bytes.
+    OrderInCommon,
+}
+
+impl Sample {
+    pub const ALL: [Sample; 3] = [Sample::Points, Sample::Order, Sample::OrderInCommon];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Sample::Points => "points",
+            Sample::Order => "order",
+            Sample::OrderInCommon => "order-in-common",
+        }
+    }
+
+    fn index(self) -> &'static str {
+        if self == Sample::Points { "hash" } else { "ordered" }
+    }
+
+    fn put(self, session: &mut dyn Session, i: u64, value_bytes: usize) {
+        let key = keys::key(i);
+        match self {
+            Sample::Points => put(session, key, value_bytes),
+            Sample::Order | Sample::OrderInCommon => {
+                let start = if self == Sample::Order { key } else { *b"in comm:" };
+                let key = [start, key].concat();
+                with_buffer(value_bytes, |value| session.put(&key, value));
+            }
+        }
+    }
+}
+
 fn dram(plan: &Plan, figures: &mut Figures) {
+    let (average, worst) = dram_of(plan, Sample::Points);
+    figures.add(name("flatkv", "DRAM per key, average", 1), "B", average);
+    figures.add(name("flatkv", "DRAM per key, worst", 1), "B", worst);
+}
+
+/// DRAM per key of the first build, average and worst, sampled in a process of its own, whose memory nothing else has used.
+pub fn dram_of(plan: &Plan, sample: Sample) -> (f64, f64) {
     let this = std::env::current_exe().expect("the path of this program");
     let output = std::process::Command::new(this)
         .arg("sample-dram")
@@ -382,14 +428,14 @@ fn dram(plan: &Plan, figures: &mut Figures) {
         .arg(&plan.library)
         .arg("--memory-dir")
         .arg(&plan.memory_dir)
+        .args(["--only", sample.name()])
         .args(["--dram-keys", &plan.dram_keys.to_string(), "--value", &plan.value_bytes.to_string()])
         .output()
         .expect("this program can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("numbers");
     let numbers: Vec<f64> = text.split_whitespace().map(|word| word.parse().expect("a number")).collect();
-    figures.add(name("flatkv", "DRAM per key, average", 1), "B", numbers[0]);
-    figures.add(name("flatkv", "DRAM per key, worst", 1), "B", numbers[1]);
+    (numbers[0], numbers[1])
 }
 
 /// Average and worst DRAM per key while the store grows from a 16th of `dram_keys` in steps of 10 %.
@@ -398,13 +444,15 @@ pub fn sample_dram(
     memory_dir: &Path,
     dram_keys: u64,
     value_bytes: usize,
+    sample: Sample,
 ) -> (f64, f64) {
     let dir = folder(memory_dir);
-    let store = library.open(&dir.path().join("dram.fkv"), &[("media", "emulated-pm"), POINTS_ONLY]);
+    let options = [("media", "emulated-pm"), ("index", sample.index())];
+    let store = library.open(&dir.path().join("dram.fkv"), &options);
     let mut session = store.session();
     let (mut next, mut samples) = ((dram_keys / 16).max(1000), Vec::new());
     for i in 0..dram_keys {
-        put(session.as_mut(), keys::key(i), value_bytes);
+        sample.put(session.as_mut(), i, value_bytes);
         if i + 1 == next {
             // All of the process is counted, the program itself, too.
             samples.push(rss_anon_bytes() as f64 / next as f64);

@@ -3,7 +3,6 @@
 
 mod child;
 mod crates;
-mod lmdb;
 mod lsm;
 mod plot;
 mod sqlite;
@@ -14,9 +13,10 @@ use crate::flatkv::Flatkv;
 use crate::goals::{Goal, at_least, at_most};
 use crate::ideal::Ideal;
 use crate::keys::{self, Key, Spread};
+use crate::lmdb;
 use crate::machine;
 use crate::measure::{Figures, bounded};
-use crate::own::{GROUP, folder, with_buffer};
+use crate::own::{GROUP, folder, put, with_buffer};
 use crate::report;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
@@ -224,13 +224,6 @@ impl Peer {
         let batches = plan.keys.div_ceil(LOAD_BATCH);
         crate::measure::counted(engine, 1, batches, &batch) * plan.keys as f64 / batches as f64
     }
-}
-
-fn put(session: &mut dyn Session, key: Key, value_bytes: usize) {
-    with_buffer(value_bytes, |value| {
-        keys::stamp(value, key);
-        session.put(&key, value);
-    });
 }
 
 /// A phase of one engine, up to as many calls and as long as the plan says.
