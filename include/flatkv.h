@@ -992,6 +992,22 @@ flatkv_slice_t flatkv_iter_key(const flatkv_iter_t *iter);
 flatkv_slice_t flatkv_iter_value(flatkv_iter_t *iter);
 
 /**
+ * Gives keys and values of several entries: of the one that the iterator is on and of those with the next larger keys,
+ * up to `n`, as many as are at hand; and goes to the last of them. So whoever scans many entries calls it and
+ * flatkv_iter_next in turn, until it returns 0: two calls for tens of entries.
+ *
+ * `out_keys` and `out_values` must not be NULL if `n` is not 0; each has `n` elements, and those that are not filled are
+ * {NULL, 0}. Returns how many are filled: at least 1 if the iterator is on an entry whose value can be read, else 0, and
+ * flatkv_iter_status says why. The bytes are valid until the next call that moves, bounds or frees the iterator, this
+ * one included. 0 as well (with an error recorded) if `iter` is NULL, freed, or in use by another call, or an
+ * array is NULL. Safe from any thread, one at a time. Cost: a fraction of that of single calls.
+ */
+size_t flatkv_iter_entries(flatkv_iter_t *iter,
+                           size_t n,
+                           flatkv_slice_t *out_keys,
+                           flatkv_slice_t *out_values);
+
+/**
  * As flatkv_snapshot_kept_bytes, of what the iterator shows.
  */
 uint64_t flatkv_iter_kept_bytes(const flatkv_iter_t *iter);

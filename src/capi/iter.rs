@@ -202,6 +202,40 @@ pub extern "C" fn flatkv_iter_value(iter: *mut flatkv_iter_t) -> flatkv_slice_t 
     })
 }
 
+/// Gives keys and values of several entries: of the one that the iterator is on and of those with the next larger keys,
+/// up to `n`, as many as are at hand; and goes to the last of them. So whoever scans many entries calls it and
+/// flatkv_iter_next in turn, until it returns 0: two calls for tens of entries.
+///
+/// `out_keys` and `out_values` must not be NULL if `n` is not 0; each has `n` elements, and those that are not filled are
+/// {NULL, 0}. Returns how many are filled: at least 1 if the iterator is on an entry whose value can be read, else 0, and
+/// flatkv_iter_status says why. The bytes are valid until the next call that moves, bounds or frees the iterator, this
+/// one included. 0 as well (with an error recorded) if `iter` is NULL, freed, or in use by another call, or an
+/// array is NULL. Safe from any thread, one at a time. Cost: a fraction of that of single calls.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_iter_entries(
+    iter: *mut flatkv_iter_t,
+    n: usize,
+    out_keys: *mut flatkv_slice_t,
+    out_values: *mut flatkv_slice_t,
+) -> usize {
+    let keys = handle::out_array(out_keys, n, NO_SLICE, "out_keys");
+    let values = handle::out_array(out_values, n, NO_SLICE, "out_values");
+    guard::value_of("flatkv_iter_entries", 0, || {
+        let mut cursor = handle::exclusive::<Cursor>(iter)?;
+        let (keys, values) = (keys?, values?);
+        cursor.run(|iter| {
+            let mut given = 0;
+            while given < n && (given == 0 || iter.move_next_at_hand()) {
+                let Some(value) = iter.value()?.map(handle::borrowed) else { break };
+                keys.set(given, iter.key().map_or(NO_SLICE, handle::borrowed));
+                values.set(given, value);
+                given += 1;
+            }
+            Ok(given)
+        })
+    })
+}
+
 /// As flatkv_snapshot_kept_bytes, of what the iterator shows.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_kept_bytes(iter: *const flatkv_iter_t) -> u64 {

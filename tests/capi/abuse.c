@@ -90,6 +90,11 @@ static int iter_valid(void *h) { return NOTHING(!flatkv_iter_valid(h)); }
 static int iter_status(void *h) { return flatkv_iter_status(h); }
 static int iter_key(void *h) { return NOTHING(flatkv_iter_key(h).data == NULL); }
 static int iter_value(void *h) { return NOTHING(flatkv_iter_value(h).data == NULL); }
+static int iter_entries(void *h)
+{
+    flatkv_slice_t value;
+    return NOTHING(flatkv_iter_entries(h, 1, &out_slice, &value) == 0 && out_slice.data == NULL && value.data == NULL);
+}
 static int iter_kept_bytes(void *h) { return NOTHING(flatkv_iter_kept_bytes(h) == 0); }
 static int estimate_range(void *h) { return flatkv_estimate_range(h, "a", 1, "z", 1, &out_keys, &out_bytes); }
 static int batch_free(void *h) { return flatkv_batch_free(h), -1; }
@@ -173,6 +178,7 @@ static const struct call {
     { "flatkv_iter_status", ITER, 0, iter_status },
     { "flatkv_iter_key", ITER, 0, iter_key },
     { "flatkv_iter_value", ITER, 0, iter_value },
+    { "flatkv_iter_entries", ITER, 0, iter_entries },
     { "flatkv_iter_kept_bytes", ITER, 0, iter_kept_bytes },
     { "flatkv_estimate_range", STORE, 0, estimate_range },
 };
@@ -471,6 +477,10 @@ static void missing_pointers_are_refused_before_anything_happens(void)
     INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, sizeof buf, &out_slice, &out_status, NULL));
     INVALID(flatkv_snapshot_new(store, NULL));
     SAYS("out_snapshot is NULL");
+    CHECK(flatkv_iter_entries(live[ITER], 1, NULL, &out_slice) == 0);
+    SAYS("out_keys is NULL");
+    CHECK(flatkv_iter_entries(live[ITER], 1, &out_slice, NULL) == 0);
+    SAYS("out_values is NULL");
     INVALID(flatkv_snapshot_get(live[SNAPSHOT], NULL, 1, &out_buffer));
     INVALID(flatkv_snapshot_get(live[SNAPSHOT], "k", 1, NULL));
     INVALID(flatkv_iter_new(store, NULL, NULL));
@@ -536,6 +546,8 @@ static void impossible_lengths_are_refused_before_a_byte_is_read(void)
             INVALID(flatkv_multi_get(store, n, &one_key, &out_buffer, &out_status));
             SAYS("no array in memory has as many");
             INVALID(flatkv_multi_get_into(store, n, &one_key, buf, sizeof buf, &out_slice, &out_status, &out_len));
+            CHECK(flatkv_iter_entries(live[ITER], n, &out_slice, &out_slice) == 0);
+            SAYS("no array in memory has as many");
             INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, n, &out_slice, &out_status, &out_len));
         }
     }

@@ -104,6 +104,92 @@ static void seeks_bounds_and_prefixes_lead_where_they_should(void)
     OK(flatkv_close(store));
 }
 
+/* Where the iterator is after it gave so many entries, and what they are. */
+static void check_gives(flatkv_iter_t *iter, size_t n, const char *all)
+{
+    flatkv_slice_t keys[8], values[8];
+    char found[256] = "";
+    size_t given = flatkv_iter_entries(iter, n, keys, values);
+    CHECK(given <= n && n <= 8);
+    OK(flatkv_iter_status(iter));
+    for (size_t i = 0; i < n; i++) {
+        CHECK((keys[i].data != NULL) == (i < given) && (values[i].data != NULL) == (i < given));
+        if (i < given)
+            sprintf(found + strlen(found), "%.*s=%.*s ", (int)keys[i].len, (const char *)keys[i].data,
+                    (int)values[i].len, (const char *)values[i].data);
+    }
+    if (strcmp(found, all) != 0)
+        FAIL("expected %s, found %s", all, found);
+}
+
+static void several_entries_come_with_one_call_and_the_iterator_is_on_the_last(void)
+{
+    flatkv_t *store = store_of_fruit("several");
+    flatkv_iter_t *iter = NULL;
+    OK(flatkv_iter_new(store, NULL, &iter));
+    check_gives(iter, 8, "");
+    flatkv_iter_seek_first(iter);
+    check_gives(iter, 0, "");
+    check_gives(iter, 2, "apple=red apricot=orange ");
+    check_on(iter, "apricot", "orange");
+    check_gives(iter, 1, "apricot=orange ");
+    flatkv_iter_next(iter);
+    check_gives(iter, 8, "fig= pear=green plum=blue ");
+    check_on(iter, "plum", "blue");
+    flatkv_iter_next(iter);
+    check_ended(iter);
+    check_gives(iter, 8, "");
+    /* The order is that of the keys, whichever way the iterator came. */
+    flatkv_iter_seek_last(iter);
+    flatkv_iter_prev(iter);
+    flatkv_iter_prev(iter);
+    check_gives(iter, 8, "fig= pear=green plum=blue ");
+    check_on(iter, "plum", "blue");
+    flatkv_iter_prev(iter);
+    check_on(iter, "pear", "green");
+    OK(flatkv_iter_set_bounds(iter, "apricot", 7, "pear", 4));
+    flatkv_iter_seek_first(iter);
+    check_gives(iter, 8, "apricot=orange fig= ");
+    flatkv_iter_free(iter);
+    OK(flatkv_close(store));
+}
+
+/* Some values are too long to be at hand. */
+static void calls_that_give_several_entries_give_all_of_them_in_the_end(void)
+{
+    enum { KEYS = 1000, LONG = 5000 };
+    flatkv_t *store = open_ordered("all");
+    flatkv_iter_t *iter = NULL;
+    flatkv_slice_t keys[50], values[50];
+    char key[16], *value = malloc(LONG);
+    int seen = 0, calls = 0;
+    size_t given;
+    CHECK(value != NULL);
+    for (int i = 0; i < KEYS; i++) {
+        sprintf(key, "%06d", i);
+        memset(value, 'a' + i % 26, LONG);
+        OK(flatkv_put(store, key, 6, value, i % 97 == 0 ? LONG : i % 30));
+    }
+    OK(flatkv_iter_new(store, NULL, &iter));
+    flatkv_iter_seek_first(iter);
+    while ((given = flatkv_iter_entries(iter, 50, keys, values)) > 0) {
+        for (size_t i = 0; i < given; i++, seen++) {
+            sprintf(key, "%06d", seen);
+            memset(value, 'a' + seen % 26, LONG);
+            CHECK(holds(keys[i].data, keys[i].len, key));
+            CHECK(values[i].len == (size_t)(seen % 97 == 0 ? LONG : seen % 30));
+            CHECK(memcmp(values[i].data, value, values[i].len) == 0);
+        }
+        calls++;
+        flatkv_iter_next(iter);
+    }
+    OK(flatkv_iter_status(iter));
+    CHECK(seen == KEYS && calls < KEYS / 5);
+    free(value);
+    flatkv_iter_free(iter);
+    OK(flatkv_close(store));
+}
+
 static void a_snapshot_shows_what_there_was(void)
 {
     flatkv_t *store = store_of_fruit("snapshot");
@@ -220,6 +306,8 @@ int main(int argc, char **argv)
     test_dir = argc > 1 ? argv[1] : ".";
     RUN(entries_come_in_the_order_of_their_keys_both_ways);
     RUN(seeks_bounds_and_prefixes_lead_where_they_should);
+    RUN(several_entries_come_with_one_call_and_the_iterator_is_on_the_last);
+    RUN(calls_that_give_several_entries_give_all_of_them_in_the_end);
     RUN(a_snapshot_shows_what_there_was);
     RUN(a_hash_index_has_snapshots_and_refuses_iterators);
     RUN(ranges_are_estimated);

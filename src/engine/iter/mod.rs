@@ -190,6 +190,24 @@ impl Iter {
         Ok(self.chunk.value(at).or(self.value.as_deref()))
     }
 
+    /// Goes to the entry with the next larger key if that is at hand with its value: keys and values that were shown since
+    /// the last call of another function stay where they are. If not, the cursor stays where it is, too.
+    #[cfg(feature = "capi")]
+    pub(crate) fn move_next_at_hand(&mut self) -> bool {
+        let Place::At(at) = self.place else { return false };
+        let next = match self.chunk.direction() {
+            Direction::Forward => Some(at + 1),
+            Direction::Backward => at.checked_sub(1),
+        };
+        // A value that is too long for the chunk goes with the entry that it was read for.
+        let Some(next) = next.filter(|next| self.value.is_none() && self.chunk.value(*next).is_some()) else {
+            return false;
+        };
+        self.steps += 1;
+        self.place = Place::At(next);
+        true
+    }
+
     /// As [`Snapshot::kept_bytes`](crate::Snapshot::kept_bytes).
     pub fn kept_bytes(&self) -> u64 {
         self.view.kept_bytes()
