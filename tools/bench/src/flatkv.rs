@@ -17,9 +17,17 @@ struct Slice {
     len: usize,
 }
 
+/// Bytes that the library gave.
+#[repr(C)]
+struct Buffer {
+    data: *mut u8,
+    len: usize,
+}
+
+const NONE: Slice = Slice { data: ptr::null(), len: 0 };
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
-/// Keys that one multi-get or batch takes from the harness.
+/// Keys that one multi-get, and entries that one call of an iterator, takes from the harness.
 const GROUP: usize = 64;
 
 type Handle = *mut c_void;
@@ -44,6 +52,8 @@ functions! {
         flatkv_write: fn(Handle, Handle) -> i32,
         flatkv_put_async: fn(Handle, *const u8, usize, *const u8, usize, *mut u64) -> i32,
         flatkv_wait: fn(Handle, u64) -> i32,
+        flatkv_stats_json: fn(Handle, *mut Buffer) -> i32,
+        flatkv_buffer_free: fn(*mut Buffer),
         flatkv_delete: fn(Handle, *const u8, usize) -> i32,
         flatkv_snapshot_new: fn(Handle, *mut Handle) -> i32,
         flatkv_snapshot_free: fn(Handle),
@@ -56,8 +66,7 @@ functions! {
         flatkv_iter_seek: fn(Handle, *const u8, usize),
         flatkv_iter_next: fn(Handle),
         flatkv_iter_status: fn(Handle) -> i32,
-        flatkv_iter_key: fn(Handle) -> Slice,
-        flatkv_iter_value: fn(Handle) -> Slice,
+        flatkv_iter_entries: fn(Handle, usize, *mut Slice, *mut Slice) -> usize,
     }
 }
 
@@ -184,8 +193,7 @@ impl Session for Calls<'_> {
 
     fn multi_get(&mut self, keys: &[Key], into: &mut [u8]) {
         let library = &self.store.library;
-        let none = Slice { data: ptr::null(), len: 0 };
-        let (mut slices, mut values, mut statuses) = ([none; GROUP], [none; GROUP], [0; GROUP]);
+        let (mut slices, mut values, mut statuses) = ([NONE; GROUP], [NONE; GROUP], [0; GROUP]);
         let mut used = 0;
         for group in keys.chunks(GROUP) {
             for (slice, key) in slices.iter_mut().zip(group) {

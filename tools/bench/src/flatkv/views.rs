@@ -1,6 +1,6 @@
 //! What a store shows beside single keys: iterators, snapshots and keyspaces.
 
-use super::{Handle, NOT_FOUND, OK, Store};
+use super::{Buffer, GROUP, Handle, NONE, NOT_FOUND, OK, Store};
 use std::ffi::CString;
 use std::ptr;
 
@@ -44,19 +44,24 @@ impl Iter<'_> {
     /// Goes over up to `count` entries from the one that it is on, and looks at their keys, and at their values if asked to.
     pub fn walk(&mut self, count: usize, has_values: bool) -> usize {
         let f = &self.store.library.functions;
+        let (mut keys, mut values) = ([NONE; GROUP], [NONE; GROUP]);
         let mut seen = 0;
-        // SAFETY: the iterator is there; what it shows is readable until it moves.
+        // SAFETY: the iterator is there, the arrays have as many elements; what it shows is readable until it moves.
         unsafe {
             while seen < count {
-                let key = (f.flatkv_iter_key)(self.handle);
-                if key.data.is_null() {
+                let wanted = GROUP.min(count - seen);
+                let entries = f.flatkv_iter_entries;
+                let given = entries(self.handle, wanted, keys.as_mut_ptr(), values.as_mut_ptr());
+                if given == 0 {
                     break;
                 }
-                std::hint::black_box(*key.data);
-                if has_values {
-                    std::hint::black_box(*(f.flatkv_iter_value)(self.handle).data);
+                for (key, value) in keys[..given].iter().zip(&values) {
+                    std::hint::black_box(*key.data);
+                    if has_values {
+                        std::hint::black_box(*value.data);
+                    }
                 }
-                seen += 1;
+                seen += given;
                 (f.flatkv_iter_next)(self.handle);
             }
             self.store.library.check("iter_status", (f.flatkv_iter_status)(self.handle));
@@ -97,6 +102,20 @@ impl Store {
         let status = unsafe { (self.library.functions.flatkv_snapshot_new)(self.handle, &mut handle) };
         self.library.check("snapshot_new", status);
         Snapshot { store: self, handle }
+    }
+
+    /// A number among the statistics.
+    pub fn stat(&self, name: &str) -> f64 {
+        let f = &self.library.functions;
+        let mut buffer = Buffer { data: ptr::null_mut(), len: 0 };
+        // SAFETY: the store is open; what it filled is readable until it is freed, once.
+        let stats: serde_json::Value = unsafe {
+            self.library.check("stats_json", (f.flatkv_stats_json)(self.handle, &mut buffer));
+            let stats = serde_json::from_slice(std::slice::from_raw_parts(buffer.data, buffer.len));
+            (f.flatkv_buffer_free)(&mut buffer);
+            stats.expect("statistics are JSON")
+        };
+        stats[name].as_f64().unwrap_or_else(|| panic!("no number {name} in the statistics"))
     }
 
     /// False if there was nothing to delete.
