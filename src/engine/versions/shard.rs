@@ -8,7 +8,8 @@
 //! Invariants:
 //!   - a version is noted with the newest point `p` with `seq <= p < by`; one that was kept while a point was being opened may
 //!     be noted with an older one, and goes on to the newest when that closes
-//!   - a version is in `pending`, in `lone` or in `more`: a key that is overwritten over and over has one in `lone` at most
+//!   - a version is in `pending` or in `versions`; to each of these one lead is in `lone` or in `more`, to those of a key that
+//!     is overwritten over and over one in `lone` at most
 
 use super::{Held, Replaced};
 use crate::types::{Addr, Seq};
@@ -28,7 +29,40 @@ struct Version {
     held: Held,
 }
 
-/// What leads to a version. Sorted by the stamp.
+impl Version {
+    fn note(&self) -> Note {
+        let Replaced { hash, addr, seq, .. } = self.replaced;
+        Note { seq, hash, addr }
+    }
+
+    fn is(&self, note: Note) -> bool {
+        (self.replaced.hash, self.replaced.addr) == (note.hash, note.addr)
+    }
+}
+
+/// Where a version is among all, found by its hash. Short: the first overwrite of a key comes to any place of the table.
+#[derive(Clone, Copy)]
+struct Lead {
+    hash: u32,
+    at: u32,
+}
+
+impl Lead {
+    fn new(hash: u64, at: usize) -> Lead {
+        Lead { hash: hash as u32, at: u32::try_from(at).expect("memory runs out first") }
+    }
+
+    /// What the table goes by: lower bits for places, upper ones for tags.
+    fn spread(self) -> u64 {
+        u64::from(self.hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    fn at(self) -> usize {
+        self.at as usize
+    }
+}
+
+/// What says of a version whose it is. Sorted by the stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Note {
     seq: Seq,
@@ -94,10 +128,12 @@ pub(super) struct Shard {
     surplus: Vec<Held>,
     /// Those that the point that is being opened may need.
     unsettled: Vec<Note>,
-    /// One version of each key, by its hash.
-    lone: HashTable<Version>,
-    /// The others, by hash, stamp and place.
-    more: BTreeMap<(u64, Seq, Addr), Version>,
+    /// Those that are taken in, without a gap.
+    versions: Vec<Version>,
+    /// To one version of each key, by its hash.
+    lone: HashTable<Lead>,
+    /// To the others, by hash, stamp and place.
+    more: BTreeMap<(u64, Seq, Addr), Lead>,
     bytes: u64,
 }
 
@@ -126,12 +162,11 @@ impl Shard {
     fn take_in(&mut self) {
         let mut pending = std::mem::take(&mut self.pending);
         for version in pending.drain(..) {
-            let (replaced, bytes) = (version.replaced, version.held.bytes);
-            let Replaced { hash, addr, seq, .. } = replaced;
+            let (replaced, note, bytes) = (version.replaced, version.note(), version.held.bytes);
             match self.insert(version) {
                 None => {
                     self.bytes += bytes;
-                    self.note(self.point_of(&replaced), Note { seq, hash, addr }, bytes);
+                    self.note(self.point_of(&replaced), note, bytes);
                 }
                 Some(known) => self.surplus.push(known.held),
             }
@@ -142,19 +177,21 @@ impl Shard {
     /// Gives the version back if it is there already.
     fn insert(&mut self, version: Version) -> Option<Version> {
         let Replaced { hash, addr, seq, .. } = version.replaced;
-        let is_same_key = |version: &Version| version.replaced.hash == hash;
-        match self.lone.entry(hash, is_same_key, |version| version.replaced.hash) {
+        let lead = Lead::new(hash, self.versions.len());
+        let known = |lead: &Lead| self.versions[lead.at()].replaced;
+        match self.lone.entry(lead.spread(), |other| known(other).hash == hash, |other| other.spread()) {
             Entry::Vacant(place) => {
-                place.insert(version);
+                place.insert(lead);
             }
-            Entry::Occupied(known) if known.get().replaced.addr == addr => return Some(version),
+            Entry::Occupied(other) if known(other.get()).addr == addr => return Some(version),
             Entry::Occupied(_) => match self.more.entry((hash, seq, addr)) {
                 btree_map::Entry::Occupied(_) => return Some(version),
                 btree_map::Entry::Vacant(place) => {
-                    place.insert(version);
+                    place.insert(lead);
                 }
             },
         }
+        self.versions.push(version);
         None
     }
 
@@ -217,31 +254,54 @@ impl Shard {
             to.sorted.append(&mut noted.sorted);
             to.bytes += noted.bytes;
         }
-        let len = self.lone.len();
-        if self.lone.capacity() > SPARE_ROOM * len {
-            self.lone.shrink_to(2 * len, |version| version.replaced.hash);
+        let len = self.versions.len();
+        if self.versions.capacity() > SPARE_ROOM * len {
+            self.versions.shrink_to(2 * len);
+            self.lone.shrink_to(2 * len, |lead| lead.spread());
         }
     }
 
     /// Notes a version with the newest point that needs it, or lets it go if none does. Its bytes.
     fn settle(&mut self, note: Note, opening: u64, gone: &mut Vec<Held>) -> u64 {
-        let key = (note.hash, note.seq, note.addr);
-        let is_it =
-            |version: &Version| (version.replaced.hash, version.replaced.addr) == (note.hash, note.addr);
-        let found = self.lone.find(note.hash, is_it).or_else(|| self.more.get(&key));
-        let Some(Version { replaced, held }) = found else { unreachable!("a version is noted once") };
+        let at = self.place_of(note);
+        let Version { replaced, held } = &self.versions[at];
         let (point, bytes) = (self.point_of(replaced), held.bytes);
         if point.is_some() || self.opened != opening {
             self.note(point, note, bytes);
             return bytes;
         }
-        let version = match self.lone.find_entry(note.hash, is_it) {
-            Ok(entry) => Some(entry.remove().0),
-            Err(_) => self.more.remove(&key),
-        };
-        gone.extend(version.map(|version| version.held));
+        gone.push(self.remove(note, at));
         self.bytes -= bytes;
         bytes
+    }
+
+    fn place_of(&self, note: Note) -> usize {
+        let is_it = |lead: &Lead| self.versions[lead.at()].is(note);
+        let lone = self.lone.find(Lead::new(note.hash, 0).spread(), is_it);
+        let lead = lone.or_else(|| self.more.get(&(note.hash, note.seq, note.addr)));
+        lead.expect("a version is noted once").at()
+    }
+
+    /// Takes a version out; the last one gets its place.
+    fn remove(&mut self, note: Note, at: usize) -> Held {
+        self.lead(note, at, None);
+        let Version { held, .. } = self.versions.swap_remove(at);
+        if let Some(moved) = self.versions.get(at).map(Version::note) {
+            self.lead(moved, self.versions.len(), Some(at));
+        }
+        held
+    }
+
+    /// What leads to a version leads from one place to another, or goes.
+    fn lead(&mut self, note: Note, from: usize, to: Option<usize>) {
+        let key = (note.hash, note.seq, note.addr);
+        let lone = self.lone.find_entry(Lead::new(note.hash, 0).spread(), |lead| lead.at() == from);
+        match (lone, to.map(|to| Lead::new(note.hash, to))) {
+            (Ok(mut lone), Some(lead)) => *lone.get_mut() = lead,
+            (Ok(lone), None) => drop(lone.remove()),
+            (Err(_), Some(lead)) => drop(self.more.insert(key, lead)),
+            (Err(_), None) => drop(self.more.remove(&key)),
+        }
     }
 
     /// The newest version of the keys with this hash that is visible at a point, of those before `before` in stamp and place.
@@ -257,12 +317,17 @@ impl Shard {
             let is_next = before.is_none_or(|before| (seq, addr) < before);
             known == hash && seq <= point && point < by && is_next
         };
-        let lone = self.lone.find(hash, is_visible);
+        let at = |lead: &Lead| &self.versions[lead.at()];
+        let lone = self.lone.find(Lead::new(hash, 0).spread(), |lead| is_visible(at(lead)));
         let first = Addr::from_bits(0);
         let end = before.map_or((hash, Seq(point.0 + 1), first), |(seq, addr)| (hash, seq, addr));
         let mut older = self.more.range((hash, Seq::ZERO, first)..end).rev();
-        let more = older.find(|(_, version)| is_visible(version)).map(|(_, version)| version);
-        lone.into_iter().chain(more).map(|version| (version.replaced.seq, version.replaced.addr)).max()
+        let more = older.find(|(_, lead)| is_visible(at(lead))).map(|(_, lead)| lead);
+        lone.into_iter()
+            .chain(more)
+            .map(at)
+            .map(|version| (version.replaced.seq, version.replaced.addr))
+            .max()
     }
 
     /// Bytes of the versions that are noted with a point.
@@ -274,6 +339,6 @@ impl Shard {
     /// Versions, and their bytes.
     pub(super) fn kept(&mut self) -> (u64, u64) {
         self.take_in();
-        ((self.lone.len() + self.more.len()) as u64, self.bytes)
+        (self.versions.len() as u64, self.bytes)
     }
 }
