@@ -9,7 +9,7 @@
 # What `make bench-recovery` takes: KEYS=16000000, the number to which the index grows; STEPS=1 prints each step; DIR=
 export KEYS OPS VALUE ROUNDS FAST ONLY BASE JSON CPU_TIME RATE SYNC_RATE TIME_MS PLOTS
 
-.PHONY: bench bench-order bench-peers bench-instructions bench-recovery bench-space
+.PHONY: bench bench-order bench-peers bench-instructions bench-recovery bench-space bench-model
 
 bench: lib ## Limits, idealised log+hash and FlatKV through its C interface, as ratios (KEYS= FAST=1 DIR= BASE=old.so)
 	@scripts/bench.sh own
@@ -31,3 +31,6 @@ bench-recovery: ## DRAM per key while the index grows, recovery of 10 M keys, go
 
 bench-space: ## How full a pool can be kept, write amplification and waits of the cleaner (MIB= DIR= INDEX= ONLY=uniform|throughput|zipf|greed|full|churn|delete|latency|allocators|large)
 	@cargo bench --quiet --bench space -- $(if $(MIB),--mib $(MIB)) $(if $(DIR),--dir $(DIR)) $(if $(INDEX),--index $(INDEX)) $(if $(ONLY),--only $(ONLY))
+
+bench-model: ## SIMULATION: who should share a drain, on Optane- and CXL-like media in virtual time, 1 to 16 writers; goal met or not
+	@cargo bench --quiet --features virtual-time --bench medium_model

@@ -30,6 +30,8 @@ for path in sys.argv[1:]:
 check() {
     step "format" cargo fmt --all --check
     step "clippy, warnings denied" cargo clippy --all-targets --features sim -- -D warnings
+    step "clippy of models in virtual time, warnings denied" \
+        cargo clippy --features virtual-time --lib --bench medium_model --test virtual_time -- -D warnings
     step "clippy of what is shipped, warnings denied" cargo clippy -- -D warnings
     step "clippy of the benchmark, warnings denied" bench_clippy
     step "documentation, warnings denied" docs
@@ -60,7 +62,7 @@ rust_tests() {
     local file name others=()
     for file in tests/*.rs; do
         name=$(basename "$file" .rs)
-        case " $sweeps " in
+        case " $sweeps virtual_time " in
         *" $name "*) ;;
         *) others+=(--test "$name") ;;
         esac
@@ -87,6 +89,7 @@ sweep() { cargo test --quiet --release --features sim --test "$1" -- --nocapture
 tests() {
     local reason
     step "Rust tests, debug, with the simulated medium" rust_tests
+    step "models in virtual time" cargo test --quiet --features virtual-time --test virtual_time
     local name
     for name in $sweeps; do
         if [ -e "tests/$name.rs" ]; then step "sweep of $name, optimised" sweep "$name"; fi

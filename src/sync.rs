@@ -1,13 +1,20 @@
-//! The one path to atomics, locks and threads; a model checker is put in here and nowhere else. Not those of `std::sync`, because
-//! ThreadSanitizer does not see through the uninstrumented standard library, and locks that are words on which the kernel
-//! waits, because a child of `fork` may use its own: a table of all that wait, as parking_lot has, names threads that the child
-//! does not have.
+//! The one path to atomics, locks and threads; a model checker is put in here and nowhere else, and so is virtual time. Not those
+//! of `std::sync`, because ThreadSanitizer does not see through the uninstrumented standard library, and locks that are words on
+//! which the kernel waits, because a child of `fork` may use its own: a table of all that wait, as parking_lot has, names threads
+//! that the child does not have.
+
+#[cfg(feature = "virtual-time")]
+pub mod virtual_time;
 
 pub use once_cell::race::OnceBox;
 pub use once_cell::sync::OnceCell as OnceLock;
-pub use rustix_futex_sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+#[cfg(not(feature = "virtual-time"))]
+pub use rustix_futex_sync::{Condvar, Mutex, MutexGuard};
+pub use rustix_futex_sync::{RwLock, RwLockReadGuard};
 pub use std::sync::Arc;
 pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(feature = "virtual-time")]
+pub use virtual_time::{Condvar, Mutex, MutexGuard};
 
 use std::cell::Cell;
 
@@ -25,13 +32,51 @@ pub fn count_fork() {
     FORK_GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
+/// A piece of work that a model of many cores charges for; see [`work`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A call: what is neither of the others nor the medium's.
+    Call,
+    /// The look at the index before a write is stamped.
+    Look,
+    /// An operation is encoded.
+    Entry,
+    /// A frame of so many lines is finished.
+    Frame {
+        /// Its length.
+        lines: u64,
+    },
+    /// An entry is published.
+    Publish,
+}
+
+/// Says that the calling thread does a piece of work: nothing but where time is virtual.
+#[cfg(not(feature = "virtual-time"))]
+#[inline(always)]
+pub fn work(_: Work) {}
+
+#[cfg(feature = "virtual-time")]
+pub(crate) use virtual_time::work;
+
+#[cfg(not(feature = "virtual-time"))]
+pub use std::thread::yield_now;
+#[cfg(feature = "virtual-time")]
+pub use virtual_time::yield_now;
+
+thread_local! {
+    static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Numbers the calling thread as an actor of a model is.
+#[cfg(feature = "virtual-time")]
+fn number_thread(number: usize) {
+    NUMBER.set(number);
+}
+
 /// A small number for the calling thread, given at its first call and kept: picks its home log and its counters.
 #[inline]
 pub fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
     NUMBER.with(|number| {
         if number.get() == usize::MAX {
             number.set(NEXT.fetch_add(1, Ordering::Relaxed));

@@ -11,9 +11,13 @@ use crate::store::Store;
 use crate::sync::Arc;
 
 pub use crate::checksum::CheckSite;
+#[cfg(feature = "virtual-time")]
+pub use crate::media::model;
 #[cfg(feature = "sim")]
 pub use crate::media::sim;
 pub use crate::media::{CallFault, CallSite, FlushGranularity, Media, Site, set_call_fault_hook};
+#[cfg(feature = "virtual-time")]
+pub use crate::sync::virtual_time;
 pub use crate::types::MediaRange;
 
 /// The decoders and encoders of every structure on the medium, for fuzzing and for images made from the outside.

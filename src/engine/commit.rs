@@ -23,7 +23,7 @@ use crate::oplog::OpLog;
 use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::CommitPolicy;
 use crate::space::Purpose;
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, thread_number};
+use crate::sync::{self, Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, thread_number};
 use crate::types::{Addr, SegmentSlot, Seq};
 use crossbeam_utils::CachePadded;
 
@@ -645,7 +645,7 @@ impl Committer {
                 // An earlier ticket was drawn and its write is not staged yet: soon, unless that thread panicked.
                 self.tickets.failure(ticket)?;
                 self.oplog.check_poison()?;
-                std::thread::yield_now();
+                sync::yield_now();
             }
         }
         Ok(())

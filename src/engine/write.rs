@@ -22,6 +22,7 @@ use crate::oplog::OpLog;
 use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
+use crate::sync::{Work, work};
 use crate::types::{Addr, KeyspaceId, SegmentSlot, Seq};
 use crate::write_batch::{WriteBatch, check_key, check_value_len};
 use hashbrown::HashTable;
@@ -58,6 +59,7 @@ impl<I: Index + 'static> Engine<I> {
         check_key(key)?;
         check_value_len(value.len())?;
         self.check_writable()?;
+        work(Work::Call);
         self.counters.put(key.len() + value.len());
         let result = self.with_room(|| self.put_once(scope, options, key, value));
         self.after_write();
@@ -194,6 +196,7 @@ impl<I: Index + 'static> Engine<I> {
         check_key(key)?;
         check_value_len(value.len())?;
         self.check_writable()?;
+        work(Work::Call);
         self.counters.put(key.len() + value.len());
         let result = self.with_room(|| self.accept_put(scope, key, value));
         self.after_write();
@@ -459,6 +462,7 @@ impl<I: Index + 'static> Engine<I> {
     /// them. With it the key's place in the index, for that.
     #[inline]
     pub(super) fn above(&self, space: &Keyspace<I>, key: Key<'_>, _guard: &epoch::Guard) -> (Seq, I::Spot) {
+        work(Work::Look);
         let mut above = Seq::ZERO;
         // All that may be the key's: which one it is would have to be read.
         let spot = space.index.look(key, |addr| {
@@ -526,6 +530,7 @@ impl<I: Index + 'static> Engine<I> {
         (new_kind, key): (OpKind, Key<'_>),
         written: Publishable<Written>,
     ) {
+        work(Work::Publish);
         let guard = epoch::pin();
         let new = *written.get();
         self.oplog.settle_stamp(new.seq);

@@ -8,6 +8,7 @@ use super::op::{self, OpKind, OpSpec};
 use super::{align_up, put, u16_at, u32_at, u64_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
 use crate::constants::{CACHE_LINE_BYTES, ENTRY_ALIGN_BYTES};
+use crate::sync::{Work, work};
 use crate::types::Seq;
 
 /// Bytes of a frame header.
@@ -205,6 +206,7 @@ impl FrameBuilder {
     /// Appends an operation; returns where it begins in the frame.
     #[inline]
     pub fn push(&mut self, spec: &OpSpec<'_>) -> u32 {
+        work(Work::Entry);
         let start = align_up(self.bytes.len() as u64, ENTRY_ALIGN_BYTES) as usize;
         self.bytes.resize(start, 0);
         let crc_at = op::encode(&mut self.bytes, start, spec);
@@ -278,6 +280,7 @@ impl FrameBuilder {
     /// Binds the frame to its place and order and returns its bytes. A frame is finished once.
     pub fn finish(&mut self, seed: SegmentSeed, offset: u64, base_seq: Seq, durable_end: u32) -> &[u8] {
         let len = self.len_bytes();
+        work(Work::Frame { lines: len / CACHE_LINE_BYTES });
         self.bytes.resize(len as usize, 0);
         for (start, crc_at) in &self.ops {
             let mask = seed.mask32(offset + u64::from(*start));

@@ -14,6 +14,8 @@ mod descriptor;
 pub mod durable;
 mod file;
 pub mod guarded;
+#[cfg(feature = "virtual-time")]
+pub mod model;
 mod persist;
 mod pool_file;
 mod region;
