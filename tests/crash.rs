@@ -152,9 +152,9 @@ fn sweep<S: Subject>(name: &str, histories: impl Iterator<Item = History> + Send
 
 fn picked(kind: SimKind) -> impl Iterator<Item = History> {
     let prefix = if kind == SimKind::Pm { "pm:" } else { "file:" };
-    PICKED.iter().zip(0..).map(move |(words, number)| {
+    PICKED.iter().flat_map(move |words| {
         let picked: History = format!("{prefix}{words}").parse().expect("picked histories are well-formed");
-        History { index: History::nth_index(kind, number), ..picked }
+        [0, 1].map(|number| History { index: History::nth_index(kind, number), ..picked.clone() })
     })
 }
 
@@ -272,12 +272,14 @@ fn lines_that_nobody_can_read_after_a_crash_cost_only_what_they_hold() {
 fn a_crash_while_a_pool_is_created_leaves_no_pool_or_an_empty_one() {
     for kind in KINDS {
         // Files are created under no name; what is there already is a device.
-        for in_place in [false, kind == SimKind::Pm] {
-            let index = History::nth_index(kind, u64::from(in_place));
-            let history =
-                History { kind, index, creates: true, in_place, random_keys: false, acts: Vec::new() };
-            sweep::<Store>(&format!("creation, {kind:?}"), std::iter::once(history), LIMITS_WIDE);
-        }
+        let ways = [false, kind == SimKind::Pm];
+        let histories = ways.into_iter().flat_map(|in_place| {
+            [0, 1].map(|number| {
+                let index = History::nth_index(kind, number);
+                History { kind, index, creates: true, in_place, random_keys: false, acts: Vec::new() }
+            })
+        });
+        sweep::<Store>(&format!("creation, {kind:?}"), histories, LIMITS_WIDE);
     }
 }
 

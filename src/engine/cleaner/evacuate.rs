@@ -64,24 +64,34 @@ struct Moved {
     to_bytes: u64,
 }
 
+/// What moving large values together came to.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Evacuation {
+    /// Segments that it filled.
+    pub filled: usize,
+    /// Values were moved, so readers may still see their old places.
+    pub has_moved: bool,
+}
+
 impl<I: Index + 'static> Engine<I> {
-    /// Empties sparse extent segments if a write waits for what they keep. How many segments that filled.
-    pub(super) fn evacuate_extents(&self, work: &mut Work, aim: Aim) -> Result<usize> {
+    /// Empties sparse extent segments if a write waits for what they keep.
+    pub(super) fn evacuate_extents(&self, work: &mut Work, aim: Aim) -> Result<Evacuation> {
         // What only waits for readers comes free without a copy.
         let comes_free = self.retired_bytes_to_come() >= self.space.geometry().segment_size_bytes;
         let is_wanted = aim.is_urgent() && self.cleaner.is_anybody_stranded() && !comes_free;
         if !aim.is_thorough() && !is_wanted {
-            return Ok(0);
+            return Ok(Evacuation::default());
         }
         let sparse = self.extents.close_sparse(aim.is_thorough(), |slot| self.may_be_evacuated(slot));
         if sparse.is_empty() {
-            return Ok(0);
+            return Ok(Evacuation::default());
         }
         let before = self.extents.usage().segment_bytes;
-        self.evacuate(work, sparse.into_iter().collect())?;
+        let has_moved = self.evacuate(work, sparse.into_iter().collect())?;
         self.help_grace_period();
         let now = self.extents.usage().segment_bytes;
-        Ok((now.saturating_sub(before) / self.space.geometry().segment_size_bytes) as usize)
+        let filled = (now.saturating_sub(before) / self.space.geometry().segment_size_bytes) as usize;
+        Ok(Evacuation { filled, has_moved })
     }
 
     fn may_be_evacuated(&self, slot: SegmentSlot) -> bool {
@@ -89,15 +99,18 @@ impl<I: Index + 'static> Engine<I> {
         info.state() == SlotState::Open && info.pins() == 0 && !info.is_quarantined()
     }
 
-    /// Segments in which something is left are open again; the others are until nobody sees what was in them.
-    fn evacuate(&self, work: &mut Work, closed: Closed) -> Result<()> {
+    /// Segments in which something is left are open again; the others are until nobody sees what was in them. True if any
+    /// value was moved.
+    fn evacuate(&self, work: &mut Work, closed: Closed) -> Result<bool> {
         self.wait_for_publications();
         let owners = self.owners_of(&closed)?;
         self.drain_logs()?;
         let copied = self.copy_pieces(&owners, &closed)?;
         let placed = self.place_entries(work, copied)?;
         let mut left = closed;
-        for range in self.relocate_owners(placed) {
+        let moved = self.relocate_owners(placed);
+        let has_moved = !moved.is_empty();
+        for range in moved {
             let slot = self.space.geometry().slot_of(range.offset);
             let left = left.get_mut(&slot).expect("it was copied out of there");
             *left = left.saturating_sub(self.extents.bytes_taken(&[range]));
@@ -105,7 +118,7 @@ impl<I: Index + 'static> Engine<I> {
         let (kept, emptied): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, left)| *left > 0);
         kept.into_iter().for_each(|(slot, _)| self.extents.reopen(slot));
         CleanerCounters::add(&self.cleaner.counters.extent_segments_evacuated, emptied.len() as u64);
-        Ok(())
+        Ok(has_moved)
     }
 
     /// Live entries that name extents in closed segments. The walk ends early when all of these have been found.

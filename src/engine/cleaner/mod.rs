@@ -75,6 +75,8 @@ pub struct Pass {
     pub emptied: usize,
     /// It emptied none, but looked at some of what may keep space: the next one goes on.
     is_walking: bool,
+    /// Large values were moved.
+    has_moved_extents: bool,
     /// Their bytes, less those of survivors and what forced rolls cost: how well the choice of victims guessed.
     gained_bytes: i64,
 }
@@ -182,10 +184,12 @@ impl<I: Index + 'static> Engine<I> {
         // What keeps space may be tombstones that nobody looked at.
         let is_walking =
             emptied == 0 && aim == Aim::Space && self.examine_tombstones(&mut work, Walk::Urgent)?;
+        let mut has_moved_extents = false;
         if (emptied == 0 && !is_walking) || aim.is_thorough() {
-            let filled = self.evacuate_extents(&mut work, aim)?;
+            let evacuation = self.evacuate_extents(&mut work, aim)?;
+            has_moved_extents = evacuation.has_moved;
             emptied += self.let_go_of_empty_extents(&mut work, aim);
-            emptied = emptied.saturating_sub(filled);
+            emptied = emptied.saturating_sub(evacuation.filled);
         }
         let mut gained_bytes = emptied as i64 * self.space.geometry().segment_size_bytes as i64;
         gained_bytes -= self.taken_bytes(&work) - before;
@@ -199,7 +203,7 @@ impl<I: Index + 'static> Engine<I> {
         }
         self.cleaner.ended.fetch_add(1, Ordering::Relaxed);
         self.cleaner.pace.note_pass(since, gained_bytes, self.space.geometry().segment_size_bytes);
-        Ok(Pass { emptied, is_walking, gained_bytes })
+        Ok(Pass { emptied, is_walking, has_moved_extents, gained_bytes })
     }
 
     /// What survivors have taken of the pool since it was opened.

@@ -277,7 +277,7 @@ impl<I: Index + 'static> Engine<I> {
     /// True if all that the pass did was to move large values whose old places readers still see. (Victims do not count: passes
     /// that fill as many segments as they empty would follow each other for ever.)
     fn left_to_readers(&self, pass: Pass) -> bool {
-        pass.emptied == 0 && self.retired_bytes_to_come() > 0
+        pass.has_moved_extents && pass.emptied == 0 && self.retired_bytes_to_come() > 0
     }
 }
 

@@ -47,3 +47,21 @@ fn a_round_that_moved_what_readers_still_see_was_not_in_vain() {
     assert!(engine.extents.usage().segment_bytes < in_use, "{}", engine.stats());
     engine.let_go();
 }
+
+/// A write that cannot be had was told to wait as long as somebody else's values came free, and timed out.
+#[test]
+fn a_round_that_moved_nothing_was_in_vain_whatever_others_retire() {
+    let engine = pool_with_holes();
+    let shared = Shared::default();
+    shared.wanted.lock().waiting = 1;
+    while engine.clean_while_scarce(&shared) != Round::InVain {}
+    let reader = epoch::pin();
+    // Retired while the pass is at work, as far as the round can tell: behind its look at what comes free.
+    engine.put(WholeStore, &WriteOptions::default(), &u32::to_ne_bytes(1), &LARGE).expect("room");
+    assert!(engine.retired_bytes_to_come() > 0, "{}", engine.stats());
+    let pass = engine.clean(Aim::Space).expect("sound");
+    assert_eq!(pass.emptied, 0, "{}", engine.stats());
+    assert!(!engine.left_to_readers(pass), "nothing was moved: {}", engine.stats());
+    drop(reader);
+    engine.let_go();
+}
