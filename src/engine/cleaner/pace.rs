@@ -1,6 +1,6 @@
 //! Writers are slowed before they would have to stop. A write that rolled a head while slots for new data, those on their way
 //! to be free included, are below half of the cleaner's low mark, so while the cleaner works and does not keep up, owes a
-//! delay: the share of that half that is missing, of half of what the cleaner takes to gain a segment.
+//! delay: the share of that half that is missing, of a third of what the cleaner takes to gain a segment.
 //! Writers then use up segments hardly faster than the cleaner gains them. The debt is paid in pieces, by whoever writes next,
 //! holding nothing.
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const DELAY_US_MAX: u64 = 2_000;
 /// With no slot left a roll costs this share of what a segment costs the cleaner: to fill it takes the writer the rest. With
 /// more the cleaner waited for the writers it had slowed.
-const SHARE_AT_NONE: u64 = 2;
+const SHARE_AT_NONE: u64 = 3;
 /// Of the newest measurement this share goes into the mean.
 const NEW_SHARE: u64 = 4;
 /// A cleaner that gains next to nothing must not stop the writers: they wait for room when there is none.
@@ -96,13 +96,17 @@ mod tests {
         let pace = Pace::default();
         pace.add_debt(8, 8);
         assert_eq!(pace.take_piece(), (Duration::ZERO, false));
-        pace.segment_us.store(12_000, Ordering::Relaxed);
+        pace.segment_us.store(18_000, Ordering::Relaxed);
         pace.add_debt(4, 8);
         assert_eq!(pace.take_piece(), (Duration::from_micros(2_000), true));
         assert_eq!(pace.take_piece(), (Duration::from_micros(1_000), false));
         assert_eq!(pace.take_piece(), (Duration::ZERO, false));
         pace.add_debt(0, 8);
-        assert_eq!(pace.debt_us.load(Ordering::Relaxed), 6_000, "with no slot left half a segment's time");
+        assert_eq!(
+            pace.debt_us.load(Ordering::Relaxed),
+            6_000,
+            "with no slot left a third of a segment's time"
+        );
     }
 
     #[test]
