@@ -200,13 +200,10 @@ impl Drop for WriteSection {
 
 /// As [`write_section`], unless the thread is in one already: for who writes what others staged.
 pub fn write_section_around(process: u64) -> Option<WriteSection> {
-    if own_section().is_some() {
-        return None;
-    }
-    let section = write_section(process);
-    // Its fence: see `pin`.
+    let section = own_section().is_none().then(|| write_section(process));
+    // Its fence: see `pin`. In a section that is open, too: who began it may lead before the first pin of his own.
     drop(pin());
-    Some(section)
+    section
 }
 
 /// A write section that was open when somebody looked.
