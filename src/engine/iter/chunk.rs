@@ -69,6 +69,8 @@ pub struct Chunk {
     entries: Vec<std::result::Result<Entry, Box<Error>>>,
     /// Keys and values.
     bytes: Vec<u8>,
+    /// Where the entries lie whose values have to be read, by their numbers: few are asked for.
+    unread: Vec<(usize, Addr)>,
 }
 
 impl Default for Chunk {
@@ -81,6 +83,7 @@ impl Default for Chunk {
             before: 0,
             entries: Vec::new(),
             bytes: Vec::new(),
+            unread: Vec::new(),
         }
     }
 }
@@ -113,6 +116,14 @@ impl Chunk {
         entry.value().map(|value| &self.bytes[value])
     }
 
+    /// What to say of an entry with a value that has to be read, if its key leads to none: the key is not what it was.
+    #[cold]
+    pub(super) fn lost(&self, at: usize) -> Error {
+        let found = self.unread.iter().find(|(number, _)| *number == at);
+        let offset = found.map_or(0, |(_, addr)| addr.offset());
+        Error::Corrupted { what: "key of an entry", offset, expected: 0, found: 0 }
+    }
+
     /// Empties it, for about so many entries from `start` on.
     pub(super) fn restart(&mut self, direction: Direction, start: Bound<Vec<u8>>, wanted: usize) {
         self.direction = direction;
@@ -122,6 +133,7 @@ impl Chunk {
         self.before = 0;
         self.entries.clear();
         self.bytes.clear();
+        self.unread.clear();
         self.entries.reserve(wanted);
         self.bytes.reserve(wanted * ENTRY_BYTES_EXPECTED);
     }
@@ -172,22 +184,24 @@ impl Chunk {
 
     /// Copies an entry, unless it deletes.
     #[inline]
-    fn push_value(&mut self, op: &Op<'_>) -> Shown {
+    fn push_value(&mut self, addr: Addr, op: &Op<'_>) -> Shown {
         if op.kind() == OpKind::Delete {
             return Shown::PassedOver;
         }
-        self.push(op);
+        self.push(addr, op);
         Shown::Copied
     }
 
     #[inline]
-    fn push(&mut self, op: &Op<'_>) {
+    fn push(&mut self, addr: Addr, op: &Op<'_>) {
         let (key, value) = (op.key(), op.value());
         let is_short = op.kind() == OpKind::Put && value.len() <= VALUE_BYTES_MAX;
         let at = self.bytes.len() as u32;
         self.bytes.extend_from_slice(key);
         if is_short {
             self.bytes.extend_from_slice(value);
+        } else {
+            self.unread.push((self.entries.len(), addr));
         }
         let value_len = is_short.then_some(value.len() as u32);
         self.entries.push(Ok(Entry { at, key_len: key.len() as u32, value_len }));
@@ -324,7 +338,7 @@ impl<I: Index + 'static> Engine<I> {
         if !self.damage.is_empty() {
             self.check_damage(space.key(op.key()), Some((addr, op)))?;
         }
-        Ok(chunk.push_value(op))
+        Ok(chunk.push_value(addr, op))
     }
 
     /// The same for a key whose newest entry is too new.
@@ -334,7 +348,7 @@ impl<I: Index + 'static> Engine<I> {
         let scratch = Scratch::new();
         let found = self.find_older(space, key, point, &scratch)?;
         self.check_damage(key, found.as_ref().map(|(addr, op)| (*addr, op)))?;
-        Ok(found.map_or(Shown::PassedOver, |(_, op)| chunk.push_value(&op)))
+        Ok(found.map_or(Shown::PassedOver, |(addr, op)| chunk.push_value(addr, &op)))
     }
 
     /// Whether an entry was there at a point for sure: what open found was, and so was all of a segment without later stamps.

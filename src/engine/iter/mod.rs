@@ -185,7 +185,9 @@ impl Iter {
         let Place::At(at) = self.place else { return Ok(None) };
         let Some(key) = self.chunk.key(at) else { return Ok(None) };
         if self.value.is_none() && self.chunk.value(at).is_none() {
-            self.value = self.view.keys.get_at(key, self.view.point)?;
+            let read = self.view.keys.get_at(key, self.view.point)?;
+            // What is shown at a point stays there: only a key that rotted, and is not verified, leads nowhere.
+            self.value = Some(read.ok_or_else(|| self.chunk.lost(at))?);
         }
         Ok(self.chunk.value(at).or(self.value.as_deref()))
     }
