@@ -289,7 +289,8 @@ impl Store {
     }
 
     /// The keyspace of this handle as it was at the moment of a snapshot, whichever handle of the store that was made with; empty
-    /// if it was not there. The same moment: nothing is waited for, and nothing kept twice.
+    /// if it was not there. The same moment: no write is waited for, and nothing kept twice. While another thread drops or clears
+    /// the keyspace, that is waited for.
     ///
     /// # Errors
     /// `InvalidArgument` for a snapshot of another store.

@@ -65,7 +65,7 @@ struct Plan {
     segment_bytes: usize,
     logs: usize,
     quota: Option<u64>,
-    /// Segments after which the case ends: nothing cleans a pool yet.
+    /// Segments in use after which the case ends, whatever the cleaner may make of them: a bound on its time.
     segments_max: u64,
     steps: usize,
     key_bytes_max: usize,
