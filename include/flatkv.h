@@ -895,7 +895,8 @@ void flatkv_iter_free(flatkv_iter_t *iter);
 /**
  * Shows only keys from `lower` on and below `upper`. The iterator is on no entry then.
  *
- * `iter` must not be NULL; a bound is NULL, with length 0, where there is none. Both are copied.
+ * `iter` must not be NULL; a bound is NULL, with length 0, where there is none. One that is not NULL has
+ * length 0 if it is the empty key, and as `upper` leaves nothing. Both are copied, and replace earlier bounds and prefixes.
  * Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (bad handle, NULL with a length); FLATKV_E_TOO_LARGE (longer than a key);
  * FLATKV_E_CLOSED after flatkv_iter_free; FLATKV_E_BUSY while another call uses the iterator. An error changes nothing.
  * Safe from any thread, one at a time. Cost: two copies.
@@ -907,12 +908,14 @@ flatkv_status_t flatkv_iter_set_bounds(flatkv_iter_t *iter,
                                        size_t upper_len);
 
 /**
- * Shows only keys that start with `prefix`. The iterator is on no entry then.
+ * Shows only keys that start with `prefix`, whatever the bounds were, which it replaces. The iterator is on no entry then.
  *
  * `iter` must not be NULL; `prefix` may be if `prefix_len` is 0. It is copied. Codes, threads and cost as
  * flatkv_iter_set_bounds.
  */
-flatkv_status_t flatkv_iter_set_prefix(flatkv_iter_t *iter, const void *prefix, size_t prefix_len);
+flatkv_status_t flatkv_iter_set_prefix(flatkv_iter_t *iter,
+                                       const void *prefix,
+                                       size_t prefix_len);
 
 /**
  * Goes to the first entry inside the bounds.
@@ -964,11 +967,12 @@ void flatkv_iter_prev(flatkv_iter_t *iter);
 bool flatkv_iter_valid(const flatkv_iter_t *iter);
 
 /**
- * Tells what the last step, or the last flatkv_iter_value, came to.
+ * Tells what the last step came to, and every flatkv_iter_value since the iterator was placed.
  *
- * FLATKV_OK on an entry, at the end of what there is, and before the first step; else why there is no entry or value,
- * see flatkv_iter_seek_first. FLATKV_E_INVALID_ARGUMENT or FLATKV_E_CLOSED if `iter` is NULL, bad or freed,
- * FLATKV_E_BUSY while another call moves it. Safe from any thread. Cost: none to speak of.
+ * FLATKV_OK on an entry, at the end of what there is, and before the first step; else why there is no entry, see
+ * flatkv_iter_seek_first, or else the first error of a value. An error of a step is forgotten by the next one. One of a
+ * value stays through all steps, so that a loop may look once, behind its end; a seek, bounds or a prefix end it.
+ * FLATKV_E_INVALID_ARGUMENT or FLATKV_E_CLOSED if `iter` is NULL, bad or freed, FLATKV_E_BUSY while another call moves it. Safe from any thread. Cost: none to speak of.
  */
 flatkv_status_t flatkv_iter_status(const flatkv_iter_t *iter);
 
@@ -985,9 +989,9 @@ flatkv_slice_t flatkv_iter_key(const flatkv_iter_t *iter);
  * Gives the value of the entry that the iterator is on. The bytes are valid as long as those of its key; the `data` of an
  * empty value is not NULL.
  *
- * {NULL, 0} if it is on no entry, and (with an error recorded, and flatkv_iter_status saying which) if the value cannot
- * be read, as flatkv_get; or if `iter` is NULL, freed, or in use by another call. Safe from any thread, one at a time.
- * Cost: none for values up to 1 KiB; longer ones are read when they are asked for.
+ * {NULL, 0} if it is on no entry, and (with an error recorded, and flatkv_iter_status saying which until the next seek) if
+ * the value cannot be read, as flatkv_get; or if `iter` is NULL, freed, or in use by another call. Safe from any thread,
+ * one at a time. Cost: none for values up to 1 KiB; longer ones are read when they are asked for.
  */
 flatkv_slice_t flatkv_iter_value(flatkv_iter_t *iter);
 
@@ -1016,7 +1020,8 @@ uint64_t flatkv_iter_kept_bytes(const flatkv_iter_t *iter);
  * Estimates how many keys lie from `from` on and below `to`, and how many bytes their entries and values have if they
  * are as long as all others on average. Deleted keys whose tombstones have to be kept count, too.
  *
- * `store`, `out_keys` and `out_bytes` must not be NULL; an end is NULL, with length 0, where there is none.
+ * `store`, `out_keys` and `out_bytes` must not be NULL; an end is NULL, with length 0, where there is none (not NULL with
+ * length 0 is the empty key).
  * Returns FLATKV_OK; FLATKV_E_UNSUPPORTED if the store was opened with "index" "hash"; FLATKV_E_INVALID_ARGUMENT (NULL,
  * bad handle); FLATKV_E_TOO_LARGE (longer than a key); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any thread. Cost: a
  * few lookups.

@@ -20,9 +20,10 @@ static flatkv_status_t scan(flatkv_t *store)
     if (s == FLATKV_OK) {
         for (flatkv_iter_seek_first(november); flatkv_iter_valid(november); flatkv_iter_next(november)) {
             flatkv_slice_t key = flatkv_iter_key(november), value = flatkv_iter_value(november);
+            if (value.data == NULL) break; /* it cannot be read; an empty one is not NULL */
             printf("%.*s %.*s\n", (int)key.len, (const char *)key.data, (int)value.len, (const char *)value.data);
         }
-        s = flatkv_iter_status(november); /* the end, or an entry that cannot be read */
+        s = flatkv_iter_status(november); /* the end, or what cannot be read */
     }
     flatkv_iter_free(november);
     return s;

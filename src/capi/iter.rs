@@ -11,19 +11,44 @@ use std::ptr;
 
 const NO_SLICE: flatkv_slice_t = flatkv_slice_t { data: ptr::null(), len: 0 };
 
-/// An iterator, and what its last call came to.
+/// An iterator, and what its calls came to.
 pub(super) struct Cursor {
     iter: Iter,
-    status: Result<()>,
+    /// Of the last step.
+    step: Result<()>,
+    /// The first error of a value since the iterator was placed. Steps leave it: who looks at the status once, at the end of
+    /// a loop, must not take what could not be read for empty.
+    values: Result<()>,
 }
 
 impl Cursor {
-    /// Does something with the iterator and notes what it came to, a panic included, which poisons the store.
-    fn run<T>(&mut self, body: impl FnOnce(&mut Iter) -> Result<T>) -> Result<T> {
-        let Cursor { iter, status } = self;
-        let result = guard::on_part_of_store(iter, body, Iter::poison_store);
-        *status = result.as_ref().map(drop).map_err(Clone::clone);
+    fn new(iter: Iter) -> Cursor {
+        Cursor { iter, step: Ok(()), values: Ok(()) }
+    }
+
+    /// Forgets what came before: the iterator is about to be placed anew.
+    fn start_over(&mut self) {
+        (self.step, self.values) = (Ok(()), Ok(()));
+    }
+
+    /// Goes somewhere and notes what that came to, a panic included, which poisons the store.
+    fn go(&mut self, to: impl FnOnce(&mut Iter) -> Result<bool>) -> Result<()> {
+        self.step = guard::on_part_of_store(&mut self.iter, to, Iter::poison_store).map(drop);
+        self.step.clone()
+    }
+
+    /// The value where it is, with errors and panics noted as well.
+    fn value(&mut self) -> Result<flatkv_slice_t> {
+        let value = |iter: &mut Iter| Ok(iter.value()?.map_or(NO_SLICE, handle::borrowed));
+        let result = guard::on_part_of_store(&mut self.iter, value, Iter::poison_store);
+        if let (Ok(()), Err(error)) = (&self.values, &result) {
+            self.values = Err(error.clone());
+        }
         result
+    }
+
+    fn status(&self) -> Result<()> {
+        self.step.clone().and_then(|()| self.values.clone())
     }
 }
 
@@ -51,7 +76,7 @@ pub extern "C" fn flatkv_iter_new(
             let snapshot = handle::shared::<Snapshot>(snapshot_or_null)?;
             store.snapshot_at(&snapshot)?.iter()?
         };
-        out.set(handle::new(Cursor { iter, status: Ok(()) })?);
+        out.set(handle::new(Cursor::new(iter))?);
         Ok(())
     })
 }
@@ -67,7 +92,8 @@ pub extern "C" fn flatkv_iter_free(iter: *mut flatkv_iter_t) {
 
 /// Shows only keys from `lower` on and below `upper`. The iterator is on no entry then.
 ///
-/// `iter` must not be NULL; a bound is NULL, with length 0, where there is none. Both are copied.
+/// `iter` must not be NULL; a bound is NULL, with length 0, where there is none. One that is not NULL has
+/// length 0 if it is the empty key, and as `upper` leaves nothing. Both are copied, and replace earlier bounds and prefixes.
 /// Returns FLATKV_OK; FLATKV_E_INVALID_ARGUMENT (bad handle, NULL with a length); FLATKV_E_TOO_LARGE (longer than a key);
 /// FLATKV_E_CLOSED after flatkv_iter_free; FLATKV_E_BUSY while another call uses the iterator. An error changes nothing.
 /// Safe from any thread, one at a time. Cost: two copies.
@@ -83,12 +109,12 @@ pub extern "C" fn flatkv_iter_set_bounds(
         let mut cursor = handle::exclusive::<Cursor>(iter)?;
         let bounds = (handle::edge("lower", lower, lower_len)?, handle::edge("upper", upper, upper_len)?);
         cursor.iter.set_bounds(bounds.0, bounds.1);
-        cursor.status = Ok(());
+        cursor.start_over();
         Ok(())
     })
 }
 
-/// Shows only keys that start with `prefix`. The iterator is on no entry then.
+/// Shows only keys that start with `prefix`, whatever the bounds were, which it replaces. The iterator is on no entry then.
 ///
 /// `iter` must not be NULL; `prefix` may be if `prefix_len` is 0. It is copied. Codes, threads and cost as
 /// flatkv_iter_set_bounds.
@@ -101,7 +127,7 @@ pub extern "C" fn flatkv_iter_set_prefix(
     guard::status_of("flatkv_iter_set_prefix", || {
         let mut cursor = handle::exclusive::<Cursor>(iter)?;
         cursor.iter.set_prefix(handle::edge("prefix", prefix, prefix_len)?.unwrap_or_default());
-        cursor.status = Ok(());
+        cursor.start_over();
         Ok(())
     })
 }
@@ -115,26 +141,26 @@ pub extern "C" fn flatkv_iter_set_prefix(
 /// most steps that follow are free of both.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_seek_first(iter: *mut flatkv_iter_t) {
-    go("flatkv_iter_seek_first", iter, Iter::seek_first)
+    seek("flatkv_iter_seek_first", iter, Iter::seek_first)
 }
 
 /// Goes to the last entry inside the bounds. As flatkv_iter_seek_first.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_seek_last(iter: *mut flatkv_iter_t) {
-    go("flatkv_iter_seek_last", iter, Iter::seek_last)
+    seek("flatkv_iter_seek_last", iter, Iter::seek_last)
 }
 
 /// Goes to the first entry whose key is not below `key`. As flatkv_iter_seek_first; `key` may be NULL if `key_len` is 0,
 /// and one that is longer than a key can be changes nothing but flatkv_iter_status.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_seek(iter: *mut flatkv_iter_t, key: *const c_void, key_len: usize) {
-    go("flatkv_iter_seek", iter, |iter| iter.seek(handle::edge("key", key, key_len)?.unwrap_or_default()))
+    seek("flatkv_iter_seek", iter, |iter| iter.seek(handle::edge("key", key, key_len)?.unwrap_or_default()))
 }
 
 /// Goes to the last entry whose key is not above `key`. As flatkv_iter_seek.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_seek_for_prev(iter: *mut flatkv_iter_t, key: *const c_void, key_len: usize) {
-    go("flatkv_iter_seek_for_prev", iter, |iter| {
+    seek("flatkv_iter_seek_for_prev", iter, |iter| {
         iter.seek_for_prev(handle::edge("key", key, key_len)?.unwrap_or_default())
     })
 }
@@ -143,18 +169,26 @@ pub extern "C" fn flatkv_iter_seek_for_prev(iter: *mut flatkv_iter_t, key: *cons
 /// flatkv_iter_seek_first.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_next(iter: *mut flatkv_iter_t) {
-    go("flatkv_iter_next", iter, Iter::move_next)
+    step("flatkv_iter_next", iter, Iter::move_next)
 }
 
 /// Goes to the entry before; from the first one the iterator comes to its end, and stays there until the next seek. As
 /// flatkv_iter_seek_first.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_prev(iter: *mut flatkv_iter_t) {
-    go("flatkv_iter_prev", iter, Iter::move_prev)
+    step("flatkv_iter_prev", iter, Iter::move_prev)
 }
 
-fn go(function: &'static str, iter: *mut flatkv_iter_t, to: impl FnOnce(&mut Iter) -> Result<bool>) {
-    guard::value_of(function, (), || handle::exclusive::<Cursor>(iter)?.run(to).map(drop))
+fn seek(function: &'static str, iter: *mut flatkv_iter_t, to: impl FnOnce(&mut Iter) -> Result<bool>) {
+    guard::value_of(function, (), || {
+        let mut cursor = handle::exclusive::<Cursor>(iter)?;
+        cursor.start_over();
+        cursor.go(to)
+    })
+}
+
+fn step(function: &'static str, iter: *mut flatkv_iter_t, to: impl FnOnce(&mut Iter) -> Result<bool>) {
+    guard::value_of(function, (), || handle::exclusive::<Cursor>(iter)?.go(to))
 }
 
 /// Tells whether the iterator is on an entry.
@@ -166,14 +200,15 @@ pub extern "C" fn flatkv_iter_valid(iter: *const flatkv_iter_t) -> bool {
     guard::value_of("flatkv_iter_valid", false, || Ok(handle::shared::<Cursor>(iter)?.iter.key().is_some()))
 }
 
-/// Tells what the last step, or the last flatkv_iter_value, came to.
+/// Tells what the last step came to, and every flatkv_iter_value since the iterator was placed.
 ///
-/// FLATKV_OK on an entry, at the end of what there is, and before the first step; else why there is no entry or value,
-/// see flatkv_iter_seek_first. FLATKV_E_INVALID_ARGUMENT or FLATKV_E_CLOSED if `iter` is NULL, bad or freed,
-/// FLATKV_E_BUSY while another call moves it. Safe from any thread. Cost: none to speak of.
+/// FLATKV_OK on an entry, at the end of what there is, and before the first step; else why there is no entry, see
+/// flatkv_iter_seek_first, or else the first error of a value. An error of a step is forgotten by the next one. One of a
+/// value stays through all steps, so that a loop may look once, behind its end; a seek, bounds or a prefix end it.
+/// FLATKV_E_INVALID_ARGUMENT or FLATKV_E_CLOSED if `iter` is NULL, bad or freed, FLATKV_E_BUSY while another call moves it. Safe from any thread. Cost: none to speak of.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_status(iter: *const flatkv_iter_t) -> flatkv_status_t {
-    guard::status_of("flatkv_iter_status", || handle::shared::<Cursor>(iter)?.status.clone())
+    guard::status_of("flatkv_iter_status", || handle::shared::<Cursor>(iter)?.status())
 }
 
 /// Gives the key of the entry that the iterator is on. The bytes belong to the iterator and are valid until its next call
@@ -191,15 +226,12 @@ pub extern "C" fn flatkv_iter_key(iter: *const flatkv_iter_t) -> flatkv_slice_t 
 /// Gives the value of the entry that the iterator is on. The bytes are valid as long as those of its key; the `data` of an
 /// empty value is not NULL.
 ///
-/// {NULL, 0} if it is on no entry, and (with an error recorded, and flatkv_iter_status saying which) if the value cannot
-/// be read, as flatkv_get; or if `iter` is NULL, freed, or in use by another call. Safe from any thread, one at a time.
-/// Cost: none for values up to 1 KiB; longer ones are read when they are asked for.
+/// {NULL, 0} if it is on no entry, and (with an error recorded, and flatkv_iter_status saying which until the next seek) if
+/// the value cannot be read, as flatkv_get; or if `iter` is NULL, freed, or in use by another call. Safe from any thread,
+/// one at a time. Cost: none for values up to 1 KiB; longer ones are read when they are asked for.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_value(iter: *mut flatkv_iter_t) -> flatkv_slice_t {
-    guard::value_of("flatkv_iter_value", NO_SLICE, || {
-        let mut cursor = handle::exclusive::<Cursor>(iter)?;
-        cursor.run(|iter| Ok(iter.value()?.map_or(NO_SLICE, handle::borrowed)))
-    })
+    guard::value_of("flatkv_iter_value", NO_SLICE, || handle::exclusive::<Cursor>(iter)?.value())
 }
 
 /// Gives keys and values of several entries: of the one that the iterator is on and of those with the next larger keys,
@@ -245,7 +277,8 @@ pub extern "C" fn flatkv_iter_kept_bytes(iter: *const flatkv_iter_t) -> u64 {
 /// Estimates how many keys lie from `from` on and below `to`, and how many bytes their entries and values have if they
 /// are as long as all others on average. Deleted keys whose tombstones have to be kept count, too.
 ///
-/// `store`, `out_keys` and `out_bytes` must not be NULL; an end is NULL, with length 0, where there is none.
+/// `store`, `out_keys` and `out_bytes` must not be NULL; an end is NULL, with length 0, where there is none (not NULL with
+/// length 0 is the empty key).
 /// Returns FLATKV_OK; FLATKV_E_UNSUPPORTED if the store was opened with "index" "hash"; FLATKV_E_INVALID_ARGUMENT (NULL,
 /// bad handle); FLATKV_E_TOO_LARGE (longer than a key); FLATKV_E_CLOSED; FLATKV_E_FORKED. Safe from any thread. Cost: a
 /// few lookups.

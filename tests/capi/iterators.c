@@ -276,6 +276,49 @@ static void ranges_are_estimated(void)
     OK(flatkv_close(store));
 }
 
+#define MARK "here it rots"
+
+/* Changes a byte of a pool, where this text lies. */
+static void rot(const char *path, const char *text)
+{
+    static char pool[4 << 20];
+    FILE *file = fopen(path, "r+b");
+    CHECK(file != NULL);
+    size_t len = fread(pool, 1, sizeof pool, file);
+    char *at = memmem(pool, len, text, strlen(text));
+    CHECK(at != NULL);
+    CHECK(fseek(file, at - pool, SEEK_SET) == 0 && fputc(*at ^ 1, file) != EOF && fclose(file) == 0);
+}
+
+/* The next step forgot it, and a loop that looked at the status behind its end took the value for empty. */
+static void an_error_of_a_value_is_the_status_until_the_iterator_is_placed_anew(void)
+{
+    static char large[300000];
+    flatkv_t *store = store_of_fruit("rot");
+    flatkv_iter_t *iter = NULL;
+    int unread = 0;
+    memset(large, 'w', sizeof large);
+    memcpy(large + sizeof large / 2, MARK, strlen(MARK));
+    OK(flatkv_put(store, "kiwi", 4, large, sizeof large));
+    rot(path_of("rot"), MARK);
+    OK(flatkv_iter_new(store, NULL, &iter));
+    for (flatkv_iter_seek_first(iter); flatkv_iter_valid(iter); flatkv_iter_next(iter))
+        unread += flatkv_iter_value(iter).data == NULL;
+    CHECK(unread == 1);
+    GIVES(FLATKV_E_CORRUPTED, flatkv_iter_status(iter));
+    flatkv_iter_seek(iter, "pear", 4);
+    check_on(iter, "pear", "green");
+    flatkv_iter_prev(iter);
+    CHECK(flatkv_iter_value(iter).data == NULL);
+    flatkv_iter_prev(iter);
+    CHECK(flatkv_iter_valid(iter));
+    GIVES(FLATKV_E_CORRUPTED, flatkv_iter_status(iter));
+    OK(flatkv_iter_set_prefix(iter, "p", 1));
+    OK(flatkv_iter_status(iter));
+    flatkv_iter_free(iter);
+    OK(flatkv_close(store));
+}
+
 static void a_store_closes_and_what_it_made_says_so_and_is_freed(void)
 {
     flatkv_t *store = store_of_fruit("close"), *other = open_ordered("other"), *again = NULL;
@@ -311,6 +354,7 @@ int main(int argc, char **argv)
     RUN(a_snapshot_shows_what_there_was);
     RUN(a_hash_index_has_snapshots_and_refuses_iterators);
     RUN(ranges_are_estimated);
+    RUN(an_error_of_a_value_is_the_status_until_the_iterator_is_placed_anew);
     RUN(a_store_closes_and_what_it_made_says_so_and_is_freed);
     return 0;
 }
