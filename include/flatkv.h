@@ -200,6 +200,11 @@ struct flatkv_slice {
 typedef struct flatkv_slice flatkv_slice_t;
 
 /**
+ * The store as it was at one moment, see flatkv_snapshot_new.
+ */
+typedef struct flatkv_snapshot flatkv_snapshot_t;
+
+/**
  * Puts and deletes that are applied wholly or not at all, see flatkv_write.
  */
 typedef struct flatkv_batch flatkv_batch_t;
@@ -208,11 +213,6 @@ typedef struct flatkv_batch flatkv_batch_t;
  * A value that is kept in place while it is read, see flatkv_get_pinned.
  */
 typedef struct flatkv_pin flatkv_pin_t;
-
-/**
- * The store as it was at one moment, see flatkv_snapshot_new.
- */
-typedef struct flatkv_snapshot flatkv_snapshot_t;
 
 /**
  * What goes from entry to entry in the order of keys, see flatkv_iter_new.
@@ -554,6 +554,20 @@ flatkv_status_t flatkv_multi_get(flatkv_t *store,
                                  const flatkv_slice_t *keys,
                                  flatkv_buffer_t *out_values,
                                  flatkv_status_t *out_statuses);
+
+/**
+ * Reads `n` keys in a snapshot, each value into a buffer of its own.
+ *
+ * As flatkv_multi_get, but the values are those of one moment; the keys are those of the keyspace that the snapshot was made
+ * with. `snapshot` must not be NULL; FLATKV_E_INVALID_ARGUMENT may be about it, FLATKV_E_CLOSED too, as the status of each
+ * key if it is the store that was closed. Safe from any thread, from several at once. Cost: less than n calls of
+ * flatkv_snapshot_get, because memory is fetched ahead; an allocation and a copy each.
+ */
+flatkv_status_t flatkv_snapshot_multi_get(const flatkv_snapshot_t *snapshot,
+                                          size_t n,
+                                          const flatkv_slice_t *keys,
+                                          flatkv_buffer_t *out_values,
+                                          flatkv_status_t *out_statuses);
 
 /**
  * Reads `n` keys into one buffer of the caller: the fast form.

@@ -3,9 +3,9 @@
 use super::guard;
 use super::handle::{self, Keys, NO_BUFFER, Out, OutArray};
 use super::last_error;
-use super::types::{flatkv_buffer_t, flatkv_slice_t, flatkv_status_t, flatkv_t};
+use super::types::{flatkv_buffer_t, flatkv_slice_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
 use crate::error::{Error, Result, status};
-use crate::store::{FETCH_GROUP, Store};
+use crate::store::{FETCH_GROUP, Snapshot, Store};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr;
@@ -33,7 +33,37 @@ pub extern "C" fn flatkv_multi_get(
     let values = handle::out_array(out_values, n, NO_BUFFER, "out_values");
     let statuses = handle::out_array(out_statuses, n, status::OK, "out_statuses");
     let status = guard::with_store(EACH, store, |store| {
-        read_each(store, handle::keys(keys, n)?, n, values.clone()?, statuses.clone()?)
+        let outputs = Each { function: EACH, values: values.clone()?, statuses: statuses.clone()? };
+        read_each(handle::keys(keys, n)?, n, outputs, |keys| store.multi_get(keys))
+    });
+    refuse_all(status, values, NO_BUFFER, statuses)
+}
+
+/// Reads `n` keys in a snapshot, each value into a buffer of its own.
+///
+/// As flatkv_multi_get, but the values are those of one moment; the keys are those of the keyspace that the snapshot was made
+/// with. `snapshot` must not be NULL; FLATKV_E_INVALID_ARGUMENT may be about it, FLATKV_E_CLOSED too, as the status of each
+/// key if it is the store that was closed. Safe from any thread, from several at once. Cost: less than n calls of
+/// flatkv_snapshot_get, because memory is fetched ahead; an allocation and a copy each.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_snapshot_multi_get(
+    snapshot: *const flatkv_snapshot_t,
+    n: usize,
+    keys: *const flatkv_slice_t,
+    out_values: *mut flatkv_buffer_t,
+    out_statuses: *mut flatkv_status_t,
+) -> flatkv_status_t {
+    let values = handle::out_array(out_values, n, NO_BUFFER, "out_values");
+    let statuses = handle::out_array(out_statuses, n, status::OK, "out_statuses");
+    let status = guard::status_of(AT_SNAPSHOT, || {
+        let mut snapshot = handle::shared::<Snapshot>(snapshot)?;
+        let outputs = Each { function: AT_SNAPSHOT, values: values.clone()?, statuses: statuses.clone()? };
+        let keys = handle::keys(keys, n)?;
+        guard::on_part_of_store(
+            &mut snapshot,
+            |snapshot| read_each(keys, n, outputs, |keys| snapshot.multi_get(keys)),
+            |snapshot, why| snapshot.poison_store(why),
+        )
     });
     refuse_all(status, values, NO_BUFFER, statuses)
 }
@@ -71,19 +101,27 @@ pub extern "C" fn flatkv_multi_get_into(
 
 const INTO: &str = "flatkv_multi_get_into";
 const EACH: &str = "flatkv_multi_get";
+const AT_SNAPSHOT: &str = "flatkv_snapshot_multi_get";
 
 fn key_of(keys: &Keys, i: usize) -> Result<&[u8]> {
     let key = keys.get(i);
     handle::key(key.data.cast(), key.len)
 }
 
-fn read_each(
-    store: &Store,
-    keys: Keys,
-    n: usize,
+/// The outputs of the form with a buffer for each key.
+struct Each {
+    function: &'static str,
     values: OutArray<flatkv_buffer_t>,
     statuses: OutArray<flatkv_status_t>,
+}
+
+fn read_each(
+    keys: Keys,
+    n: usize,
+    outputs: Each,
+    read: impl FnOnce(&[&[u8]]) -> Vec<Result<Option<Vec<u8>>>>,
 ) -> Result<()> {
+    let Each { function, values, statuses } = outputs;
     let mut asked = Vec::with_capacity(n);
     let mut bytes = Vec::with_capacity(n);
     for i in 0..n {
@@ -92,10 +130,10 @@ fn read_each(
                 asked.push(i);
                 bytes.push(key);
             }
-            Err(error) => statuses.set(i, failed_key(EACH, i, &error)),
+            Err(error) => statuses.set(i, failed_key(function, i, &error)),
         }
     }
-    let results = store.multi_get(&bytes);
+    let results = read(&bytes);
     assert_eq!(results.len(), asked.len(), "one result per key");
     for (i, result) in asked.into_iter().zip(results) {
         let status = match result {
@@ -104,7 +142,7 @@ fn read_each(
                 status::OK
             }
             Ok(None) => status::NOT_FOUND,
-            Err(error) => failed_key(EACH, i, &error),
+            Err(error) => failed_key(function, i, &error),
         };
         statuses.set(i, status);
     }

@@ -186,6 +186,12 @@ impl<I: Index + 'static> Engine<I> {
     pub fn fetch_ahead(&self, scope: impl Scope<I>, keys: &[&[u8]]) {
         let _guard = epoch::pin();
         let Ok(space) = scope.look(self) else { return };
+        self.fetch_ahead_in(&space, keys);
+    }
+
+    /// The same, in a keyspace that may have been dropped since.
+    pub(super) fn fetch_ahead_in(&self, space: &Keyspace<I>, keys: &[&[u8]]) {
+        let _guard = epoch::pin();
         let mut group = [Key { bytes: &[], hash: 0 }; FETCH_GROUP];
         group.iter_mut().zip(keys).for_each(|(key, bytes)| *key = space.key(bytes));
         if self.check_open().is_ok() {

@@ -4,6 +4,7 @@
 use super::Engine;
 use super::iter::{Chunk, Iter, Limits};
 use super::keyspace::{Keyspace, Scope};
+use super::read::FETCH_GROUP;
 use super::versions::{Held, Kept, Replaced};
 use crate::checksum::CheckSite;
 use crate::epoch::{self, OpenSection};
@@ -26,6 +27,8 @@ pub(super) trait SnapshotHost: Send + Sync {
 /// What it needs of the keyspace that it shows.
 pub(super) trait ViewHost: Send + Sync {
     fn get_at(&self, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>>;
+    /// Asks for the memory that this is likely to read for each of at most [`FETCH_GROUP`] keys.
+    fn fetch_ahead(&self, keys: &[&[u8]]);
     /// Fills a chunk from its start on.
     fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()>;
 }
@@ -79,9 +82,15 @@ impl Snapshot {
         self.view.keys.get_at(key, self.view.point)
     }
 
-    /// Copies many values, each with a result of its own.
+    /// Copies many values, in the order of `keys`, with the memory accesses of several keys overlapped. Each key has a
+    /// result of its own.
     pub fn multi_get(&self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
-        keys.iter().map(|key| self.get(key)).collect()
+        let mut values = Vec::with_capacity(keys.len());
+        for group in keys.chunks(FETCH_GROUP) {
+            self.view.keys.fetch_ahead(group);
+            values.extend(group.iter().map(|key| self.get(key)));
+        }
+        values
     }
 
     /// The entries of the snapshot in the order of their keys.
@@ -121,6 +130,10 @@ impl<I: Index + 'static> ViewHost for Engine<I> {
         self.get_in_at(&self.default, key, point)
     }
 
+    fn fetch_ahead(&self, keys: &[&[u8]]) {
+        self.fetch_ahead_in(&self.default, keys);
+    }
+
     fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()> {
         self.fill_chunk(&self.default, chunk, limits, point)
     }
@@ -137,6 +150,12 @@ impl<I: Index + 'static> ViewHost for KeyspaceView<I> {
         match &self.space {
             Some(space) => self.engine.get_in_at(space, key, point),
             None => check_key(key).and_then(|()| self.engine.check_open()).map(|()| None),
+        }
+    }
+
+    fn fetch_ahead(&self, keys: &[&[u8]]) {
+        if let Some(space) = &self.space {
+            self.engine.fetch_ahead_in(space, keys);
         }
     }
 

@@ -73,6 +73,7 @@ static int snapshot_new(void *h) { return flatkv_snapshot_new(h, &out_snapshot);
 static int snapshot_get(void *h) { return flatkv_snapshot_get(h, "k", 1, &out_buffer); }
 static int snapshot_get_in(void *h) { return flatkv_snapshot_get_in(h, live[STORE], "k", 1, &out_buffer); }
 static int snapshot_get_in_store(void *h) { return flatkv_snapshot_get_in(live[SNAPSHOT], h, "k", 1, &out_buffer); }
+static int snapshot_multi_get(void *h) { return flatkv_snapshot_multi_get(h, 1, &one_key, &out_buffer, &out_status); }
 static int snapshot_kept_bytes(void *h) { return NOTHING(flatkv_snapshot_kept_bytes(h) == 0); }
 static int snapshot_free(void *h) { return flatkv_snapshot_free(h), -1; }
 static int iter_new(void *h) { return flatkv_iter_new(h, NULL, &out_iter); }
@@ -161,6 +162,7 @@ static const struct call {
     { "flatkv_snapshot_get", SNAPSHOT, 0, snapshot_get },
     { "flatkv_snapshot_get_in", SNAPSHOT, 0, snapshot_get_in },
     { "flatkv_snapshot_get_in", STORE, 0, snapshot_get_in_store },
+    { "flatkv_snapshot_multi_get", SNAPSHOT, 0, snapshot_multi_get },
     { "flatkv_snapshot_kept_bytes", SNAPSHOT, 0, snapshot_kept_bytes },
     { "flatkv_snapshot_free", SNAPSHOT, 1, snapshot_free },
     { "flatkv_iter_new", STORE, 0, iter_new },
@@ -470,6 +472,10 @@ static void missing_pointers_are_refused_before_anything_happens(void)
     CHECK(out_status == FLATKV_E_INVALID_ARGUMENT);
     INVALID(flatkv_multi_get(store, 1, &one_key, &out_buffer, NULL));
     CHECK(out_buffer.data == NULL);
+    INVALID(flatkv_snapshot_multi_get(live[SNAPSHOT], 1, NULL, &out_buffer, &out_status));
+    SAYS("keys is NULL");
+    INVALID(flatkv_snapshot_multi_get(live[SNAPSHOT], 1, &one_key, NULL, &out_status));
+    INVALID(flatkv_snapshot_multi_get(live[SNAPSHOT], 1, &one_key, &out_buffer, NULL));
     INVALID(flatkv_multi_get_into(store, 1, NULL, buf, sizeof buf, &out_slice, &out_status, &out_len));
     INVALID(flatkv_multi_get_into(store, 1, &one_key, NULL, 1, &out_slice, &out_status, &out_len));
     INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, sizeof buf, NULL, &out_status, &out_len));
@@ -545,6 +551,7 @@ static void impossible_lengths_are_refused_before_a_byte_is_read(void)
             INVALID(flatkv_get_into(store, "k", 1, buf, n, &out_len));
             INVALID(flatkv_multi_get(store, n, &one_key, &out_buffer, &out_status));
             SAYS("no array in memory has as many");
+            INVALID(flatkv_snapshot_multi_get(live[SNAPSHOT], n, &one_key, &out_buffer, &out_status));
             INVALID(flatkv_multi_get_into(store, n, &one_key, buf, sizeof buf, &out_slice, &out_status, &out_len));
             CHECK(flatkv_iter_entries(live[ITER], n, &out_slice, &out_slice) == 0);
             SAYS("no array in memory has as many");

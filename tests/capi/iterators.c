@@ -236,6 +236,46 @@ static void a_snapshot_shows_what_there_was(void)
     OK(flatkv_close(store));
 }
 
+static void many_keys_are_read_at_once_in_a_snapshot(void)
+{
+    enum { KEYS = 40 }; /* more than are fetched ahead at a time */
+    static char texts[KEYS][8], long_key[65537];
+    for (int hash = 0; hash < 2; hash++) {
+        flatkv_t *store = open_with_index(hash ? "many_hash" : "many_ordered", hash ? "hash" : "ordered");
+        flatkv_snapshot_t *snapshot = NULL;
+        flatkv_slice_t keys[KEYS + 2];
+        flatkv_buffer_t values[KEYS + 2];
+        flatkv_status_t statuses[KEYS + 2];
+        for (int i = 0; i < KEYS; i++) {
+            snprintf(texts[i], sizeof texts[i], "key %d", i);
+            keys[i] = (flatkv_slice_t){ (const uint8_t *)texts[i], strlen(texts[i]) };
+            put_text(store, texts[i], texts[i]);
+        }
+        OK(flatkv_snapshot_new(store, &snapshot));
+        for (int i = 0; i < KEYS; i += 2)
+            put_text(store, texts[i], "later");
+        OK(flatkv_delete(store, texts[1], strlen(texts[1])));
+        put_text(store, "new", "later");
+        keys[KEYS] = (flatkv_slice_t){ (const uint8_t *)"new", 3 };
+        keys[KEYS + 1] = (flatkv_slice_t){ (const uint8_t *)long_key, sizeof long_key };
+        OK(flatkv_snapshot_multi_get(snapshot, KEYS + 2, keys, values, statuses));
+        for (int i = 0; i < KEYS; i++) {
+            CHECK(statuses[i] == FLATKV_OK && holds(values[i].data, values[i].len, texts[i]));
+            flatkv_buffer_free(&values[i]);
+        }
+        CHECK(statuses[KEYS] == FLATKV_NOT_FOUND && values[KEYS].data == NULL);
+        CHECK(statuses[KEYS + 1] == FLATKV_E_TOO_LARGE && values[KEYS + 1].data == NULL);
+        SAYS("flatkv_snapshot_multi_get: key 41: key of 65537 bytes");
+        OK(flatkv_snapshot_multi_get(snapshot, 0, NULL, NULL, NULL));
+        OK(flatkv_close(store));
+        OK(flatkv_snapshot_multi_get(snapshot, 2, keys, values, statuses));
+        CHECK(statuses[1] == FLATKV_E_CLOSED && values[1].data == NULL);
+        flatkv_snapshot_free(snapshot);
+        GIVES(FLATKV_E_CLOSED, flatkv_snapshot_multi_get(snapshot, 1, keys, values, statuses));
+        CHECK(statuses[0] == FLATKV_E_CLOSED);
+    }
+}
+
 static void a_hash_index_has_snapshots_and_refuses_iterators(void)
 {
     flatkv_t *store = open_store("hash");
@@ -352,6 +392,7 @@ int main(int argc, char **argv)
     RUN(several_entries_come_with_one_call_and_the_iterator_is_on_the_last);
     RUN(calls_that_give_several_entries_give_all_of_them_in_the_end);
     RUN(a_snapshot_shows_what_there_was);
+    RUN(many_keys_are_read_at_once_in_a_snapshot);
     RUN(a_hash_index_has_snapshots_and_refuses_iterators);
     RUN(ranges_are_estimated);
     RUN(an_error_of_a_value_is_the_status_until_the_iterator_is_placed_anew);

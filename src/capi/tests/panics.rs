@@ -2,6 +2,8 @@
 
 use super::super::iter::{flatkv_iter_free, flatkv_iter_new, flatkv_iter_seek_first, flatkv_iter_status};
 use super::super::last_error;
+use super::super::multi_get::flatkv_snapshot_multi_get;
+use super::super::types::flatkv_slice_t;
 use super::*;
 use crate::capi::store_calls::{flatkv_health, flatkv_put};
 use crate::error::status;
@@ -36,6 +38,20 @@ fn a_panic_of_a_get_from_a_snapshot_poisons_the_store() {
     let mut value = NO_BUFFER;
     let found = flatkv_snapshot_get(snapshot, c"key".as_ptr().cast(), 3, &mut value);
     assert_eq!(found, status::E_PANIC);
+    assert_poisoned(store);
+    flatkv_snapshot_free(snapshot);
+}
+
+#[test]
+fn a_panic_of_a_multi_get_from_a_snapshot_poisons_the_store() {
+    let (store, media) = store();
+    let mut snapshot = ptr::null_mut();
+    assert_eq!(flatkv_snapshot_new(store, &mut snapshot), status::OK);
+    media.inject(Fault::PanicInRead { nth: 1 });
+    let key = flatkv_slice_t { data: c"key".as_ptr().cast(), len: 3 };
+    let (mut value, mut found) = (NO_BUFFER, status::OK);
+    let all = flatkv_snapshot_multi_get(snapshot, 1, &key, &mut value, &mut found);
+    assert_eq!((all, found), (status::E_PANIC, status::E_PANIC));
     assert_poisoned(store);
     flatkv_snapshot_free(snapshot);
 }
