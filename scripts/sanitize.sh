@@ -51,22 +51,24 @@ address_c() {
     FLATKV_CFLAGS="-fsanitize=address -fno-omit-frame-pointer" \
         FLATKV_LINK="target/sanitize-address/$host/sanitize/libflatkv.a
             -Wl,--whole-archive $runtime -Wl,--no-whole-archive -Wl,--export-dynamic -ldl -lrt -lm -lresolv -lgcc_s" \
-        tests/capi/run.sh "target/sanitize-address/$host/sanitize" happy_paths abuse bad_input
+        tests/capi/run.sh "target/sanitize-address/$host/sanitize" happy_paths iterators keyspaces abuse bad_input
 }
 
-# Whatever runs on several threads: the races of the index, of handles and of drains, and histories on whole stores.
+# Whatever runs on several threads: the races of the index, of handles and of drains, histories on whole stores, and
+# writers to keyspaces beside whoever drops them.
 # Passed over is what std does without instrumentation, see tests/tsan_std.txt.
 thread() {
     export TSAN_OPTIONS=suppressions=$PWD/tests/tsan_std.txt:second_deadlock_stack=1 FLATKV_HISTORIES_SHARE=100
-    sanitized thread --lib --test linearizability -- --test-threads 1 \
-        capi:: racing_ every_displaced no_key_is_lost_under for_each_shows media::file engine:: histories_
+    sanitized thread --lib --test linearizability --test keyspaces -- --test-threads 1 \
+        capi:: racing_ every_displaced no_key_is_lost_under for_each_shows media::file engine:: histories_ \
+        clearing_and_dropping_beside
 }
 
 # What is lost for good, or read or written where nothing is.
 valgrind_c() {
     make --no-print-directory lib
     FLATKV_RUN="valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite" \
-        tests/capi/run.sh target/release happy_paths abuse bad_input
+        tests/capi/run.sh target/release happy_paths iterators keyspaces abuse bad_input
 }
 
 case ${1-all} in
