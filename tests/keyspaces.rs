@@ -4,7 +4,7 @@
 mod common;
 
 use common::{MEDIA, Rng, assert_sound, memory_dir, report, small, stat};
-use flatkv::{Error, IndexKind, MediaChoice, Options, Snapshot, Store, WriteBatch};
+use flatkv::{Error, IndexKind, Iter, MediaChoice, Options, Snapshot, Store, WriteBatch};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -14,11 +14,14 @@ const INDEXES: [IndexKind; 2] = [IndexKind::Hash, IndexKind::Ordered];
 const SEEDS: u64 = 8;
 const STEPS: usize = 1_500;
 const NAMES: usize = 6;
+const KEYS: u8 = 40;
 const LONG: Duration = Duration::from_secs(20);
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 /// The maps of the keyspaces that there are, by name.
 type Maps = BTreeMap<String, Map>;
+/// How often each name was dropped: its generation.
+type Drops = BTreeMap<String, u64>;
 
 fn name(number: usize) -> String {
     // Every third one is as long as a name may be.
@@ -28,7 +31,12 @@ fn name(number: usize) -> String {
 
 fn key(rng: &mut Rng) -> Vec<u8> {
     // Few, so that keyspaces have the same ones.
-    [&b"key/"[..], &[rng.below(40) as u8]].concat()
+    [&b"key/"[..], &[rng.below(KEYS.into()) as u8]].concat()
+}
+
+/// All that random work uses.
+fn keys() -> impl Iterator<Item = Vec<u8>> {
+    (0..KEYS).map(|number| [&b"key/"[..], &[number]].concat())
 }
 
 fn value(rng: &mut Rng) -> Vec<u8> {
@@ -50,8 +58,7 @@ fn assert_shows(store: &Store, maps: &Maps, when: &str) {
     assert_eq!(store.keyspace_names().unwrap(), names, "{when}");
     for (name, map) in maps {
         let keyspace = if name.is_empty() { store.clone() } else { store.keyspace(name).unwrap() };
-        for number in 0..40 {
-            let key = [&b"key/"[..], &[number]].concat();
+        for key in keys() {
             assert_eq!(keyspace.get(&key).unwrap().as_ref(), map.get(&key), "{when}: {key:?} in {name:?}");
         }
         assert_snapshot_shows(&keyspace.snapshot().unwrap(), map, when);
@@ -70,13 +77,67 @@ fn assert_snapshot_shows(snapshot: &Snapshot, map: &Map, when: &str) {
     }
 }
 
+/// The keyspaces at one moment: a snapshot of the store, and beside what each of them held its handle of then, which tells
+/// generations of a name apart, and an iterator where the index has an order.
+struct Moment {
+    snapshot: Snapshot,
+    maps: Maps,
+    drops: Drops,
+    handles: BTreeMap<String, (Store, Option<Iter>)>,
+}
+
+impl Moment {
+    fn now(store: &Store, maps: &Maps, drops: &Drops) -> Moment {
+        let held = |name: &String| {
+            let handle = if name.is_empty() { store.clone() } else { store.keyspace(name).unwrap() };
+            let iter = match handle.iter() {
+                Ok(iter) => Some(iter),
+                Err(Error::Unsupported(_)) => None,
+                Err(error) => panic!("no iterator: {error}"),
+            };
+            (name.clone(), (handle, iter))
+        };
+        let handles = maps.keys().map(held).collect();
+        Moment { snapshot: store.snapshot().unwrap(), maps: maps.clone(), drops: drops.clone(), handles }
+    }
+
+    /// Through the handles of then, dropped or not, and through those that the names have now.
+    fn assert_is_still_shown(self, store: &Store, now: &Maps, drops: &Drops, when: &str) {
+        for (name, (handle, iter)) in self.handles {
+            let (then, when) = (&self.maps[&name], format!("{when}: {name:?} as it was"));
+            assert_all_shown(&handle.snapshot_at(&self.snapshot).unwrap(), then, &when);
+            if let Some(iter) = iter {
+                assert_eq!(
+                    iter.map(Result::unwrap).collect::<Map>(),
+                    *then,
+                    "{when}, by an iterator of then"
+                );
+            }
+        }
+        for name in now.keys().filter(|name| !name.is_empty()) {
+            let is_same = drops.get(name) == self.drops.get(name);
+            let then = self.maps.get(name).filter(|_| is_same).cloned().unwrap_or_default();
+            let shown = store.keyspace(name).unwrap().snapshot_at(&self.snapshot).unwrap();
+            assert_all_shown(&shown, &then, &format!("{when}: {name:?} of now, as it was"));
+        }
+    }
+}
+
+fn assert_all_shown(snapshot: &Snapshot, map: &Map, when: &str) {
+    for key in keys() {
+        assert_eq!(snapshot.get(&key).unwrap().as_ref(), map.get(&key), "{when}: {key:?}");
+    }
+    assert_snapshot_shows(snapshot, map, when);
+}
+
 /// One random step, on the store and on the maps.
-fn step(store: &Store, maps: &mut Maps, rng: &mut Rng) {
+fn step(store: &Store, maps: &mut Maps, drops: &mut Drops, rng: &mut Rng) {
     let name = if rng.one_in(7) { String::new() } else { name(rng.below(NAMES)) };
     let is_named = !name.is_empty();
     if rng.one_in(40) && is_named {
         let was_there = maps.remove(&name).is_some();
         assert_eq!(store.drop_keyspace(&name).unwrap(), was_there);
+        *drops.entry(name).or_default() += u64::from(was_there);
         return;
     }
     let keyspace = if is_named { store.keyspace(&name).unwrap() } else { store.clone() };
@@ -134,31 +195,25 @@ fn step(store: &Store, maps: &mut Maps, rng: &mut Rng) {
 #[test]
 fn random_work_in_many_keyspaces_is_what_maps_of_maps_do_across_reopening_with_either_index() {
     let dir = memory_dir();
+    let mut dropped_since = 0;
     for seed in 0..SEEDS {
         let mut rng = Rng(seed);
         let media = MEDIA[seed as usize % 2];
         let path = dir.path().join(format!("random-{seed}.fkv"));
         let mut maps = Maps::from([(String::new(), Map::new())]);
         let mut store = options(media, INDEXES[seed as usize / 2 % 2]).open(&path).unwrap();
-        let mut held: Vec<(Snapshot, Maps)> = Vec::new();
+        let (mut drops, mut held) = (Drops::new(), Vec::<Moment>::new());
         for number in 0..STEPS {
-            step(&store, &mut maps, &mut rng);
+            step(&store, &mut maps, &mut drops, &mut rng);
             if rng.one_in(100) {
-                held.push((store.snapshot().unwrap(), maps.clone()));
+                held.push(Moment::now(&store, &maps, &drops));
             }
             if rng.one_in(60) && !held.is_empty() {
-                let (snapshot, then) = held.swap_remove(rng.below(held.len()));
-                assert_snapshot_shows(&snapshot, &then[""], "the default keyspace of a snapshot");
-                // A keyspace that was dropped since has no handle any more.
-                for name in then.keys().filter(|name| maps.contains_key(*name) && !name.is_empty()) {
-                    let shown = store.keyspace(name).unwrap().snapshot_at(&snapshot).unwrap();
-                    let is_same = shown.get(b"key/\0").unwrap() == then[name].get(&b"key/\0"[..]).cloned();
-                    // One that was dropped and made again had another handle then.
-                    if is_same {
-                        continue;
-                    }
-                    assert!(shown.get(b"key/\0").unwrap().is_none(), "seed {seed}: what was not there then");
-                }
+                let moment = held.swap_remove(rng.below(held.len()));
+                let when = format!("seed {seed}, after {number} steps");
+                let is_gone = |name: &&String| drops.get(*name) != moment.drops.get(*name);
+                dropped_since += moment.maps.keys().filter(is_gone).count();
+                moment.assert_is_still_shown(&store, &maps, &drops, &when);
             }
             if number % (STEPS / 3) == STEPS / 3 - 1 {
                 held.clear();
@@ -173,6 +228,7 @@ fn random_work_in_many_keyspaces_is_what_maps_of_maps_do_across_reopening_with_e
             }
         }
     }
+    assert!(dropped_since > 100, "only {dropped_since} maps of keyspaces that were dropped since");
 }
 
 #[test]
