@@ -37,10 +37,9 @@ impl Cursor {
         self.step.clone()
     }
 
-    /// The value where it is, with errors and panics noted as well.
-    fn value(&mut self) -> Result<flatkv_slice_t> {
-        let value = |iter: &mut Iter| Ok(iter.value()?.map_or(NO_SLICE, handle::borrowed));
-        let result = guard::on_part_of_store(&mut self.iter, value, Iter::poison_store);
+    /// Shows values, with errors and panics noted as well.
+    fn show<T>(&mut self, values: impl FnOnce(&mut Iter) -> Result<T>) -> Result<T> {
+        let result = guard::on_part_of_store(&mut self.iter, values, Iter::poison_store);
         if let (Ok(()), Err(error)) = (&self.values, &result) {
             self.values = Err(error.clone());
         }
@@ -231,7 +230,10 @@ pub extern "C" fn flatkv_iter_key(iter: *const flatkv_iter_t) -> flatkv_slice_t 
 /// one at a time. Cost: none for values up to 1 KiB; longer ones are read when they are asked for.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_iter_value(iter: *mut flatkv_iter_t) -> flatkv_slice_t {
-    guard::value_of("flatkv_iter_value", NO_SLICE, || handle::exclusive::<Cursor>(iter)?.value())
+    guard::value_of("flatkv_iter_value", NO_SLICE, || {
+        let value = |iter: &mut Iter| Ok(iter.value()?.map_or(NO_SLICE, handle::borrowed));
+        handle::exclusive::<Cursor>(iter)?.show(value)
+    })
 }
 
 /// Gives keys and values of several entries: of the one that the iterator is on and of those with the next larger keys,
@@ -240,7 +242,7 @@ pub extern "C" fn flatkv_iter_value(iter: *mut flatkv_iter_t) -> flatkv_slice_t 
 ///
 /// `out_keys` and `out_values` must not be NULL if `n` is not 0; each has `n` elements, and those that are not filled are
 /// {NULL, 0}. Returns how many are filled: at least 1 if the iterator is on an entry whose value can be read, else 0, and
-/// flatkv_iter_status says why. The bytes are valid until the next call that moves, bounds or frees the iterator, this
+/// flatkv_iter_status says why until the next seek. The bytes are valid until the next call that moves, bounds or frees the iterator, this
 /// one included. 0 as well (with an error recorded) if `iter` is NULL, freed, or in use by another call, or an
 /// array is NULL. Safe from any thread, one at a time. Cost: a fraction of that of single calls.
 #[unsafe(no_mangle)]
@@ -255,7 +257,7 @@ pub extern "C" fn flatkv_iter_entries(
     guard::value_of("flatkv_iter_entries", 0, || {
         let mut cursor = handle::exclusive::<Cursor>(iter)?;
         let (keys, values) = (keys?, values?);
-        cursor.run(|iter| {
+        cursor.show(|iter| {
             let mut given = 0;
             while given < n && (given == 0 || iter.move_next_at_hand()) {
                 let Some(value) = iter.value()?.map(handle::borrowed) else { break };

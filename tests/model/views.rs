@@ -2,7 +2,8 @@
 //! is written, cleaned or grown meanwhile, they answer as that map does.
 
 use crate::common::Rng;
-use crate::{Map, differ};
+use crate::model::spaces::{Handles, Maps, SPACES};
+use crate::{Map, differ, stat};
 use flatkv::{Error, Iter, Result, Snapshot, Store};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -127,7 +128,7 @@ impl Cursor {
         self.check();
     }
 
-    /// Steps that a caller would take next; returns how many.
+    /// Steps that a caller would take next; returns how many of them began on an entry or unplaced.
     fn wander(&mut self, rng: &mut Rng, keys: &[Vec<u8>]) -> usize {
         let any = |rng: &mut Rng| keys[rng.below(keys.len())].clone();
         match rng.below(12) {
@@ -153,10 +154,11 @@ impl Cursor {
             8 => self.set_bounds(None, None),
             _ => {}
         }
-        let steps_max = if rng.one_in(8) { 300 } else { 12 };
-        let steps = 1 + rng.below(steps_max);
+        let steps_max = if rng.one_in(8) { 300 } else { 24 };
         let forward = rng.below(4);
-        for _ in 0..steps {
+        let mut moves = 0;
+        for _ in 0..1 + rng.below(steps_max) {
+            moves += usize::from(self.place != Place::Ended);
             // Mostly one way, with turns.
             if rng.below(4) < forward {
                 self.move_next()
@@ -167,54 +169,108 @@ impl Cursor {
                 break;
             }
         }
-        1 + steps
+        moves
+    }
+}
+
+/// The store at one moment, all keyspaces of it.
+struct Moment {
+    snapshot: Snapshot,
+    maps: Maps,
+    /// Of then: a keyspace that was dropped since has no other.
+    handles: Handles,
+    /// What the cleaner had moved by then.
+    moved: u64,
+}
+
+impl Moment {
+    /// A keyspace that was there.
+    fn of(&self, space: usize) -> (Snapshot, &Rc<Map>) {
+        let snapshot = self.handles.of(space).snapshot_at(&self.snapshot).expect("dropped or not");
+        (snapshot, self.maps.of(space).expect("it was there"))
+    }
+
+    fn any(&self, rng: &mut Rng) -> (Snapshot, &Rc<Map>) {
+        let spaces = self.maps.spaces();
+        self.of(spaces[rng.below(spaces.len())])
+    }
+
+    /// Through the handles of then, and through those that the names have now, maybe for others.
+    fn check(&self, now: &Handles, maps_now: &Maps, keys: &[Vec<u8>]) -> usize {
+        let mut operations = 0;
+        for space in self.maps.spaces() {
+            let (snapshot, map) = self.of(space);
+            operations += read_all(&snapshot, map, keys);
+        }
+        let nothing = Rc::default();
+        for space in (1..SPACES).filter(|space| maps_now.of(*space).is_some()) {
+            let snapshot = now.of(space).snapshot_at(&self.snapshot).expect("of this store");
+            let then = self.maps.of(space).filter(|_| now.is_same(&self.handles, space));
+            operations += read_all(&snapshot, then.unwrap_or(&nothing), keys);
+        }
+        operations
     }
 }
 
 /// All that is held. Numbers are counts of operations.
 #[derive(Default)]
 pub struct Views {
-    snapshots: Vec<(Snapshot, Rc<Map>)>,
+    snapshots: Vec<Moment>,
     cursors: Vec<Cursor>,
 }
 
 impl Views {
     /// Makes one more, uses one, or lets one go.
-    pub fn step(&mut self, store: &Store, map: &Map, keys: &[Vec<u8>], rng: &mut Rng) -> usize {
+    pub fn step(&mut self, handles: &Handles, maps: &Maps, keys: &[Vec<u8>], rng: &mut Rng) -> usize {
         match rng.below(8) {
-            0 if self.snapshots.len() < VIEWS_MAX => self.snapshot(store, map),
-            1 if self.cursors.len() < VIEWS_MAX => self.cursor(store, map, rng),
+            0 if self.snapshots.len() < VIEWS_MAX => self.snapshot(handles, maps),
+            1 if self.cursors.len() < VIEWS_MAX => self.cursor(handles, maps, rng),
             2 => self.let_one_go(rng),
             3..5 if !self.snapshots.is_empty() => {
                 let at = rng.below(self.snapshots.len());
-                let (snapshot, map) = &self.snapshots[at];
-                return read_some(snapshot, map, keys, rng);
+                let (snapshot, map) = self.snapshots[at].any(rng);
+                return read_some(&snapshot, map, keys, rng);
             }
             _ if !self.cursors.is_empty() => {
                 let at = rng.below(self.cursors.len());
                 return self.cursors[at].wander(rng, keys);
             }
-            _ => self.snapshot(store, map),
+            _ => self.snapshot(handles, maps),
         }
         1
     }
 
-    fn snapshot(&mut self, store: &Store, map: &Map) {
-        self.snapshots.push((store.snapshot().expect("an open store"), Rc::new(map.clone())));
+    fn snapshot(&mut self, handles: &Handles, maps: &Maps) {
+        let store = handles.of(0);
+        self.snapshots.push(Moment {
+            snapshot: store.snapshot().expect("an open store"),
+            maps: maps.clone(),
+            handles: handles.clone(),
+            moved: stat(&store, "cleaner.entries_moved"),
+        });
         // The turn of `step` that makes one although there are enough.
         if self.snapshots.len() > VIEWS_MAX {
             self.snapshots.remove(0);
         }
     }
 
-    /// Of the store or of a snapshot, which may go before it. The hash index has no order.
-    fn cursor(&mut self, store: &Store, map: &Map, rng: &mut Rng) {
+    /// How many entries the cleaner moved beside the oldest snapshot, if it has moved `moved` by now.
+    pub fn moved_since(&self, moved: u64) -> u64 {
+        self.snapshots.iter().map(|moment| moved - moment.moved).max().unwrap_or(0)
+    }
+
+    /// Of a keyspace, or of a snapshot of one, which may go before it. The hash index has no order.
+    fn cursor(&mut self, handles: &Handles, maps: &Maps, rng: &mut Rng) {
         let (iter, map) = match self.snapshots.len() {
             held @ 1.. if rng.one_in(2) => {
-                let (snapshot, map) = &self.snapshots[rng.below(held)];
+                let (snapshot, map) = self.snapshots[rng.below(held)].any(rng);
                 (snapshot.iter(), Rc::clone(map))
             }
-            _ => (store.iter(), Rc::new(map.clone())),
+            _ => {
+                let spaces = maps.spaces();
+                let space = spaces[rng.below(spaces.len())];
+                (handles.of(space).iter(), Rc::clone(maps.of(space).expect("it is there")))
+            }
         };
         match iter {
             Ok(iter) => self.cursors.push(Cursor::new(iter, map)),
@@ -236,10 +292,10 @@ impl Views {
     }
 
     /// Everything that is held, whole. Returns the number of operations.
-    pub fn check_all(&mut self, keys: &[Vec<u8>]) -> usize {
+    pub fn check_all(&mut self, handles: &Handles, maps: &Maps, keys: &[Vec<u8>]) -> usize {
         let mut operations = 0;
-        for (snapshot, map) in &self.snapshots {
-            operations += read_all(snapshot, map, keys);
+        for moment in &self.snapshots {
+            operations += moment.check(handles, maps, keys);
         }
         for cursor in &mut self.cursors {
             cursor.check();
@@ -255,7 +311,7 @@ impl Views {
 
     /// They are safe to use and to drop when their store is closed, and say that it is.
     pub fn end_after_close(&mut self) {
-        for (snapshot, _) in self.snapshots.drain(..) {
+        for Moment { snapshot, .. } in self.snapshots.drain(..) {
             assert!(matches!(snapshot.get(b"k"), Err(Error::Closed)));
         }
         for mut cursor in self.cursors.drain(..) {
@@ -270,7 +326,7 @@ impl Views {
 }
 
 fn read_some(snapshot: &Snapshot, map: &Map, keys: &[Vec<u8>], rng: &mut Rng) -> usize {
-    let wanted: Vec<&[u8]> = (0..1 + rng.below(20)).map(|_| &keys[rng.below(keys.len())][..]).collect();
+    let wanted: Vec<&[u8]> = (0..1 + rng.below(60)).map(|_| &keys[rng.below(keys.len())][..]).collect();
     if rng.one_in(2) {
         read_these(snapshot.multi_get(&wanted), map, &wanted);
     } else {
@@ -282,7 +338,17 @@ fn read_some(snapshot: &Snapshot, map: &Map, keys: &[Vec<u8>], rng: &mut Rng) ->
 fn read_all(snapshot: &Snapshot, map: &Map, keys: &[Vec<u8>]) -> usize {
     let wanted: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
     read_these(snapshot.multi_get(&wanted), map, &wanted);
-    wanted.len()
+    match snapshot.iter() {
+        Ok(iter) => {
+            let shown: Vec<(Vec<u8>, Vec<u8>)> =
+                iter.map(|entry| entry.expect("reads are never refused")).collect();
+            let is_right = shown.iter().map(|(key, value)| (key, value)).eq(map);
+            assert!(is_right, "a snapshot shows {} entries instead of {}, or others", shown.len(), map.len());
+            wanted.len() + map.len()
+        }
+        Err(Error::Unsupported(_)) => wanted.len(),
+        Err(error) => panic!("no cursor: {error}"),
+    }
 }
 
 fn read_these(found: Vec<Result<Option<Vec<u8>>>>, map: &Map, wanted: &[&[u8]]) {
@@ -298,16 +364,16 @@ fn read_these(found: Vec<Result<Option<Vec<u8>>>>, map: &Map, wanted: &[&[u8]]) 
 }
 
 /// The live entries forward and backward, and an estimate of a range, with an index that has an order.
-pub fn check_order(store: &Store, map: &Map, rng: &mut Rng, keys: &[Vec<u8>]) -> usize {
+pub fn check_order(store: &Store, map: &Rc<Map>, rng: &mut Rng, keys: &[Vec<u8>]) -> usize {
     let iter = match store.iter() {
         Ok(iter) => iter,
         Err(Error::Unsupported(_)) => return 0,
         Err(error) => panic!("no cursor: {error}"),
     };
     let shown: Vec<(Vec<u8>, Vec<u8>)> = iter.map(|entry| entry.expect("reads are never refused")).collect();
-    let is_right = shown.iter().map(|(key, value)| (key, value)).eq(map);
+    let is_right = shown.iter().map(|(key, value)| (key, value)).eq(map.iter());
     assert!(is_right, "a scan shows {} entries instead of {}, or others", shown.len(), map.len());
-    let mut cursor = Cursor::new(store.iter().expect("an order"), Rc::new(map.clone()));
+    let mut cursor = Cursor::new(store.iter().expect("an order"), Rc::clone(map));
     for _ in 0..=map.len() {
         cursor.move_prev();
     }
