@@ -1016,7 +1016,7 @@ flatkv_slice_t flatkv_iter_value(flatkv_iter_t *iter);
  *
  * `out_keys` and `out_values` must not be NULL if `n` is not 0; each has `n` elements, and those that are not filled are
  * {NULL, 0}. Returns how many are filled: at least 1 if the iterator is on an entry whose value can be read, else 0, and
- * flatkv_iter_status says why. The bytes are valid until the next call that moves, bounds or frees the iterator, this
+ * flatkv_iter_status says why until the next seek. The bytes are valid until the next call that moves, bounds or frees the iterator, this
  * one included. 0 as well (with an error recorded) if `iter` is NULL, freed, or in use by another call, or an
  * array is NULL. Safe from any thread, one at a time. Cost: a fraction of that of single calls.
  */

@@ -353,6 +353,13 @@ static void an_error_of_a_value_is_the_status_until_the_iterator_is_placed_anew(
     flatkv_iter_prev(iter);
     CHECK(flatkv_iter_valid(iter));
     GIVES(FLATKV_E_CORRUPTED, flatkv_iter_status(iter));
+    flatkv_iter_seek(iter, "kiwi", 4);
+    OK(flatkv_iter_status(iter));
+    flatkv_slice_t keys[8], values[8];
+    CHECK(flatkv_iter_entries(iter, 8, keys, values) == 0 && values[0].data == NULL);
+    flatkv_iter_next(iter);
+    CHECK(flatkv_iter_entries(iter, 8, keys, values) > 0);
+    GIVES(FLATKV_E_CORRUPTED, flatkv_iter_status(iter));
     OK(flatkv_iter_set_prefix(iter, "p", 1));
     OK(flatkv_iter_status(iter));
     flatkv_iter_free(iter);
