@@ -114,7 +114,7 @@ static void read_and_write_a_store_of_its_own(void)
     char value[8];
     size_t len;
     flatkv_t *mine = open_store("childs-own-beside-gets");
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 50; i++) {
         OK(flatkv_put(mine, "k", 1, "child", 5));
         OK(flatkv_put(mine, "large", 5, large, sizeof large));
         OK(flatkv_get_into(mine, "k", 1, value, sizeof value, &len));
@@ -127,16 +127,16 @@ static void read_and_write_a_store_of_its_own(void)
 
 static void a_child_forked_during_gets_has_a_store_of_its_own(void)
 {
-    pthread_t threads[4];
+    pthread_t threads[2];
     store = open_store("forked-in-gets");
     put_text(store, "k", "parent");
     __atomic_store_n(&stop, 0, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 2; i++)
         CHECK(pthread_create(&threads[i], NULL, keep_getting, NULL) == 0);
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 5; i++)
         in_child(read_and_write_a_store_of_its_own);
     __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 2; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
     OK(flatkv_close(store));
 }
