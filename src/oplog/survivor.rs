@@ -82,19 +82,20 @@ impl OpLog {
         Ok(written)
     }
 
-    /// The segment's frames are durable: a mark behind them proves it, so that damage to them is told from a torn tail.
+    /// The segment's frames are durable: a mark behind them proves it, so that damage to them is told from a torn tail. How many
+    /// bytes it took.
     ///
     /// # Errors
     /// `Io`: the store is poisoned.
-    pub fn mark_survivor(&self, head: &mut Head, stamp: Seq) -> Result<()> {
+    pub fn mark_survivor(&self, head: &mut Head, stamp: Seq) -> Result<u64> {
         head.durable_end = head.tail;
         debug_assert!(self.fits_survivor(head, 0, 0), "a frame leaves room for the mark");
         let mut mark = FrameBuilder::new(FrameKind::Mark);
         let mark = self.append_survivor(head, &mut mark, &Movers::default(), stamp)?;
         let drained = mark.drain(&*self.media, Site::SurvivorMarkDrain);
-        drained.map_err(|error| self.poison_with(error))?.into_inner();
+        let placed = drained.map_err(|error| self.poison_with(error))?.into_inner();
         head.durable_end = head.tail;
-        Ok(())
+        Ok(placed.len)
     }
 
     /// Seals a full segment. Its data is durable, or in flight on this thread.

@@ -155,7 +155,8 @@ impl<I: Index + 'static> Engine<I> {
     /// Says of the streams with new frames that these are durable.
     pub(super) fn mark_survivors(&self, work: &mut Work, unmarked: [bool; STREAMS_MAX]) -> Result<()> {
         for (head, _) in work.survivors.iter_mut().zip(unmarked).filter(|(_, unmarked)| *unmarked) {
-            self.oplog.mark_survivor(head.as_mut().expect("frames went there"), work.stamp)?;
+            let bytes = self.oplog.mark_survivor(head.as_mut().expect("frames went there"), work.stamp)?;
+            CleanerCounters::add(&self.cleaner.counters.bytes_written, bytes);
         }
         Ok(())
     }
