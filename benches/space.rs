@@ -3,7 +3,8 @@
 //! `cargo bench --bench space -- [--mib N] [--dir DIR] [--only ROWS] [--index ordered|hash]`: pools of N MiB on emulated
 //! persistent memory, 64-byte values under 8-byte keys, one writer. Live is live log bytes of max_bytes, and in the rows of
 //! `full`, which fill a pool as far as it goes, of (max_bytes - pool head); write amplification is log bytes appended,
-//! survivors included, of those appended for the writer, padding included.
+//! survivors included, of those appended for the writer, padding included. What a segment has beside its frames (header,
+//! digest, filter, footer) is in neither.
 
 #[path = "space/blobs.rs"]
 mod blobs;
@@ -24,6 +25,10 @@ const ROWS: [&str; 10] =
     ["uniform", "throughput", "zipf", "greed", "full", "churn", "delete", "latency", "allocators", "large"];
 /// What an entry of 8 and 64 bytes takes in a survivor segment: 8 more than in a head.
 const MOVED_BYTES: u64 = 88;
+/// What a put alone takes.
+const PUT_BYTES: u64 = 128;
+/// Times that a run is looked at.
+const LOOKS: u64 = 200;
 
 struct Arguments {
     mib: u64,
@@ -170,18 +175,38 @@ impl Pool {
         result
     }
 
-    /// Puts new keys until so much is live once it was moved; how much is live before that.
-    fn fill(&mut self, share: f64) -> f64 {
+    fn put_new(&mut self) -> Result<(), String> {
+        let result = self.put(self.keys);
+        result.map_err(|error| format!("refused at {:.2} % live: {error}", self.live() * 100.0))?;
+        self.keys += 1;
+        Ok(())
+    }
+
+    /// Puts new keys until so much will be live once all was moved: a little less is live until then.
+    fn fill(&mut self, share: f64) -> Result<(), String> {
         let keys = (share * self.whole as f64) as u64 / MOVED_BYTES;
-        while self.keys < keys && self.put(self.keys).is_ok() {
-            self.keys += 1;
+        while self.keys < keys {
+            self.put_new()?;
         }
-        self.live()
+        Ok(())
+    }
+
+    /// Puts new keys until so much is live now, as the store counts it.
+    fn top_up(&mut self, share: f64) -> Result<(), String> {
+        loop {
+            let missing = (share - self.live()) * self.whole as f64;
+            if missing <= 0.0 {
+                return Ok(());
+            }
+            // In a head they take less: the rest is asked for again.
+            for _ in 0..(missing / MOVED_BYTES as f64).ceil() as u64 {
+                self.put_new()?;
+            }
+        }
     }
 
     fn begin(&mut self) {
         self.began = self.written();
-        self.slowest = Duration::ZERO;
     }
 
     fn written(&self) -> (u64, u64) {
@@ -194,21 +219,41 @@ impl Pool {
         (user + moved) as f64 / user as f64
     }
 
-    /// Overwrites `bytes` of frames and returns puts per second, or what refused how many of them.
-    fn overwrite(&mut self, bytes: u64, mut pick: impl FnMut(&mut Rng) -> u64) -> Result<f64, String> {
-        let mut rng = Rng(1);
-        let count = bytes / 128;
+    /// Overwrites so many keys and returns how long it took, or what refused how many of them.
+    fn overwrite(
+        &mut self,
+        count: u64,
+        rng: &mut Rng,
+        pick: impl Fn(&mut Rng) -> u64,
+    ) -> Result<Duration, String> {
         let began = Instant::now();
         for number in 0..count {
-            let i = pick(&mut rng);
+            let i = pick(rng);
             self.put(i).map_err(|error| format!("overwrite {number} of {count}: {error}"))?;
         }
-        Ok(count as f64 / began.elapsed().as_secs_f64())
+        Ok(began.elapsed())
+    }
+
+    /// Overwrites `bytes` of frames, and tops up whenever less than `share` is live. Puts per second, and what was live on
+    /// average before it was topped up.
+    fn overwrite_at(
+        &mut self,
+        share: f64,
+        bytes: u64,
+        rng: &mut Rng,
+        pick: impl Fn(&mut Rng) -> u64,
+    ) -> Result<(f64, f64), String> {
+        let count = bytes / PUT_BYTES / LOOKS;
+        let (mut took, mut live) = (Duration::ZERO, 0.0);
+        for look in 1..=LOOKS {
+            let refused = |refusal| format!("part {look} of {LOOKS}: {refusal}");
+            took += self.overwrite(count, rng, &pick).map_err(refused)?;
+            live += self.live();
+            self.top_up(share).map_err(refused)?;
+        }
+        Ok(((count * LOOKS) as f64 / took.as_secs_f64(), live / LOOKS as f64))
     }
 }
-
-/// Points at which a churn is looked at.
-const CHURN_SAMPLES: u64 = 200;
 
 /// Which keys are overwritten.
 #[derive(Clone, Copy)]
@@ -220,14 +265,14 @@ enum Law {
 }
 
 impl Law {
-    /// Picks among so many keys; hot ones lie anywhere.
-    fn picker(self, keys: u64) -> impl Fn(&mut Rng) -> u64 {
+    /// Picks among so many keys. Hot ones lie anywhere among the `first`; those that came later are cold, so that the others
+    /// stay as hot as they were.
+    fn picker(self, first: u64, keys: u64) -> impl Fn(&mut Rng) -> u64 {
         let zipf = matches!(self, Law::Zipf).then(|| Zipf::new(keys, 0.99));
+        let place = move |rank: u64| if rank < first { rank.wrapping_mul(0x9E37_79B1) % first } else { rank };
         move |rng| match (&zipf, self) {
-            (Some(zipf), _) => zipf.rank(rng).min(keys - 1).wrapping_mul(0x9E37_79B1) % keys,
-            (None, Law::HotCold) if rng.next() % 10 > 0 => {
-                (rng.next() % (keys / 10)).wrapping_mul(0x9E37_79B1) % keys
-            }
+            (Some(zipf), _) => place(zipf.rank(rng).min(keys - 1)),
+            (None, Law::HotCold) if rng.next() % 10 > 0 => place(rng.next() % (keys / 10)),
             (None, _) => rng.next() % keys,
         }
     }
@@ -238,24 +283,34 @@ fn row(what: &str, goal: &str, found: &str) {
     println!("{what:<44} | {goal:<28} | {found}");
 }
 
-/// Fills a pool, overwrites half of `times` its size, measures the other half.
+/// Fills a pool, overwrites half of `times` its size, measures the other half. How much is live depends on how much of it was
+/// moved, so it is made what it shall be when half of the first half is over, and kept there.
 fn steady(mut pool: Pool, share: f64, law: Law, times: u64) -> Result<(f64, f64, String), String> {
-    let live = pool.fill(share);
-    let pick = law.picker(pool.keys);
+    let (mut rng, quarter) = (Rng(1), times * pool.bytes / 4);
+    pool.fill(share)?;
+    let filled = pool.keys;
     pool.begin();
-    pool.overwrite(times * pool.bytes / 2, &pick)?;
-    let (warm, slowest) = (pool.write_amplification(), pool.slowest);
+    pool.overwrite(quarter / PUT_BYTES, &mut rng, law.picker(filled, filled))?;
+    pool.top_up(share)?;
+    pool.overwrite_at(share, quarter, &mut rng, law.picker(filled, pool.keys))?;
+    let warm = pool.write_amplification();
     pool.begin();
-    let rate = pool.overwrite(times * pool.bytes / 2, &pick)?;
+    let began = pool.live();
+    let (rate, live) = pool.overwrite_at(share, 2 * quarter, &mut rng, law.picker(filled, pool.keys))?;
     let amplification = pool.write_amplification();
     let found = format!(
-        "live {:.1} -> {:.1} %, write amplification {amplification:.3} (first half {warm:.2}), {:.0} k puts/s, slowest {:.1} ms, stalls {}",
+        "live {:.2} % at the begin, {:.2} % on average, {:.2} % at the end, write amplification {amplification:.3} (first half {warm:.2}), {:.0} k puts/s, slowest {:.1} ms, stalls {}",
+        began * 100.0,
         live * 100.0,
         pool.live() * 100.0,
         rate / 1000.0,
-        pool.slowest.max(slowest).as_secs_f64() * 1000.0,
+        pool.slowest.as_secs_f64() * 1000.0,
         stat(&pool.store, "cleaner.stalls"),
     );
+    let as_printed = |share: f64| (share * 1e4).round();
+    if as_printed(live) < as_printed(share) {
+        return Err(format!("less live than it shall be: {found}"));
+    }
     Ok((amplification, rate, found))
 }
 
@@ -293,17 +348,19 @@ fn against_greed(arguments: &Arguments) {
 /// Puts and deletes; the first `cold` of the keys are never touched again.
 fn churn(arguments: &Arguments, cold: f64, what: &str, goal: &str) {
     let mut pool = Pool::open(arguments);
-    pool.fill(0.80);
+    if let Err(refusal) = pool.fill(0.80) {
+        return row(what, goal, &refusal);
+    }
     let first = (pool.keys as f64 * cold) as u64;
     let mut rng = Rng(3);
-    let (count, mut most) = (4 * pool.bytes / 128, 0.0_f64);
+    let (count, mut most) = (4 * pool.bytes / PUT_BYTES, 0.0_f64);
     for number in 0..count {
         let i = first + rng.next() % (2 * (pool.keys - first));
         let result = if number % 2 == 0 { pool.put(i) } else { pool.store.delete(&key(i)).map(drop) };
         if let Err(error) = result {
             return row(what, goal, &format!("churn {number}: {error}"));
         }
-        if (number + 1) % (count / CHURN_SAMPLES) == 0 {
+        if (number + 1) % (count / LOOKS) == 0 {
             most = most.max(pool.tombstones());
         }
     }

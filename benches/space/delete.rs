@@ -8,7 +8,7 @@ const REST_MAX: Duration = Duration::from_secs(60);
 
 pub fn delete_everything(arguments: &Arguments) {
     let mut pool = Pool::open(arguments);
-    pool.fill(0.80);
+    pool.fill(0.80).expect("room");
     let path = pool._dir.path().join("pool.fkv");
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     let file = || {

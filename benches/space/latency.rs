@@ -8,7 +8,7 @@
 //! to any of the three is in that one's figures, so medians over the rounds count. What the engine itself did to the client,
 //! stalls and delays, it counts; that is told for the open loop and for full speed apart.
 
-use super::{Arguments, MOVED_BYTES, Pool, Rng, VALUE_BYTES, key, row, stat};
+use super::{Arguments, MOVED_BYTES, PUT_BYTES, Pool, Rng, VALUE_BYTES, key, row, stat};
 use flatkv::WriteBatch;
 use std::hint::{black_box, spin_loop};
 use std::time::{Duration, Instant};
@@ -17,8 +17,6 @@ const LIVE: f64 = 0.80;
 /// What an entry takes in a batch, and moved: with a little for headers.
 const ENTRY_BYTES: u64 = 90;
 const BATCH: u64 = 64;
-/// What a put alone takes.
-const PUT_BYTES: u64 = 128;
 /// Of the slots that are free in the beginning a paused run uses so much.
 const FREE_SHARE: f64 = 0.4;
 /// Of the pool so much is written that is dead at once.
@@ -190,8 +188,9 @@ fn while_paused<R>(arguments: &Arguments, measure: impl FnOnce(&mut Pool) -> R) 
 /// Puts per second while the cleaner rests, in as many rounds as latencies have: the median.
 pub fn rate_of_paused_puts(arguments: &Arguments) -> f64 {
     let overwrite = |pool: &mut Pool| {
-        let keys = pool.keys;
-        pool.overwrite(free_bytes(pool), |rng| rng.next() % keys).expect("slots are plenty")
+        let (keys, count) = (pool.keys, free_bytes(pool) / PUT_BYTES);
+        let took = pool.overwrite(count, &mut Rng(1), |rng| rng.next() % keys).expect("slots are plenty");
+        count as f64 / took.as_secs_f64()
     };
     median((0..ROUNDS).map(|_| while_paused(arguments, overwrite)).collect())
 }
