@@ -6,7 +6,9 @@
 //!
 //! Each round measures both, and beside them the machine: a loop that does nothing at the same times. What the machine does
 //! to any of the three is in that one's figures, so medians over the rounds count. What the engine itself did to the client,
-//! stalls and delays, it counts; that is told for the open loop and for full speed apart.
+//! stalls and delays, it counts; that is told for the open loop and for full speed apart. The longest stall it counts since
+//! open only, so the open loop is judged by its longest put, from call to return, which has all that the engine and the
+//! machine did to it; beside it are that of a paused store and the longest wait of the loop that does nothing.
 
 use super::{Arguments, MOVED_BYTES, PUT_BYTES, Pool, Rng, VALUE_BYTES, key, row, stat};
 use flatkv::WriteBatch;
@@ -43,6 +45,8 @@ impl Latencies {
 struct Run {
     gets: Latencies,
     puts: Latencies,
+    /// From call to return.
+    longest_put: Duration,
 }
 
 /// What the store made its writers wait.
@@ -139,11 +143,12 @@ fn open_loop(rate: f64, operations: u64, mut send: impl FnMut(u64)) -> [Latencie
 
 fn measure(pool: &mut Pool, rate: f64, operations: u64) -> Run {
     let mut rng = Rng(3);
+    pool.slowest = Duration::ZERO;
     let [puts, gets] = open_loop(rate, operations, |number| {
         let i = rng.next() % pool.keys;
         if number % 2 == 0 { put(pool, i) } else { get(pool, i) }
     });
-    Run { gets, puts }
+    Run { gets, puts, longest_put: pool.slowest }
 }
 
 /// What a round found: with the cleaner, without, and of a loop that does nothing.
@@ -204,8 +209,7 @@ pub fn latency(arguments: &Arguments) {
     let warmed_up = Waits::of(&cleaned);
     let rate = closed_loop(&mut cleaned, warm / 2) / 2.0;
     let at_full_speed = Waits::of(&cleaned);
-    let longest_ms = |pool: &Pool| stat(&pool.store, "cleaner.longest_stall_us") as f64 / 1000.0;
-    let longest_at_full_speed = longest_ms(&cleaned);
+    let longest_stall_ms = stat(&cleaned.store, "cleaner.longest_stall_us") as f64 / 1000.0;
     let freed = |pool: &Pool| stat(&pool.store, "cleaner.segments_freed");
     let freed_before = freed(&cleaned);
     let mut rounds = Vec::new();
@@ -218,13 +222,16 @@ pub fn latency(arguments: &Arguments) {
     }
     judge(&rounds, "get p99.9 with the cleaner", "<= 1.5 times that without", |run| &run.gets);
     judge(&rounds, "put p99.9 with the cleaner", "<= 2 times that without", |run| &run.puts);
+    let longest_ms = |of: &dyn Fn(&Round) -> f64| rounds.iter().map(of).fold(0.0, f64::max);
     let found = format!(
-        "{:.0} k operations/s: {}, {} segments freed; at full speed: {}; longest stall {longest_at_full_speed:.1} ms, after that {:.1} ms",
+        "longest put {:.1} ms from call to return, {:.1} ms without the cleaner, machine alone {:.1} ms; {:.0} k operations/s: {}, {} segments freed; before that, at full speed: {}; longest stall from open until then {longest_stall_ms:.1} ms",
+        longest_ms(&|round| round.0.longest_put.as_secs_f64() * 1000.0),
+        longest_ms(&|round| round.1.longest_put.as_secs_f64() * 1000.0),
+        longest_ms(&|round| round.2.at(1.0) / 1000.0),
         rate / 1000.0,
         Waits::of(&cleaned).since(at_full_speed),
         freed(&cleaned) - freed_before,
         at_full_speed.since(warmed_up),
-        longest_ms(&cleaned),
     );
-    row("stalls of our own making", "longest <= 5 ms", &found);
+    row("waits in the open loop", "longest <= 5 ms", &found);
 }
