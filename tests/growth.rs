@@ -163,7 +163,7 @@ fn a_full_pool_of_any_size_deletes_and_takes_data_again() {
                 }
             };
             assert!(matches!(full, Error::NoSpace { .. }), "{media:?}, {mib} MiB: {full}");
-            let share = (keys * 2008) as f64 / ((mib << 20) - (2 << 20)) as f64;
+            let share = (keys * 2008) as f64 / ((mib << 20) - stat(&store, "segment_size_bytes")) as f64;
             assert!(share > least, "{media:?}, {mib} MiB: {share:.3} full");
             // One by one they take more than in batches, and when they were moved a little more.
             let mut kept: BTreeSet<u64> = (0..keys).collect();
