@@ -428,8 +428,8 @@ impl Space {
     /// Their state words say so, but need not be durable: a slot whose word is one of a segment that was not a head any
     /// more and has an id below the ruling digest's next, and which that digest does not list, is free for recovery,
     /// whatever a new header or data have made of the rest. (A stale `Active` would be a head that does not verify: those
-    /// that recovery gives up are set free durably.) Whoever gives the bytes of a slot back to the file system has to
-    /// drain before.
+    /// that recovery gives up are set free durably.) For the same reason nobody has to drain before the bytes of a slot are
+    /// given back to the file system (`growth.rs`).
     ///
     /// # Errors
     /// `Io`: the caller poisons.

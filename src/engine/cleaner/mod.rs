@@ -13,7 +13,9 @@
 //!   - a victim is sealed, not pinned, and holds no byte that does not verify: else it is quarantined and kept
 //!   - an entry that was not copied is dead by a write that is durable, or was copied before it died
 //!   - a pass is cut so that its survivors fit the slots that are kept for it
-//!   - no lock of a reader or a writer is held across a drain, but a log's while it is rolled
+//!   - no lock of a reader or a writer is held across a drain, but a log's while it is rolled, and the roll lock
+//!     (`Space::identities`) over the two drains in which a roll's head or a survivor segment is opened: a writer's roll may
+//!     wait for the cleaner's
 //!
 //! Steps 2 to 5 are taken for a few victims at a time (a *slice*), so that a pass never holds many slots for survivors
 //! before its first victims are free, and a write that waits is let go in the middle of it.
