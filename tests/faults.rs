@@ -51,6 +51,7 @@ struct Tally {
     reads: u64,
     errors: u64,
     poisonings: u64,
+    tidied: u64,
     reached: BTreeSet<CallSite>,
     violations: Vec<String>,
 }
@@ -83,6 +84,7 @@ impl Tally {
         self.reads += work.reads;
         self.errors += work.errors;
         self.poisonings += work.poisonings;
+        self.tidied += work.tidied;
         let (_, struck) = turn.seen();
         if let Err(what) = result {
             let fault = fault.map_or("none".to_string(), |fault| fault.to_string());
@@ -99,6 +101,7 @@ impl Tally {
 
     fn sweep(&mut self, turn: &Turn, ground: &Ground, is_wanted: impl Fn(CallSite) -> bool) {
         assert!(!self.run(turn, ground, None, 0), "nothing fails without a fault");
+        assert!(ground.terrain != Terrain::Plain || self.tidied > 0, "tidying had nothing to do");
         let (calls, _) = turn.seen();
         for (site, _) in calls.into_iter().filter(|(site, _)| is_wanted(*site)) {
             for failure in FAILURES.into_iter().filter(|failure| Fault::is_possible(site, *failure)) {
@@ -122,20 +125,23 @@ impl Tally {
         self.reads += other.reads;
         self.errors += other.errors;
         self.poisonings += other.poisonings;
+        self.tidied += other.tidied;
         self.reached.extend(other.reached);
         self.violations.extend(other.violations);
     }
 
     fn figures(&self) -> String {
         format!(
-            "{} fault points in {} runs: {} writes acknowledged, {} lost or wrong, {} reads, {} errors, {} poisonings",
+            "{} fault points in {} runs: {} writes acknowledged, {} lost or wrong, {} reads, {} errors, {} poisonings, \
+             {} segments tidied up",
             self.points,
             self.runs,
             self.acknowledged,
             self.violations.len(),
             self.reads,
             self.errors,
-            self.poisonings
+            self.poisonings,
+            self.tidied
         )
     }
 }

@@ -4,6 +4,7 @@
 //! Flushes and drains are left out of the crash suite's histories; so are checks, and those that only rot can fool are left
 //! out of the bit-rot pool. The list that is printed says what noticed, after how many states.
 
+mod common;
 #[allow(dead_code, reason = "shared with the crash suite")]
 mod crash {
     pub mod history;
@@ -103,6 +104,10 @@ impl Subject for Mutated {
 
     fn clean(&self) -> Result<()> {
         testing::clean(&self.0).map(drop)
+    }
+
+    fn tidy_up(&self) -> Result<u64> {
+        Subject::tidy_up(&self.0)
     }
 
     fn give_back(&self) -> Result<()> {

@@ -64,6 +64,8 @@ struct Tally {
     compared: u64,
     deletes: u64,
     freed: u64,
+    /// Of these by tidying.
+    tidied: u64,
     moved: u64,
     /// Keys that lost their tombstone, by index kind.
     forgotten: [u64; 2],
@@ -148,6 +150,10 @@ impl Case {
             5..8 => testing::clean(&self.store).map(drop),
             8..12 => testing::clean_without_roll(&self.store).map(drop),
             12 => testing::mark_idle(&self.store),
+            13 if self.rng.one_in(8) => {
+                self.tidy_up();
+                Ok(())
+            }
             _ => {
                 let change = self.change();
                 changes.push(change);
@@ -173,6 +179,15 @@ impl Case {
             Err(error) => panic!("{error}"),
         }
         done
+    }
+
+    /// What the cleaner does while nobody writes.
+    fn tidy_up(&mut self) {
+        let freed = |case: &Case| common::stat(&case.store, "cleaner.segments_freed");
+        let before = freed(self);
+        testing::tidy_up(&self.store);
+        self.store.health().expect("nothing fails");
+        self.tally.tidied += freed(self) - before;
     }
 
     fn show(&mut self, number: usize, version: Version) {
@@ -294,6 +309,7 @@ impl Tally {
         self.compared += other.compared;
         self.deletes += other.deletes;
         self.freed += other.freed;
+        self.tidied += other.tidied;
         self.moved += other.moved;
         self.forgotten.iter_mut().zip(other.forgotten).for_each(|(all, more)| *all += more);
     }
@@ -341,16 +357,17 @@ fn nothing_that_was_deleted_or_overwritten_ever_returns() {
         }
     });
     let [by_hash, by_order] = total.forgotten;
-    let Tally { power_cuts, kills, closes, uncertain, compared, deletes, freed, moved, .. } = total;
+    let Tally { power_cuts, kills, closes, uncertain, compared, deletes, freed, tidied, moved, .. } = total;
     report(&format!(
         "resurrection: {count} seeds, {} operations, {deletes} deletes, {power_cuts} power cuts ({uncertain} in a write), \
-         {kills} kills, {closes} closes, {freed} segments freed, {moved} entries moved, {compared} keys compared, \
-         {by_hash} of them without a tombstone (ordered: {by_order}), 0 returned",
+         {kills} kills, {closes} closes, {freed} segments freed ({tidied} by tidying), {moved} entries moved, \
+         {compared} keys compared, {by_hash} of them without a tombstone (ordered: {by_order}), 0 returned",
         total.operations
     ));
     assert!(total.operations >= count * operations);
     let enough = total.operations / 400;
     assert!(freed > enough && moved > enough && deletes > enough, "the pools are cleaned all the time");
+    assert!(tidied >= total.operations / 100_000, "the pools are tidied up now and then");
     let has_both = count > 3;
     assert!(by_hash + by_order > enough, "tombstones go");
     assert!(!has_both || by_hash.min(by_order) > enough / 3, "with both kinds of index");

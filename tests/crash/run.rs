@@ -31,6 +31,8 @@ pub struct Session {
     pub steps: Vec<Step>,
     /// A drain failed, so pages may be clean that are not on the medium.
     pub drain_failed: bool,
+    /// Segments that tidying freed.
+    pub tidied: u64,
 }
 
 impl Session {
@@ -102,6 +104,7 @@ pub struct Driver<'w, S> {
     random: Option<Random>,
     poisoned: bool,
     drain_failed: bool,
+    tidied: u64,
 }
 
 impl<'w, S: Subject> Driver<'w, S> {
@@ -127,6 +130,7 @@ impl<'w, S: Subject> Driver<'w, S> {
             random: None,
             poisoned: false,
             drain_failed: false,
+            tidied: 0,
         })
     }
 
@@ -196,6 +200,12 @@ impl<'w, S: Subject> Driver<'w, S> {
             Op::Clean => {
                 let steps = self.steps.len();
                 self.step(writer, Vec::new(), S::clean)?;
+                self.steps.truncate(steps);
+                Ok(())
+            }
+            Op::Tidy => {
+                let steps = self.steps.len();
+                self.tidied += self.step(writer, Vec::new(), S::tidy_up)?.unwrap_or(0);
                 self.steps.truncate(steps);
                 Ok(())
             }
@@ -415,6 +425,7 @@ impl<'w, S: Subject> Driver<'w, S> {
             base: self.base,
             steps: self.steps,
             drain_failed: self.drain_failed,
+            tidied: self.tidied,
         }
     }
 }

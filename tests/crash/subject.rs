@@ -1,5 +1,6 @@
 //! What is tested: FlatKV, or a toy with planted bugs that proves that the tests would notice.
 
+use crate::common;
 use flatkv::testing::sim::{SimKind, SimMedia};
 use flatkv::{Durability, IndexKind, Options, Result, Store, WriteBatch, WriteOptions};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub trait Subject: Send + Sync + Sized + 'static {
     fn idle(&self) -> Result<()>;
     /// Empties segments, as many as the store does at once.
     fn clean(&self) -> Result<()>;
+    /// Lets go of what holds next to nothing, as the store does while nobody writes. Answers how many segments it freed.
+    fn tidy_up(&self) -> Result<u64>;
     /// Gives all free slots back to the file system.
     fn give_back(&self) -> Result<()>;
     fn close(&self) -> Result<()>;
@@ -76,6 +79,15 @@ impl Subject for Store {
 
     fn clean(&self) -> Result<()> {
         flatkv::testing::clean(self).map(drop)
+    }
+
+    fn tidy_up(&self) -> Result<u64> {
+        let freed = || common::stat(self, "cleaner.segments_freed");
+        let before = freed();
+        flatkv::testing::tidy_up(self);
+        // What fails poisons the store, and whoever asks next is told.
+        self.health()?;
+        Ok(freed() - before)
     }
 
     fn give_back(&self) -> Result<()> {
@@ -163,6 +175,10 @@ impl Subject for KeyspacePerKey {
 
     fn clean(&self) -> Result<()> {
         Subject::clean(&self.0)
+    }
+
+    fn tidy_up(&self) -> Result<u64> {
+        Subject::tidy_up(&self.0)
     }
 
     fn give_back(&self) -> Result<()> {

@@ -175,6 +175,7 @@ impl<S: Subject> Sweep<S> {
 
     fn every_crash(&mut self, history: &History, limits: &Limits) -> Result<(), Failure> {
         let (mut world, sessions) = self.run(history)?;
+        self.tally.tidied += sessions.iter().map(|session| session.tidied).sum::<u64>();
         let mut known = Known::default();
         let mut points_left: u64 =
             sessions.iter().map(|session| session.recording.points().count() as u64).sum();

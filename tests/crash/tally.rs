@@ -14,13 +14,16 @@ pub struct Tally {
     /// Crash states that were opened and checked: those images, also where the same bytes had to show something else,
     /// kills, and the second and third crashes.
     pub states: u64,
+    /// Segments that tidying freed in the histories themselves.
+    pub tidied: u64,
     pub cpu: Duration,
     started: Instant,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Tally { histories: 0, points: 0, images: 0, states: 0, cpu: Duration::ZERO, started: Instant::now() }
+        let started = Instant::now();
+        Tally { histories: 0, points: 0, images: 0, states: 0, tidied: 0, cpu: Duration::ZERO, started }
     }
 }
 
@@ -31,6 +34,7 @@ impl Tally {
         self.points += other.points;
         self.images += other.images;
         self.states += other.states;
+        self.tidied += other.tidied;
         self.cpu += other.cpu;
         self.started = self.started.min(other.started);
     }

@@ -273,6 +273,10 @@ impl<const BUG: u8> Subject for Toy<BUG> {
         Ok(())
     }
 
+    fn tidy_up(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     fn give_back(&self) -> Result<()> {
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What is done to a store while calls fail, and what has to hold whatever fails.
 
+use crate::common;
 use crate::faults::plan::{Fault, Terrain, Turn};
 use flatkv::testing::{CallFault, CallSite};
 use flatkv::{Durability, Error, IndexKind, MediaChoice, Options, Result, Store, WriteBatch, WriteOptions};
@@ -79,6 +80,8 @@ pub struct Work<'a> {
     pub reads: u64,
     pub errors: u64,
     pub poisonings: u64,
+    /// Segments that tidying freed.
+    pub tidied: u64,
 }
 
 fn key(number: usize) -> Vec<u8> {
@@ -104,7 +107,7 @@ impl<'a> Work<'a> {
         salt: u32,
     ) -> Self {
         let (model, index) = (Model::new(KEYS), IndexKind::Ordered);
-        let (acknowledged, reads, errors, poisonings) = (0, 0, 0, 0);
+        let (acknowledged, reads, errors, poisonings, tidied) = (0, 0, 0, 0, 0);
         Work {
             turn,
             path,
@@ -118,6 +121,7 @@ impl<'a> Work<'a> {
             reads,
             errors,
             poisonings,
+            tidied,
         }
     }
 
@@ -191,6 +195,7 @@ impl<'a> Work<'a> {
         for round in 0..14 {
             self.put(store, 20 + round % 4, ROLL_BYTES)?;
         }
+        self.tidy_up(store)?;
         self.clean(store)?;
         self.give_back(store)?;
         self.delete(store, 11)?;
@@ -343,6 +348,21 @@ impl<'a> Work<'a> {
         self.covering(store, "clean", |store| flatkv::testing::clean(store).map(drop))
     }
 
+    /// Segments go that hold next to nothing. Nobody is told what failed meanwhile, but that the store is poisoned.
+    fn tidy_up(&mut self, store: &Store) -> Checked<()> {
+        let was_poisoned = store.health().is_err();
+        let freed = || common::stat(store, "cleaner.segments_freed");
+        let before = freed();
+        flatkv::testing::tidy_up(store);
+        self.tidied += freed() - before;
+        let health = store.health();
+        self.judge("tidying", &health, health.is_err())?;
+        if let (false, Err(Error::Poisoned(why))) = (was_poisoned, &health) {
+            self.poisoned(store, "tidying", why)?;
+        }
+        self.check(store, false, "after tidying")
+    }
+
     /// All free slots are holes, or cut off.
     fn give_back(&mut self, store: &Store) -> Checked<()> {
         self.covering(store, "give back", |store| flatkv::testing::give_back(store).map(drop))
@@ -365,18 +385,8 @@ impl<'a> Work<'a> {
         self.judge(what, &Err(error.clone()), health.is_err())?;
         match (&health, &error) {
             (Err(Error::Poisoned(why)), Error::Io { .. }) => {
-                if why.is_empty() {
-                    return Err(format!("{what}: poisoned, and health does not say why"));
-                }
-                if self.fault.is_some_and(|fault| fault.is_of_a_growth()) {
-                    return Err(format!("{what}: poisoned by a growth that failed: {why}"));
-                }
-                self.poisonings += 1;
                 self.model.open_questions.extend(changes);
-                let refused = store.put(&key(0), b"refused");
-                if !matches!(refused, Err(Error::Poisoned(_))) {
-                    return Err(format!("a put on a poisoned store gave {refused:?}"));
-                }
+                self.poisoned(store, what, why)?;
             }
             (Err(Error::Poisoned(_)), Error::Poisoned(_)) => {}
             // Refused, and nothing was changed: the full device lets deletes through.
@@ -391,6 +401,21 @@ impl<'a> Work<'a> {
             (health, error) => return Err(format!("{what} failed with {error}, health {health:?}")),
         }
         self.check(store, false, &format!("after a failed {what}"))
+    }
+
+    /// A call poisoned the store: it may have, the store says why, and refuses writes.
+    fn poisoned(&mut self, store: &Store, what: &str, why: &str) -> Checked<()> {
+        if why.is_empty() {
+            return Err(format!("{what}: poisoned, and health does not say why"));
+        }
+        if self.fault.is_some_and(|fault| fault.is_of_a_growth()) {
+            return Err(format!("{what}: poisoned by a growth that failed: {why}"));
+        }
+        self.poisonings += 1;
+        match store.put(&key(0), b"refused") {
+            Err(Error::Poisoned(_)) => Ok(()),
+            other => Err(format!("a put on a poisoned store gave {other:?}")),
+        }
     }
 
     /// Whether an error is one that the documentation promises for this fault.
