@@ -402,6 +402,9 @@ static NO_BYTES: u8 = 0;
 /// A buffer that holds no value.
 pub(super) const NO_BUFFER: flatkv_buffer_t = flatkv_buffer_t { data: ptr::null_mut(), len: 0 };
 
+/// A slice that shows nothing.
+pub(super) const NO_SLICE: flatkv_slice_t = flatkv_slice_t { data: ptr::null(), len: 0 };
+
 /// Gives bytes to the caller until [`free_buffer`].
 pub(super) fn new_buffer(bytes: Vec<u8>) -> flatkv_buffer_t {
     if bytes.is_empty() {

@@ -1,15 +1,13 @@
 //! Iterators over a snapshot, and estimates of ranges.
 
 use super::guard;
-use super::handle;
+use super::handle::{self, NO_SLICE};
 use super::types::{flatkv_iter_t, flatkv_slice_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
 use crate::error::Result;
 use crate::store::{Iter, Snapshot};
 use std::ffi::c_void;
 use std::ops::Bound;
 use std::ptr;
-
-const NO_SLICE: flatkv_slice_t = flatkv_slice_t { data: ptr::null(), len: 0 };
 
 /// An iterator, and what its calls came to.
 pub(super) struct Cursor {

@@ -1,16 +1,13 @@
 //! Reads of many keys at once.
 
 use super::guard;
-use super::handle::{self, Keys, NO_BUFFER, Out, OutArray};
+use super::handle::{self, Keys, NO_BUFFER, NO_SLICE, Out, OutArray};
 use super::last_error;
 use super::types::{flatkv_buffer_t, flatkv_slice_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
 use crate::error::{Error, Result, status};
 use crate::store::{FETCH_GROUP, Snapshot, Store};
 use std::ffi::c_void;
 use std::ops::Range;
-use std::ptr;
-
-const NO_SLICE: flatkv_slice_t = flatkv_slice_t { data: ptr::null(), len: 0 };
 
 /// Reads `n` keys, each value into a buffer of its own.
 ///
