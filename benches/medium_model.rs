@@ -5,11 +5,11 @@
 mod model;
 
 use flatkv::testing::model::Preset;
-use model::{Figures, GROUPED, GROUPED_2, LONE, LOOKING, LOOKING_2, LOOKING_3, LOOKING_4, TICKETS, Way, run};
+use model::{AUTO_2, AUTO_3, Figures, GROUPED, GROUPED_2, GROUPED_3, GROUPED_4, LONE, TICKETS, Way, run};
 
 const PUTS: u64 = 1500;
 const WRITERS: [usize; 5] = [1, 2, 4, 8, 16];
-const WAYS: [Way; 8] = [LONE, GROUPED, GROUPED_2, LOOKING, LOOKING_2, LOOKING_3, LOOKING_4, TICKETS];
+const WAYS: [Way; 8] = [LONE, AUTO_2, AUTO_3, GROUPED, GROUPED_2, GROUPED_3, GROUPED_4, TICKETS];
 
 #[allow(clippy::print_stdout, reason = "a table for people")]
 fn main() {

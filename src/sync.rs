@@ -3,8 +3,13 @@
 //! which the kernel waits, because a child of `fork` may use its own: a table of all that wait, as parking_lot has, names threads
 //! that the child does not have.
 
+#[cfg(not(feature = "virtual-time"))]
+mod latch;
 #[cfg(feature = "virtual-time")]
 pub mod virtual_time;
+
+#[cfg(not(feature = "virtual-time"))]
+pub use latch::Latch;
 
 pub use once_cell::race::OnceBox;
 pub use once_cell::sync::OnceCell as OnceLock;
@@ -14,7 +19,7 @@ pub use rustix_futex_sync::{RwLock, RwLockReadGuard};
 pub use std::sync::Arc;
 pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 #[cfg(feature = "virtual-time")]
-pub use virtual_time::{Condvar, Mutex, MutexGuard};
+pub use virtual_time::{Condvar, Latch, Mutex, MutexGuard};
 
 use std::cell::Cell;
 

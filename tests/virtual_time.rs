@@ -7,7 +7,7 @@ mod model;
 
 use flatkv::testing::model::Preset;
 use flatkv::testing::virtual_time::{self, Costs};
-use model::{Figures, GROUPED, LONE, LOOKING_2, Way, run};
+use model::{AUTO_3, Figures, GROUPED, GROUPED_2, LONE, Way, run};
 use std::sync::Mutex;
 
 const PUTS: u64 = 300;
@@ -109,25 +109,36 @@ fn eight_writers_alone_have_the_bandwidth_of_the_medium_and_no_more() {
 #[test]
 fn writers_that_share_drains_take_fewer_units() {
     let grouped = figures(&Preset::OPTANE, &GROUPED, 8);
-    assert!(grouped.per_put(grouped.tally.drains) < 0.5);
-    assert!(grouped.per_put(grouped.tally.units) < 0.5);
+    assert!(grouped.per_put(grouped.tally.drains) < 0.6);
+    assert!(grouped.per_put(grouped.tally.units) < 0.8);
     assert!(grouped.per_put(grouped.tally.lines) < 1.0);
 }
 
 #[test]
-fn followers_that_sleep_at_once_lose_more_than_shared_drains_gain() {
-    let alone = figures(&Preset::OPTANE, &LONE, 8);
-    let asleep = figures(&Preset::OPTANE, &GROUPED, 8);
-    assert!(asleep.rate < 0.1 * alone.rate, "{} against {} M/s", asleep.rate, alone.rate);
-    let looking = figures(&Preset::OPTANE, &LOOKING_2, 8);
-    assert!(looking.rate > 1.2 * alone.rate, "{} against {} M/s", looking.rate, alone.rate);
-    assert!(looking.p50_ns < alone.p50_ns);
+fn a_follower_looks_before_it_sleeps() {
+    let group = figures(&Preset::OPTANE, &GROUPED, 8);
+    assert!(
+        group.p50_ns < costs().wake_ns,
+        "{} ns: a sleeper's way back takes {}",
+        group.p50_ns,
+        costs().wake_ns
+    );
+}
+
+#[test]
+fn writers_that_share_drains_have_more_than_the_bandwidth_of_lines() {
+    for (way, writers, gain) in [(GROUPED_2, 8, 1.1), (AUTO_3, 8, 1.15), (AUTO_3, 16, 1.8)] {
+        let alone = figures(&Preset::OPTANE, &LONE, writers);
+        let shared = figures(&Preset::OPTANE, &way, writers);
+        assert!(shared.rate > gain * alone.rate, "{way:?}: {} against {} M/s", shared.rate, alone.rate);
+        assert!(shared.p50_ns < alone.p50_ns, "{way:?}: {} against {} ns", shared.p50_ns, alone.p50_ns);
+    }
 }
 
 #[test]
 fn nothing_is_gained_by_sharing_where_the_medium_has_bandwidth_to_spare() {
     for preset in [Preset::OPTANE_6, Preset::OPTANE_COMBINING, Preset::CXL] {
         let alone = figures(&preset, &LONE, 8);
-        assert!(figures(&preset, &LOOKING_2, 8).rate < alone.rate, "{}", preset.name);
+        assert!(figures(&preset, &GROUPED_2, 8).rate < alone.rate, "{}", preset.name);
     }
 }

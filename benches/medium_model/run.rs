@@ -1,7 +1,6 @@
 //! One run of a model: so many writers put small values under one policy, on a medium in virtual time.
 
 use flatkv::testing::model::{ModelMedia, Preset, Tally};
-use flatkv::testing::virtual_time::Costs;
 use flatkv::testing::{open_on, virtual_time, with_logs};
 use flatkv::{CommitPolicy, IndexKind};
 use std::sync::{Arc, Mutex};
@@ -21,27 +20,24 @@ pub struct Way {
     pub policy: CommitPolicy,
     /// None: one for each writer.
     pub logs: Option<usize>,
-    /// How long a follower looks before it sleeps: not at all, as the code is, or if it did.
-    pub follower_spin_ns: u64,
     /// Puts that a writer accepts before it waits for the last; 0: each put waits.
     pub tickets: u64,
 }
 
 /// Each writer alone, in a log of its own.
-pub const LONE: Way =
-    Way { name: "lone", policy: CommitPolicy::Lone, logs: None, follower_spin_ns: 0, tickets: 0 };
+pub const LONE: Way = Way { name: "lone", policy: CommitPolicy::Lone, logs: None, tickets: 0 };
 
 /// All in one log: one group is drained while the next one fills.
 pub const GROUPED: Way = Way { name: "grouped, 1 log", policy: CommitPolicy::Grouped, logs: Some(1), ..LONE };
 
 /// Two groups are on their way while two fill.
 pub const GROUPED_2: Way = Way { name: "grouped, 2 logs", logs: Some(2), ..GROUPED };
+pub const GROUPED_3: Way = Way { name: "grouped, 3 logs", logs: Some(3), ..GROUPED };
+pub const GROUPED_4: Way = Way { name: "grouped, 4 logs", logs: Some(4), ..GROUPED };
 
-/// As these if followers looked for two microseconds before they sleep.
-pub const LOOKING: Way = Way { name: "  if followers look", follower_spin_ns: 2_000, ..GROUPED };
-pub const LOOKING_2: Way = Way { logs: Some(2), name: "  the same, 2 logs", ..LOOKING };
-pub const LOOKING_3: Way = Way { logs: Some(3), name: "  the same, 3 logs", ..LOOKING };
-pub const LOOKING_4: Way = Way { logs: Some(4), name: "  the same, 4 logs", ..LOOKING };
+/// Those that find their log free do not stage.
+pub const AUTO_2: Way = Way { name: "auto, 2 logs", policy: CommitPolicy::Auto, ..GROUPED_2 };
+pub const AUTO_3: Way = Way { name: "auto, 3 logs", policy: CommitPolicy::Auto, ..GROUPED_3 };
 
 /// Each in a log of its own, four puts on their way from each writer.
 pub const TICKETS: Way = Way { name: "4 tickets each", policy: CommitPolicy::Auto, tickets: 4, ..LONE };
@@ -94,7 +90,7 @@ pub fn run(preset: &Preset, way: &Way, writers: usize, puts: u64) -> Figures {
         store.wait(accepted.last().expect("some").1).expect("the model does not fail");
         accepted.into_iter().map(|(began_ns, _)| (began_ns, virtual_time::now_ns())).collect::<Vec<_>>()
     };
-    let costs = Costs { condvar_spin_ns: way.follower_spin_ns, ..preset.costs };
+    let costs = preset.costs;
     // The first puts of a log take a head for it.
     virtual_time::run(costs, writers, |writer| {
         (0..WARM_UP).for_each(|i| {

@@ -306,6 +306,7 @@ impl<I: Index + 'static> Engine<I> {
                 Arc::clone(&parts.oplog),
                 parts.lanes,
                 options.commit,
+                parts.media.granularity(),
                 options.async_bytes_max,
             ),
             inline_value_bytes_max: options.inline_value_bytes_max.unwrap_or(inline_default).min(inline_fits),

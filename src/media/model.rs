@@ -51,7 +51,6 @@ const MACHINE: Costs = Costs {
     own_line_ns: 10,
     hand_over_ns: 60,
     spin_ns: 2_000,
-    condvar_spin_ns: 0,
     wake_ns: 5_000,
     wake_call_ns: 1_500,
     call_ns: 45,

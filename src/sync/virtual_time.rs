@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::Work;
+use super::{OnceLock, Work};
 
 /// What is not the medium's, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +28,8 @@ pub struct Costs {
     pub own_line_ns: u64,
     /// A cache line comes over from another core.
     pub hand_over_ns: u64,
-    /// Who waits for a lock looks for so long, and then sleeps.
+    /// Who waits for a lock looks for so long, and then sleeps. Who waits at a [`Condvar`] sleeps at once.
     pub spin_ns: u64,
-    /// The same of who waits at a [`Condvar`]: the real ones do not look at all.
-    pub condvar_spin_ns: u64,
     /// A sleeper runs so long after it was woken.
     pub wake_ns: u64,
     /// What waking takes of the one who does it.
@@ -440,7 +438,7 @@ impl Condvar {
     fn wait_as<'a, T>(&self, own: &Own, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         let mutex = guard.mutex;
         drop(guard);
-        own.wait_for(self.address(), own.costs().condvar_spin_ns);
+        own.wait_for(self.address(), 0);
         mutex.lock()
     }
 
@@ -470,5 +468,55 @@ impl Condvar {
 
     fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
+    }
+}
+
+/// The real one's face, in virtual time for actors.
+pub struct Latch<T> {
+    value: OnceLock<T>,
+    changed: Condvar,
+    real: Plain<()>,
+}
+
+impl<T> Latch<T> {
+    /// Not set yet.
+    pub const fn new() -> Self {
+        Latch { value: OnceLock::new(), changed: Condvar::new(), real: Plain::new(()) }
+    }
+
+    /// Sets the value and lets those go who wait for it. A second value is dropped.
+    pub fn set(&self, value: T) {
+        if let Some(own) = own().filter(|_| !std::thread::panicking()) {
+            own.spend(own.costs().own_line_ns);
+            own.turn();
+        }
+        {
+            let _real = self.real.lock();
+            let _ = self.value.set(value);
+        }
+        self.changed.notify_all();
+    }
+
+    /// The value, once it is set; with any looks at all who waits looks as long as at a lock.
+    pub fn wait(&self, looks: u32) -> &T {
+        let Some(own) = own().filter(|_| !std::thread::panicking()) else {
+            let mut real = self.real.lock();
+            while self.value.get().is_none() {
+                real = self.changed.inner.wait(real);
+            }
+            return self.value.get().expect("just seen");
+        };
+        own.turn();
+        match self.value.get() {
+            Some(_) => own.spend(own.costs().hand_over_ns),
+            None => own.wait_for(self.changed.address(), if looks > 0 { own.costs().spin_ns } else { 0 }),
+        }
+        self.value.get().expect("who is woken finds it")
+    }
+}
+
+impl<T> Default for Latch<T> {
+    fn default() -> Self {
+        Latch::new()
     }
 }
