@@ -256,14 +256,17 @@ pub extern "C" fn flatkv_iter_entries(
         let mut cursor = handle::exclusive::<Cursor>(iter)?;
         let (keys, values) = (keys?, values?);
         cursor.show(|iter| {
-            let mut given = 0;
-            while given < n && (given == 0 || iter.move_next_at_hand()) {
-                let Some(value) = iter.value()?.map(handle::borrowed) else { break };
-                keys.set(given, iter.key().map_or(NO_SLICE, handle::borrowed));
-                values.set(given, value);
-                given += 1;
+            if n == 0 {
+                return Ok(0);
             }
-            Ok(given)
+            let Some(value) = iter.value()?.map(handle::borrowed) else { return Ok(0) };
+            keys.set(0, iter.key().map_or(NO_SLICE, handle::borrowed));
+            values.set(0, value);
+            let more = iter.move_on_at_hand(n - 1, |at, key, value| {
+                keys.set(at + 1, handle::borrowed(key));
+                values.set(at + 1, handle::borrowed(value));
+            });
+            Ok(1 + more)
         })
     })
 }

@@ -295,6 +295,12 @@ impl<'a> Op<'a> {
         &self.bytes[(self.key_at + self.key_len) as usize..]
     }
 
+    /// One behind the other.
+    #[inline]
+    pub fn key_and_value(&self) -> &'a [u8] {
+        &self.bytes[self.key_at as usize..]
+    }
+
     /// Bytes from the start of the operation to its value.
     #[inline]
     pub fn footprint_before_value(&self) -> u64 {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::{Op, OpKind};
 use crate::index::{Direction, Edge, InOrder, Index, PassOver};
 use crate::media::guarded::Scratch;
+use crate::space::table::SlotInfo;
 use crate::types::{Addr, Seq};
 use std::ops::{Bound, Range};
 
@@ -116,6 +117,15 @@ impl Chunk {
         entry.value().map(|value| &self.bytes[value])
     }
 
+    /// Key and value, if that has not to be read.
+    #[cfg(feature = "capi")]
+    #[inline]
+    pub(super) fn pair(&self, at: usize) -> Option<(&[u8], &[u8])> {
+        let entry = self.entries.get(at)?.as_ref().ok()?;
+        let (start, key_len) = (entry.at as usize, entry.key_len as usize);
+        Some(self.bytes[start..][..key_len + entry.value_len? as usize].split_at(key_len))
+    }
+
     /// What to say of an entry with a value that has to be read, if its key leads to none: the key is not what it was.
     #[cold]
     pub(super) fn lost(&self, at: usize) -> Error {
@@ -194,17 +204,17 @@ impl Chunk {
 
     #[inline]
     fn push(&mut self, addr: Addr, op: &Op<'_>) {
-        let (key, value) = (op.key(), op.value());
-        let is_short = op.kind() == OpKind::Put && value.len() <= VALUE_BYTES_MAX;
+        let (key_len, value_len) = (op.key().len(), op.value().len());
+        let is_short = op.kind() == OpKind::Put && value_len <= VALUE_BYTES_MAX;
         let at = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(key);
         if is_short {
-            self.bytes.extend_from_slice(value);
+            self.bytes.extend_from_slice(op.key_and_value());
         } else {
+            self.bytes.extend_from_slice(op.key());
             self.unread.push((self.entries.len(), addr));
         }
-        let value_len = is_short.then_some(value.len() as u32);
-        self.entries.push(Ok(Entry { at, key_len: key.len() as u32, value_len }));
+        let value_len = is_short.then_some(value_len as u32);
+        self.entries.push(Ok(Entry { at, key_len: key_len as u32, value_len }));
     }
 
     fn is_full(&self) -> bool {
@@ -324,15 +334,18 @@ impl<I: Index + 'static> Engine<I> {
         limits: &Limits,
         point: Seq,
     ) -> Result<Shown> {
+        let segment = self.segment_of(addr);
         let is_last = limits.end_before(op.key(), chunk.direction);
         let has_to_be_sound = self.options.verify_reads || is_last;
-        if !chunk.is_beyond(from, op.key()) || (has_to_be_sound && !self.is_sound(addr, op)) {
+        let is_sound = || op.verify(CheckSite::EntryOnGet, segment.seed(), addr.offset());
+        if !chunk.is_beyond(from, op.key()) || (has_to_be_sound && !is_sound()) {
             return Err(self.reader.corrupted(addr));
         }
         if is_last {
             return Ok(Shown::Beyond);
         }
-        if !self.is_visible(addr, op, point)? {
+        // Mostly no frame has to be looked at.
+        if segment.newest_seq() > point && self.stamp(addr, op)? > point {
             return self.show_older(space, chunk, op.key(), point);
         }
         if !self.damage.is_empty() {
@@ -351,20 +364,20 @@ impl<I: Index + 'static> Engine<I> {
         Ok(found.map_or(Shown::PassedOver, |(addr, op)| chunk.push_value(addr, &op)))
     }
 
+    #[inline]
+    fn segment_of(&self, addr: Addr) -> &SlotInfo {
+        self.space.table().slot(self.space.geometry().slot_of_addr(addr))
+    }
+
     /// Whether an entry was there at a point for sure: what open found was, and so was all of a segment without later stamps.
     #[inline]
     fn was_there(&self, addr: Addr, point: Seq) -> bool {
-        self.space.table().slot(self.space.geometry().slot_of_addr(addr)).newest_seq() <= point
+        self.segment_of(addr).newest_seq() <= point
     }
 
-    /// Whether an entry was there at a point. Mostly no frame has to be looked at.
-    #[inline]
-    fn is_visible(&self, addr: Addr, op: &Op<'_>, point: Seq) -> Result<bool> {
-        if self.was_there(addr, point) {
-            return Ok(true);
-        }
+    fn stamp(&self, addr: Addr, op: &Op<'_>) -> Result<Seq> {
         let (seq, _) = self.reader.order(addr, op).ok_or_else(|| self.reader.corrupted(addr))?;
-        Ok(seq <= point)
+        Ok(seq)
     }
 
     fn is_sound(&self, addr: Addr, op: &Op<'_>) -> bool {

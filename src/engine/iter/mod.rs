@@ -192,22 +192,35 @@ impl Iter {
         Ok(self.chunk.value(at).or(self.value.as_deref()))
     }
 
-    /// Goes to the entry with the next larger key if that is at hand with its value: keys and values that were shown since
-    /// the last call of another function stay where they are. If not, the cursor stays where it is, too.
+    /// Goes on to entries with larger keys, as long as they are at hand with their values, and shows up to `most`; how many it
+    /// were. Keys and values that were shown since the last call of another function stay where they are.
     #[cfg(feature = "capi")]
-    pub(crate) fn move_next_at_hand(&mut self) -> bool {
-        let Place::At(at) = self.place else { return false };
-        let next = match self.chunk.direction() {
-            Direction::Forward => Some(at + 1),
-            Direction::Backward => at.checked_sub(1),
-        };
+    pub(crate) fn move_on_at_hand(
+        &mut self,
+        most: usize,
+        mut show: impl FnMut(usize, &[u8], &[u8]),
+    ) -> usize {
+        let Place::At(at) = self.place else { return 0 };
         // A value that is too long for the chunk goes with the entry that it was read for.
-        let Some(next) = next.filter(|next| self.value.is_none() && self.chunk.value(*next).is_some()) else {
-            return false;
+        if self.value.is_some() {
+            return 0;
+        }
+        let (direction, most) = match self.chunk.direction() {
+            Direction::Forward => (1, most.min(self.chunk.len() - 1 - at)),
+            Direction::Backward => (-1, most.min(at)),
         };
-        self.steps += 1;
+        let mut shown = 0;
+        let mut next = at;
+        while shown < most
+            && let Some((key, value)) = self.chunk.pair(next.wrapping_add_signed(direction))
+        {
+            show(shown, key, value);
+            shown += 1;
+            next = next.wrapping_add_signed(direction);
+        }
+        self.steps += shown;
         self.place = Place::At(next);
-        true
+        shown
     }
 
     /// As [`Snapshot::kept_bytes`](crate::Snapshot::kept_bytes).
