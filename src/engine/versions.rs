@@ -178,7 +178,7 @@ impl Versions {
     pub fn close(&self, point: Seq, let_go: impl Fn(Held)) {
         let Some(noted) = self.close_for_one(point) else { return };
         let mut gone = Vec::new();
-        for (shard, mut noted) in self.shards.iter().zip(noted).filter(|(_, noted)| !noted.is_empty()) {
+        for (shard, mut noted) in noted {
             loop {
                 let left = {
                     let mut shard = shard.lock();
@@ -205,8 +205,9 @@ impl Versions {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Takes a user from a point. If it was the last one: what was noted with the point, which is not there any more.
-    fn close_for_one(&self, point: Seq) -> Option<[Noted; SHARDS]> {
+    /// Takes a user from a point. If it was the last one: what was noted with the point, which is not there any more, by the
+    /// shards that have any of it.
+    fn close_for_one(&self, point: Seq) -> Option<Vec<(&Mutex<Shard>, Noted)>> {
         let mut points = self.points.lock();
         let users = &mut points.get_mut(&point).expect("it was opened").users;
         *users -= 1;
@@ -217,7 +218,8 @@ impl Versions {
         let newest = points.last_key_value().map_or(0, |(newest, _)| newest.0 + 1);
         self.visible_below.store(newest, Ordering::Release);
         // Still under the lock: the same point may be opened again.
-        Some(std::array::from_fn(|shard| self.shards[shard].lock().close(point)))
+        let noted = self.shards.iter().map(|shard| (&**shard, shard.lock().close(point)));
+        Some(noted.filter(|(_, noted)| !noted.is_empty()).collect())
     }
 
     /// Stamp and place of the newest version of the keys with this hash that is visible at a point; of those behind `before`

@@ -6,6 +6,7 @@
 //! and close, and in whatever order.
 //!
 //! Invariants:
+//!   - where there is a point there is a newest one, and `older` has those below it
 //!   - a version is noted with the newest point `p` with `seq <= p < by`; one that was kept while a point was being opened may
 //!     be noted with an older one, and goes on to the newest when that closes
 //!   - a version is in `pending` or in `versions`; to each of these one lead is in `lone` or in `more`, to those of a key that
@@ -119,7 +120,10 @@ pub(super) enum Left {
 
 #[derive(Default)]
 pub(super) struct Shard {
-    points: BTreeMap<Seq, Noted>,
+    /// By itself, for nearly all is noted with it, and one alone takes no memory.
+    newest: Option<(Seq, Noted)>,
+    /// The points below it.
+    older: BTreeMap<Seq, Noted>,
     /// The newest opening that came here.
     opened: u64,
     /// Kept, and not taken in yet. Empty whenever the points change or are looked at.
@@ -138,13 +142,28 @@ pub(super) struct Shard {
 }
 
 impl Shard {
+    /// The newest point below a stamp.
+    #[inline]
+    fn point_below(&self, stamp: Seq) -> Option<Seq> {
+        let (newest, _) = self.newest.as_ref()?;
+        if *newest < stamp {
+            return Some(*newest);
+        }
+        self.older.range(..stamp).next_back().map(|(point, _)| *point)
+    }
+
+    /// What is noted with a point.
+    #[inline]
+    fn noted(&mut self, point: Seq) -> Option<&mut Noted> {
+        match &mut self.newest {
+            Some((newest, noted)) if *newest == point => Some(noted),
+            _ => self.older.get_mut(&point),
+        }
+    }
+
     /// The newest point at which the entry is visible.
     fn point_of(&self, replaced: &Replaced) -> Option<Seq> {
-        // Nearly always the newest of all.
-        let (newest, _) = self.points.last_key_value()?;
-        let point =
-            if *newest < replaced.by { newest } else { self.points.range(..replaced.by).next_back()?.0 };
-        (*point >= replaced.seq).then_some(*point)
+        self.point_below(replaced.by).filter(|point| *point >= replaced.seq)
     }
 
     /// Keeps an entry if a point needs it, or the one that `opening` numbers may; `hold` pins it. Writers come here at each
@@ -159,7 +178,14 @@ impl Shard {
         }
     }
 
+    #[inline]
     fn take_in(&mut self) {
+        if !self.pending.is_empty() {
+            self.take_in_pending();
+        }
+    }
+
+    fn take_in_pending(&mut self) {
         let mut pending = std::mem::take(&mut self.pending);
         for version in pending.drain(..) {
             let (replaced, note, bytes) = (version.replaced, version.note(), version.held.bytes);
@@ -197,11 +223,7 @@ impl Shard {
 
     fn note(&mut self, point: Option<Seq>, note: Note, bytes: u64) {
         let Some(point) = point else { return self.unsettled.push(note) };
-        let noted = match self.points.last_entry() {
-            Some(newest) if *newest.key() == point => newest.into_mut(),
-            _ => self.points.get_mut(&point).expect("it was just found"),
-        };
-        noted.push(note, bytes);
+        self.noted(point).expect("it was just found").push(note, bytes);
     }
 
     /// Nobody opens a point any more: the one that wanted to could not.
@@ -214,7 +236,11 @@ impl Shard {
         self.take_in();
         gone.append(&mut self.surplus);
         self.opened = opening;
-        self.points.entry(point).or_default();
+        // Who opened it before may not have come to all shards.
+        if self.newest.as_ref().is_none_or(|(newest, _)| *newest < point) {
+            let before = self.newest.replace((point, Noted::default()));
+            self.older.extend(before);
+        }
         for note in std::mem::take(&mut self.unsettled) {
             self.settle(note, opening, gone);
         }
@@ -223,7 +249,13 @@ impl Shard {
     /// A point is not there any more: what was noted with it.
     pub(super) fn close(&mut self, point: Seq) -> Noted {
         self.take_in();
-        self.points.remove(&point).unwrap_or_default()
+        match &self.newest {
+            Some((newest, _)) if *newest == point => {
+                let closed = std::mem::replace(&mut self.newest, self.older.pop_last());
+                closed.map(|(_, noted)| noted).unwrap_or_default()
+            }
+            _ => self.older.remove(&point).unwrap_or_default(),
+        }
     }
 
     /// Lets go of some of the versions that were noted with `point`, and hands the others on when none of these is left.
@@ -235,7 +267,7 @@ impl Shard {
         gone: &mut Vec<Held>,
     ) -> Left {
         gone.append(&mut self.surplus);
-        let older = self.points.range(..point).next_back().map(|(older, _)| *older);
+        let older = self.point_below(point);
         if older.is_some() && !noted.fresh.is_empty() {
             return Left::Sorting;
         }
@@ -250,7 +282,7 @@ impl Shard {
     }
 
     fn hand_on(&mut self, older: Option<Seq>, noted: &mut Noted) {
-        if let Some(to) = older.and_then(|older| self.points.get_mut(&older)) {
+        if let Some(to) = older.and_then(|older| self.noted(older)) {
             to.sorted.append(&mut noted.sorted);
             to.bytes += noted.bytes;
         }
@@ -333,7 +365,7 @@ impl Shard {
     /// Bytes of the versions that are noted with a point.
     pub(super) fn bytes_at(&mut self, point: Seq) -> u64 {
         self.take_in();
-        self.points.get(&point).map_or(0, |noted| noted.bytes)
+        self.noted(point).map_or(0, |noted| noted.bytes)
     }
 
     /// Versions, and their bytes.

@@ -67,14 +67,16 @@ impl<'a, P: PassOver> Scan<'a, P> {
             (Direction::Backward, Edge::Included(key)) => (Rest::Below, key, true),
             (Direction::Backward, Edge::Excluded(key)) => (Rest::Below, key, false),
         };
-        let mut edge = Vec::with_capacity(key.len() + SLICE_BYTES);
-        edge.extend_from_slice(key);
+        // Who only asks whether there is an order takes no memory.
+        let (mut edge, work, batch) = (Vec::new(), Vec::new(), Vec::new());
+        if !key.is_empty() {
+            edge.reserve_exact(key.len() + SLICE_BYTES);
+            edge.extend_from_slice(key);
+        }
         if is_behind {
             // The least key above `key` has a zero byte more.
             edge.push(0);
         }
-        let work = Vec::with_capacity(edge.capacity());
-        let batch = Vec::with_capacity(wanted.min(BATCH_MAX) + LEAF_SLOTS);
         Scan { index, rest, edge, work, batch, next: 0, wanted, passing, _guard: guard }
     }
 
@@ -83,6 +85,8 @@ impl<'a, P: PassOver> Scan<'a, P> {
         self.batch.clear();
         // Whoever goes on behind what was wanted met entries that do not count: there may be many.
         let wanted = if self.wanted == 0 { BATCH_MAX } else { self.wanted.min(BATCH_MAX) };
+        self.batch.reserve(wanted + LEAF_SLOTS);
+        self.work.reserve(self.edge.len() + SLICE_BYTES);
         while self.batch.is_empty() && self.rest != Rest::Nothing {
             let (rest, edge, work) = (self.rest, &self.edge, &mut self.work);
             let mut batch = Batch { addrs: &mut self.batch, wanted, passing: &self.passing };
