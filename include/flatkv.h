@@ -936,8 +936,14 @@ flatkv_status_t flatkv_iter_set_prefix(flatkv_iter_t *iter,
  *
  * Afterwards flatkv_iter_valid tells whether there is one, and if not, flatkv_iter_status why: FLATKV_OK at the end of
  * what there is, else FLATKV_E_CORRUPTED or FLATKV_E_IO (an entry that cannot be read: the next step goes on behind it),
- * FLATKV_E_CLOSED (store), FLATKV_E_FORKED, FLATKV_E_PANIC (a bug; the store is poisoned). Does nothing (but record an error) if `iter` is NULL, freed, or in use by
- * another call. Safe from any thread, one at a time. Cost: a lookup, and a copy of some entries and their short values;
+ * FLATKV_E_CLOSED (store), FLATKV_E_FORKED, FLATKV_E_PANIC (a bug; the store is poisoned).
+ *
+ * If damage that was found when the pool was opened may hide entries, no answer is sure, not even which entry is the first: then
+ * the iterator is on no entry after a seek, nor after the first step of a new one, flatkv_iter_status is
+ * FLATKV_E_CORRUPTED until the next seek, and the next step leads to the first entry of what is left. Which keys damage may hide
+ * is known, but not where they lie: that is so of every range that is not empty, but of no keyspace that was made or cleared since.
+ *
+ * Does nothing (but record an error) if `iter` is NULL, freed, or in use by another call. Safe from any thread, one at a time. Cost: a lookup, and a copy of some entries and their short values;
  * most steps that follow are free of both.
  */
 void flatkv_iter_seek_first(flatkv_iter_t *iter);
@@ -984,8 +990,9 @@ bool flatkv_iter_valid(const flatkv_iter_t *iter);
  * Tells what the last step came to, and every flatkv_iter_value since the iterator was placed.
  *
  * FLATKV_OK on an entry, at the end of what there is, and before the first step; else why there is no entry, see
- * flatkv_iter_seek_first, or else the first error of a value. An error of a step is forgotten by the next one. One of a
- * value stays through all steps, so that a loop may look once, behind its end; a seek, bounds or a prefix end it.
+ * flatkv_iter_seek_first, or else the first error of a value, or else that damage may hide entries. An error of a step is
+ * forgotten by the next one. One of a value stays through all steps, and so does what damage may hide, so that a loop may look
+ * once, behind its end; a seek, bounds or a prefix end it.
  * FLATKV_E_INVALID_ARGUMENT or FLATKV_E_CLOSED if `iter` is NULL, bad or freed, FLATKV_E_BUSY while another call moves it. Safe from any thread. Cost: none to speak of.
  */
 flatkv_status_t flatkv_iter_status(const flatkv_iter_t *iter);

@@ -6,11 +6,11 @@ use super::{Engine, ValueRef};
 use crate::checksum::CheckSite;
 use crate::epoch;
 use crate::error::{Error, Result};
-use crate::format::{BlobDescriptor, Filter, Op, OpKind};
+use crate::format::{BlobDescriptor, Op, OpKind};
 use crate::index::{Index, Key};
 use crate::media::guarded::Scratch;
 use crate::sync::Arc;
-use crate::types::{Addr, MediaRange, Seq};
+use crate::types::{Addr, MediaRange};
 use crate::write_batch::check_key;
 
 /// Keys whose memory is asked for together. Enough to hide the latency of both steps; more would push each other's lines
@@ -63,13 +63,7 @@ impl<I: Index + 'static> Engine<I> {
         scratch: &'a Scratch,
     ) -> Result<Option<(Addr, Op<'a>)>> {
         let found = self.find(space, key, scratch)?;
-        if !self.damage.is_empty() {
-            let answer = match &found {
-                Some((addr, op)) => self.reader.order(*addr, op).map_or(Seq::ZERO, |(seq, _)| seq),
-                None => Seq::ZERO,
-            };
-            self.damage.check(Filter::short_hash(key.hash), answer)?;
-        }
+        self.check_damage(space, key, found.as_ref().map(|(addr, op)| (*addr, op)))?;
         Ok(found.filter(|(_, op)| op.kind() != OpKind::Delete))
     }
 

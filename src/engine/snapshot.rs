@@ -31,6 +31,8 @@ pub(super) trait ViewHost: Send + Sync {
     fn fetch_ahead(&self, keys: &[&[u8]]);
     /// Fills a chunk from its start on.
     fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()>;
+    /// Why keys may be missing between the limits, if damage may hide some.
+    fn hidden(&self, limits: &Limits) -> Option<Error>;
 }
 
 /// An open point; closed by the last who uses it.
@@ -137,6 +139,10 @@ impl<I: Index + 'static> ViewHost for Engine<I> {
     fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()> {
         self.fill_chunk(&self.default, chunk, limits, point)
     }
+
+    fn hidden(&self, limits: &Limits) -> Option<Error> {
+        self.hidden_by_damage(&self.default, limits)
+    }
 }
 
 /// A keyspace as it was at a point; `None` if it was not there.
@@ -164,6 +170,10 @@ impl<I: Index + 'static> ViewHost for KeyspaceView<I> {
             Some(space) => self.engine.fill_chunk(space, chunk, limits, point),
             None => self.engine.check_open(),
         }
+    }
+
+    fn hidden(&self, limits: &Limits) -> Option<Error> {
+        self.space.as_ref().and_then(|space| self.engine.hidden_by_damage(space, limits))
     }
 }
 
@@ -202,7 +212,7 @@ impl<I: Index + 'static> Engine<I> {
         let scratch = Scratch::new();
         let key = space.key(key);
         let found = self.find_at(space, key, point, &scratch)?;
-        self.check_damage(key, found.as_ref().map(|(addr, op)| (*addr, op)))?;
+        self.check_damage(space, key, found.as_ref().map(|(addr, op)| (*addr, op)))?;
         match found {
             Some((addr, op)) if op.kind() != OpKind::Delete => self.whole_value(addr, &op).map(Some),
             _ => Ok(None),
@@ -369,8 +379,14 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Refuses an answer about a key that damage may have made stale.
-    pub(super) fn check_damage(&self, key: Key<'_>, found: Option<(Addr, &Op<'_>)>) -> Result<()> {
-        if self.damage.is_empty() {
+    #[inline]
+    pub(super) fn check_damage(
+        &self,
+        space: &Keyspace<I>,
+        key: Key<'_>,
+        found: Option<(Addr, &Op<'_>)>,
+    ) -> Result<()> {
+        if self.damage.is_empty() || space.is_newer_than_damage() {
             return Ok(());
         }
         let answer =

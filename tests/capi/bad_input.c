@@ -293,6 +293,58 @@ static void a_damaged_value_is_never_served(void)
     OK(flatkv_close(store));
 }
 
+static void a_scan_where_keys_may_be_missing_says_so_before_any_key(void)
+{
+    flatkv_t *store = open_ordered("damaged-scan");
+    const char *path = path_of("damaged-scan");
+    flatkv_slice_t key, value;
+    flatkv_iter_t *iter;
+    size_t len, at = 0;
+    char *bytes;
+    put_text(store, "key", "a value that is easy to find in the file");
+    OK(flatkv_close(store));
+    bytes = read_file(path, &len);
+    while (memcmp(bytes + at, "a value that is easy", 20) != 0)
+        at++;
+    memset(bytes + at - at % 64, 3, 64); /* the frame as a whole */
+    write_file(path, bytes, len);
+    free(bytes);
+    store = open_ordered("damaged-scan");
+    put_text(store, "later", "value");
+    OK(flatkv_iter_new(store, NULL, &iter));
+    OK(flatkv_iter_status(iter));
+    for (int way = 0; way < 6; way++) {
+        if (way == 0) flatkv_iter_next(iter);
+        if (way == 1) flatkv_iter_seek_first(iter);
+        if (way == 2) flatkv_iter_seek(iter, "a", 1);
+        if (way == 3) flatkv_iter_seek_last(iter);
+        if (way == 4) flatkv_iter_seek_for_prev(iter, "z", 1);
+        if (way == 5) {
+            OK(flatkv_iter_set_prefix(iter, "la", 2));
+            OK(flatkv_iter_status(iter));
+            flatkv_iter_next(iter);
+        }
+        CHECK(!flatkv_iter_valid(iter) && flatkv_iter_key(iter).data == NULL);
+        GIVES(FLATKV_E_CORRUPTED, flatkv_iter_status(iter));
+        CHECK(flatkv_iter_entries(iter, 1, &key, &value) == 0);
+        if (way == 3 || way == 4)
+            flatkv_iter_prev(iter);
+        else
+            flatkv_iter_next(iter);
+        CHECK(flatkv_iter_valid(iter) && holds(flatkv_iter_key(iter).data, flatkv_iter_key(iter).len, "later"));
+        GIVES(FLATKV_E_CORRUPTED, flatkv_iter_status(iter));
+        CHECK(flatkv_iter_entries(iter, 1, &key, &value) == 1 && holds(value.data, value.len, "value"));
+        flatkv_iter_next(iter);
+        CHECK(!flatkv_iter_valid(iter));
+        GIVES(FLATKV_E_CORRUPTED, flatkv_iter_status(iter));
+    }
+    OK(flatkv_iter_set_bounds(iter, "k", 1, "k", 1));
+    flatkv_iter_seek_first(iter);
+    OK(flatkv_iter_status(iter));
+    flatkv_iter_free(iter);
+    OK(flatkv_close(store));
+}
+
 static void a_store_that_is_open_is_not_opened_again(void)
 {
     flatkv_t *store = open_store("locked"), *second;
@@ -345,6 +397,7 @@ int main(int argc, char **argv)
     RUN(a_truncated_pool_is_not_served);
     RUN(a_pool_of_a_future_version_is_not_served);
     RUN(a_damaged_value_is_never_served);
+    RUN(a_scan_where_keys_may_be_missing_says_so_before_any_key);
     RUN(a_store_that_is_open_is_not_opened_again);
     RUN(a_full_quota_refuses_the_write_and_keeps_the_rest);
     RUN(a_file_that_is_no_pool_is_left_alone);

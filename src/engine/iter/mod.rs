@@ -50,6 +50,12 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// True if no key lies inside.
+    fn leave_nothing(&self) -> bool {
+        let upper = self.upper.as_deref();
+        upper.is_some_and(|upper| self.lower.as_deref().unwrap_or_default() >= upper)
+    }
+
     /// True if nothing in this direction lies inside, from this key on.
     fn end_before(&self, key: &[u8], direction: Direction) -> bool {
         match direction {
@@ -63,6 +69,8 @@ impl Limits {
 enum Place {
     /// Before the first entry and behind the last.
     Unplaced,
+    /// Before the first entry of the chunk: it was said there that keys may be missing.
+    Warned,
     /// On an entry of the chunk.
     At(usize),
     /// It ran out of entries.
@@ -77,9 +85,12 @@ enum Place {
 /// last. A step from the last entry in either direction ends it, until the next seek.
 ///
 /// An entry that is damaged is an error of the step that leads to it; the next step goes on behind. If damage may hide
-/// entries altogether, the step behind the last entry says so.
+/// entries altogether, no answer is sure, not even where the first entry is: so the seek, or the first step, is the error then, and the
+/// next step leads to the first entry of what is left. It is said once for each seek, and [`Iter::missing`] keeps it. Damage tells
+/// which keys it may hide but not where they lie, so any range of a keyspace is concerned that damage found at open may
+/// concern; not an empty range, nor a keyspace that was made or cleared since.
 ///
-/// As an [`Iterator`] it goes forward and copies.
+/// As an [`Iterator`] it goes forward and copies; what may be missing is an error before the first entry.
 pub struct Iter {
     view: Arc<View>,
     limits: Limits,
@@ -89,6 +100,8 @@ pub struct Iter {
     value: Option<Vec<u8>>,
     /// Steps since it was placed.
     steps: usize,
+    /// Why keys may be missing since it was placed. Said once.
+    missing: Option<Error>,
 }
 
 impl Iter {
@@ -96,7 +109,8 @@ impl Iter {
     /// `Unsupported` if the index has no order, `Closed`, `Forked`.
     pub(super) fn new(view: Arc<View>) -> Result<Iter> {
         let (limits, chunk) = (Limits::default(), Chunk::default());
-        let mut iter = Iter { view, limits, chunk, place: Place::Unplaced, value: None, steps: 0 };
+        let mut iter =
+            Iter { view, limits, chunk, place: Place::Unplaced, value: None, steps: 0, missing: None };
         // Whoever cannot iterate is told now, not at the first step.
         iter.chunk.restart(Direction::Forward, Bound::Unbounded, 0);
         iter.view.keys.fill(&mut iter.chunk, &iter.limits, iter.view.point)?;
@@ -106,7 +120,7 @@ impl Iter {
     /// Shows only keys from `lower` on and below `upper`; `None` is no bound. The cursor is on no entry then.
     pub fn set_bounds(&mut self, lower: Option<&[u8]>, upper: Option<&[u8]>) {
         self.limits = Limits { lower: lower.map(<[u8]>::to_vec), upper: upper.map(<[u8]>::to_vec) };
-        self.place = Place::Unplaced;
+        (self.place, self.missing) = (Place::Unplaced, None);
     }
 
     /// Shows only keys that start with `prefix`. The cursor is on no entry then.
@@ -118,7 +132,7 @@ impl Iter {
     /// Goes to the first entry; false if there is none.
     ///
     /// # Errors
-    /// `Corrupted`, `Io` (an entry that cannot be read), `Closed`, `Forked`.
+    /// `Corrupted`, `Io` (an entry that cannot be read, or damage that may hide entries: see [`Iter`]), `Closed`, `Forked`.
     pub fn seek_first(&mut self) -> Result<bool> {
         let start = self.limits.lower.clone().map_or(Bound::Unbounded, Bound::Included);
         self.restart(Direction::Forward, start)
@@ -223,6 +237,11 @@ impl Iter {
         shown
     }
 
+    /// Why entries may be missing from what was shown since the last seek, if damage may hide some. A step was that error.
+    pub fn missing(&self) -> Option<&Error> {
+        self.missing.as_ref()
+    }
+
     /// As [`Snapshot::kept_bytes`](crate::Snapshot::kept_bytes).
     pub fn kept_bytes(&self) -> u64 {
         self.view.kept_bytes()
@@ -236,6 +255,7 @@ impl Iter {
 
     fn restart(&mut self, direction: Direction, start: Bound<Vec<u8>>) -> Result<bool> {
         self.note_end();
+        self.missing = None;
         self.chunk.restart(direction, start, expected());
         self.fill()
     }
@@ -250,6 +270,14 @@ impl Iter {
         self.place = Place::Ended;
         self.value = None;
         self.view.keys.fill(&mut self.chunk, &self.limits, self.view.point)?;
+        // After each chunk: writers may have found an entry unreadable that its place was lost with.
+        if self.missing.is_none()
+            && let Some(hidden) = self.view.keys.hidden(&self.limits)
+        {
+            self.place = Place::Warned;
+            self.missing = Some(hidden.clone());
+            return Err(hidden);
+        }
         self.arrive(0)
     }
 
@@ -265,18 +293,20 @@ impl Iter {
             Place::Ended => return Ok(false),
             Place::Unplaced if direction == Direction::Forward => return self.seek_first(),
             Place::Unplaced => return self.seek_last(),
-            Place::At(at) => at,
+            Place::Warned => None,
+            Place::At(at) => Some(at),
         };
         if direction == self.chunk.direction() {
-            if at + 1 < self.chunk.len() {
-                return self.arrive(at + 1);
+            let next = at.map_or(0, |at| at + 1);
+            if next < self.chunk.len() {
+                return self.arrive(next);
             }
             if self.chunk.go_on(CHUNK_ENTRIES_MAX) {
                 return self.fill();
             }
         } else {
-            if at > 0 {
-                return self.arrive(at - 1);
+            if let Some(before) = at.and_then(|at| at.checked_sub(1)) {
+                return self.arrive(before);
             }
             if self.chunk.turn_around(CHUNK_ENTRIES_MIN) {
                 return self.fill();

@@ -168,7 +168,7 @@ impl<I: Index + 'static> Engine<I> {
         let newest = self.keyspaces.names.read().newest;
         let no_more = || Error::TooLarge { what: "number of keyspaces", len: 1 << 32, max: (1 << 32) - 1 };
         let id = newest.next().ok_or_else(no_more)?;
-        Ok(Arc::new(Keyspace::new(id, self.default.index.sibling()?, &self.reader)))
+        Ok(Arc::new(Keyspace::brand_new(id, self.default.index.sibling()?, &self.reader)))
     }
 
     /// Libraries that know of no keyspaces refuse the pool from now on: before anything in it names one.

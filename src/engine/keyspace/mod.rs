@@ -37,13 +37,21 @@ pub struct Keyspace<I> {
     /// Keys of several keyspaces are noted together by their hashes (filters, versions, tombstones): these differ.
     hash_seed: u64,
     pub(super) index: I,
+    /// It was made since the store was opened, so nothing that open found damaged was of it.
+    is_newer_than_damage: bool,
     /// Stamp of the record that dropped it.
     ended: AtomicU64,
 }
 
 impl<I: Index> Keyspace<I> {
     pub(super) fn new(id: KeyspaceId, index: I, reader: &EntryReader) -> Self {
-        Keyspace { id, hash_seed: reader.hash_seed(id), index, ended: AtomicU64::new(Seq::END.0) }
+        let (hash_seed, ended) = (reader.hash_seed(id), AtomicU64::new(Seq::END.0));
+        Keyspace { id, hash_seed, index, is_newer_than_damage: false, ended }
+    }
+
+    /// One that did not exist when the store was opened.
+    fn brand_new(id: KeyspaceId, index: I, reader: &EntryReader) -> Self {
+        Keyspace { is_newer_than_damage: true, ..Self::new(id, index, reader) }
     }
 
     pub(super) fn id(&self) -> KeyspaceId {
@@ -54,6 +62,11 @@ impl<I: Index> Keyspace<I> {
     #[inline]
     pub(super) fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
         Key { bytes, hash: hash64(self.hash_seed, bytes) }
+    }
+
+    /// True if what open found damaged hides nothing of it.
+    pub(super) fn is_newer_than_damage(&self) -> bool {
+        self.is_newer_than_damage
     }
 
     /// Whether a point shows it: one that is open since before it was dropped.

@@ -29,9 +29,13 @@ fn filled(verify_reads: bool) -> Arc<Engine<OrderedIndex>> {
 
 /// Puts other bytes where the key of an entry is.
 fn rot(engine: &Engine<OrderedIndex>, number: u32, reads_as: &[u8]) {
-    let (scratch, bytes) = (Scratch::new(), key(number));
+    rot_key(engine, &key(number), reads_as);
+}
+
+fn rot_key(engine: &Engine<OrderedIndex>, bytes: &[u8], reads_as: &[u8]) {
+    let scratch = Scratch::new();
     let (addr, op) = engine
-        .find(&engine.default, engine.default.key(&bytes), &scratch)
+        .find(&engine.default, engine.default.key(bytes), &scratch)
         .expect("sound")
         .expect("it is there");
     let at = addr.offset() + op.footprint_before_value() - bytes.len() as u64;
@@ -106,6 +110,29 @@ fn a_rotted_key_neither_hides_keys_nor_shows_them_again() {
         assert_eq!(count, KEYS - 1, "{number} reads as {reads_as:?}");
         engine.let_go();
     }
+}
+
+/// Only the end of a direction told of entries that cannot be read and have no place in the order: a seek may lead past them.
+#[test]
+fn an_entry_that_lost_its_place_is_told_of_before_any_other() {
+    let engine = filled(true);
+    let put = |number: u32| {
+        let name = format!("a run that grows: {number:06}");
+        engine.put(WholeStore, &WriteOptions::default(), name.as_bytes(), &[7; 20]).expect("room");
+        name
+    };
+    let first: Vec<String> = (0..8).map(put).collect();
+    rot_key(&engine, first[7].as_bytes(), b"x");
+    (8..200).for_each(|number| drop(put(number)));
+    let mut unplaced = 0;
+    engine.default.index.unplaced(|_| unplaced += 1);
+    assert_eq!(unplaced, 1, "the run became a layer without it");
+    let mut iter = engine.snapshot(WholeStore).expect("it is open").iter().expect("ordered");
+    for sought in [iter.seek(b"z"), iter.seek_for_prev(b"z"), iter.seek_first(), iter.seek_last()] {
+        assert!(matches!(sought, Err(Error::Corrupted { .. })), "{sought:?}");
+    }
+    assert!(iter.missing().is_some() && iter.move_prev().expect("said already"));
+    engine.let_go();
 }
 
 /// A value too long for a chunk is read by its key. Where that had rotted, unverified, nothing was found, and the entry was
