@@ -852,6 +852,18 @@ flatkv_status_t flatkv_keyspace_open(flatkv_t *store,
                                      flatkv_t **out_keyspace);
 
 /**
+ * Gives a handle for the keyspace called `name`, as flatkv_keyspace_open does, but makes none: FLATKV_NOT_FOUND, and NULL, if
+ * there is none. It works on a store that refuses writes, too.
+ *
+ * Null, ownership and threads as flatkv_keyspace_open. Returns FLATKV_OK; FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty
+ * name, not UTF-8, NULL, bad handle); FLATKV_E_TOO_LARGE (name); FLATKV_E_CORRUPTED if damage may hide whether there is one;
+ * FLATKV_E_CLOSED; FLATKV_E_FORKED. Cost: a lookup.
+ */
+flatkv_status_t flatkv_keyspace_find(flatkv_t *store,
+                                     const char *name,
+                                     flatkv_t **out_keyspace);
+
+/**
  * Drops the keyspace called `name` with all that is in it, wholly or, after a crash, not at all. Its space comes back in the
  * background. Snapshots and iterators from before still show it, and keep its space. Its handles answer FLATKV_E_CLOSED from
  * then on, also if another keyspace gets the name; each has to be closed all the same.

@@ -319,6 +319,23 @@ impl Store {
         Ok(Store { target, handle: Arc::clone(&self.handle) })
     }
 
+    /// A handle for the keyspace with this name, as [`Store::keyspace`] gives one, or `None` if there is none: nothing is made,
+    /// so it works on a store that refuses writes, too. Costs a lookup.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `TooLarge` (the name), `Corrupted` if damage may hide whether there is one, `Closed`, `Forked`.
+    pub fn find_keyspace(&self, name: &str) -> Result<Option<Store>> {
+        let target = match &self.target {
+            Target::Hash(engine) | Target::InHash(engine, _) => {
+                engine.find_keyspace(name)?.map(|named| Target::InHash(Arc::clone(engine), named))
+            }
+            Target::Ordered(engine) | Target::InOrdered(engine, _) => {
+                engine.find_keyspace(name)?.map(|named| Target::InOrdered(Arc::clone(engine), named))
+            }
+        };
+        Ok(target.map(|target| Store { target, handle: Arc::clone(&self.handle) }))
+    }
+
     /// Drops the keyspace with this name and all keys in it; `false` if there is none. Durable when it returns, in the time of a
     /// put however many keys there are, plus that of the writes to it that are under way, which it waits for. The space comes
     /// back in the background. Works on a full store. Handles of the keyspace answer `Dropped` from then on, also if another one

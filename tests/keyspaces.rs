@@ -361,6 +361,37 @@ fn names_have_limits_and_the_default_keyspace_is_no_named_one() {
 }
 
 #[test]
+fn finding_a_keyspace_makes_none_and_works_where_writes_are_refused() {
+    let dir = memory_dir();
+    let path = dir.path().join("find.fkv");
+    for index in [IndexKind::Hash, IndexKind::Ordered] {
+        let store = options(MediaChoice::File, index).open(&path).unwrap();
+        assert!(store.find_keyspace("there").unwrap().is_none());
+        assert_eq!(store.keyspace_names().unwrap(), Vec::<String>::new());
+        let made = store.keyspace("there").unwrap();
+        made.put(b"key", b"value").unwrap();
+        let found = store.find_keyspace("there").unwrap().expect("it was made");
+        assert_eq!(found.get(b"key").unwrap(), Some(b"value".to_vec()));
+        assert!(found.find_keyspace("absent").unwrap().is_none(), "by the handle of another one");
+        assert!(matches!(store.find_keyspace(""), Err(Error::InvalidArgument(_))));
+        assert!(matches!(store.find_keyspace(&"n".repeat(256)), Err(Error::TooLarge { .. })));
+        drop((made, found));
+        store.close().unwrap();
+        drop(store);
+        let reader = options(MediaChoice::File, index).read_only(true).open(&path).unwrap();
+        assert!(reader.find_keyspace("there").unwrap().is_some());
+        assert!(reader.find_keyspace("absent").unwrap().is_none());
+        reader.close().unwrap();
+        assert!(matches!(reader.find_keyspace("there"), Err(Error::Closed)));
+        drop(reader);
+        let store = options(MediaChoice::File, index).open(&path).unwrap();
+        assert!(store.drop_keyspace("there").unwrap());
+        assert!(store.find_keyspace("there").unwrap().is_none());
+        store.close().unwrap();
+    }
+}
+
+#[test]
 fn a_batch_with_keyspaces_of_another_store_or_a_dropped_one_changes_nothing() {
     let dir = memory_dir();
     let [one, other] = ["one", "other"]
@@ -560,6 +591,8 @@ fn a_rotted_record_of_the_catalogue_is_told_and_neither_loses_nor_revives_a_keys
         for refused in [
             store.keyspace(rotted).map(drop),
             store.keyspace("new").map(drop),
+            store.find_keyspace(rotted).map(drop),
+            store.find_keyspace("new").map(drop),
             store.keyspace_names().map(drop),
             store.drop_keyspace("absent").map(drop),
         ] {

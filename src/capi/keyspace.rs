@@ -31,6 +31,27 @@ pub extern "C" fn flatkv_keyspace_open(
     })
 }
 
+/// Gives a handle for the keyspace called `name`, as flatkv_keyspace_open does, but makes none: FLATKV_NOT_FOUND, and NULL, if
+/// there is none. It works on a store that refuses writes, too.
+///
+/// Null, ownership and threads as flatkv_keyspace_open. Returns FLATKV_OK; FLATKV_NOT_FOUND; FLATKV_E_INVALID_ARGUMENT (empty
+/// name, not UTF-8, NULL, bad handle); FLATKV_E_TOO_LARGE (name); FLATKV_E_CORRUPTED if damage may hide whether there is one;
+/// FLATKV_E_CLOSED; FLATKV_E_FORKED. Cost: a lookup.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_keyspace_find(
+    store: *mut flatkv_t,
+    name: *const c_char,
+    out_keyspace: *mut *mut flatkv_t,
+) -> flatkv_status_t {
+    let out = handle::out(out_keyspace, ptr::null_mut(), "out_keyspace");
+    guard::with_store("flatkv_keyspace_find", store, |store| {
+        let (out, name) = (out?, handle::text(name, "name")?);
+        let Some(keyspace) = store.find_keyspace(name)? else { return Ok(Presence::from(false)) };
+        out.set(handle::new_store(keyspace)?);
+        Ok(Presence::from(true))
+    })
+}
+
 /// Drops the keyspace called `name` with all that is in it, wholly or, after a crash, not at all. Its space comes back in the
 /// background. Snapshots and iterators from before still show it, and keep its space. Its handles answer FLATKV_E_CLOSED from
 /// then on, also if another keyspace gets the name; each has to be closed all the same.

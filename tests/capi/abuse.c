@@ -59,6 +59,7 @@ static int batch_put_in_store(void *h) { return flatkv_batch_put_in(live[BATCH],
 static int batch_delete_in(void *h) { return flatkv_batch_delete_in(h, live[STORE], "k", 1); }
 static int batch_delete_in_store(void *h) { return flatkv_batch_delete_in(live[BATCH], h, "k", 1); }
 static int keyspace_open(void *h) { return flatkv_keyspace_open(h, "keyspace", &out_store); }
+static int keyspace_find(void *h) { return flatkv_keyspace_find(h, "keyspace", &out_store); }
 static int keyspace_drop(void *h) { return flatkv_keyspace_drop(h, "keyspace"); }
 static int keyspace_clear(void *h) { return flatkv_keyspace_clear(h); }
 static int keyspace_list(void *h) { return flatkv_keyspace_list(h, &out_buffer); }
@@ -145,6 +146,7 @@ static const struct call {
     { "flatkv_batch_delete_in", BATCH, 0, batch_delete_in },
     { "flatkv_batch_delete_in", STORE, 0, batch_delete_in_store },
     { "flatkv_keyspace_open", STORE, 0, keyspace_open },
+    { "flatkv_keyspace_find", STORE, 0, keyspace_find },
     { "flatkv_keyspace_drop", STORE, 0, keyspace_drop },
     { "flatkv_keyspace_clear", STORE, 0, keyspace_clear },
     { "flatkv_keyspace_list", STORE, 0, keyspace_list },
@@ -429,6 +431,10 @@ static void missing_pointers_are_refused_before_anything_happens(void)
     INVALID(flatkv_keyspace_open(store, NULL, &out_store));
     SAYS("name is NULL");
     INVALID(flatkv_keyspace_open(store, "never", NULL));
+    SAYS("out_keyspace is NULL");
+    INVALID(flatkv_keyspace_find(store, NULL, &out_store));
+    SAYS("name is NULL");
+    INVALID(flatkv_keyspace_find(store, "never", NULL));
     SAYS("out_keyspace is NULL");
     INVALID(flatkv_keyspace_drop(store, NULL));
     SAYS("name is NULL");

@@ -112,6 +112,35 @@ static void keyspaces_are_listed_dropped_and_cleared_and_stay_so(void)
     OK(flatkv_close(store));
 }
 
+static void finding_a_keyspace_makes_none(void)
+{
+    flatkv_t *store = open_store("find"), *made, *found = store;
+    flatkv_options_t *options = flatkv_options_new();
+    GIVES(FLATKV_NOT_FOUND, flatkv_keyspace_find(store, "a", &found));
+    CHECK(found == NULL);
+    NAMES(store, "");
+    made = keyspace(store, "a");
+    put_text(made, "k", "value");
+    OK(flatkv_keyspace_find(store, "a", &found));
+    CHECK(found != NULL && found != made);
+    expect_text(found, "k", "value");
+    OK(flatkv_close(made));
+    expect_text(found, "k", "value");
+    OK(flatkv_close(found));
+    GIVES(FLATKV_E_INVALID_ARGUMENT, flatkv_keyspace_find(store, "", &found));
+    OK(flatkv_close(store));
+    GIVES(FLATKV_E_CLOSED, flatkv_keyspace_find(store, "a", &found));
+    OK(flatkv_options_set(options, "media", "file"));
+    OK(flatkv_options_set(options, "read_only", "true"));
+    OK(flatkv_open(path_of("find"), options, &store));
+    flatkv_options_free(options);
+    GIVES(FLATKV_NOT_FOUND, flatkv_keyspace_find(store, "b", &found));
+    OK(flatkv_keyspace_find(store, "a", &found));
+    expect_text(found, "k", "value");
+    OK(flatkv_close(found));
+    OK(flatkv_close(store));
+}
+
 static void a_batch_and_a_snapshot_go_across_keyspaces(void)
 {
     flatkv_t *store = open_ordered("across"), *other = open_ordered("across-other");
@@ -206,6 +235,7 @@ int main(int argc, char **argv)
     test_dir = argv[1];
     RUN(every_call_works_on_the_handle_of_a_keyspace);
     RUN(keyspaces_are_listed_dropped_and_cleared_and_stay_so);
+    RUN(finding_a_keyspace_makes_none);
     RUN(a_batch_and_a_snapshot_go_across_keyspaces);
     RUN(names_are_checked);
     RUN(handles_that_outlive_their_store_say_so);

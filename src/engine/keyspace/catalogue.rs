@@ -90,6 +90,19 @@ impl<I: Index + 'static> Engine<I> {
         Ok(named)
     }
 
+    /// The keyspace with this name, if there is one.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `TooLarge` (name), `Corrupted` if damage hides whether it is there, `Closed`, `Forked`.
+    pub fn find_keyspace(&self, name: &str) -> Result<Option<Arc<Named<I>>>> {
+        check_name(name)?;
+        self.check_open()?;
+        match self.named(name)? {
+            Some(named) => Ok(Some(named)),
+            None => self.check_catalogue_is_whole().map(|()| None),
+        }
+    }
+
     /// Drops the keyspace with this name; false if there is none. Returns when that is durable; what lay in it comes free in
     /// the background. Possible on a full store.
     ///
