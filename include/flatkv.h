@@ -570,6 +570,18 @@ flatkv_status_t flatkv_snapshot_multi_get(const flatkv_snapshot_t *snapshot,
                                           flatkv_status_t *out_statuses);
 
 /**
+ * Reads `n` keys of `keyspace` as they were at the moment of a snapshot, whichever handle of the store that was made with.
+ *
+ * As flatkv_snapshot_multi_get; what flatkv_snapshot_get_in says of `keyspace` is true here, too.
+ */
+flatkv_status_t flatkv_snapshot_multi_get_in(const flatkv_snapshot_t *snapshot,
+                                             flatkv_t *keyspace,
+                                             size_t n,
+                                             const flatkv_slice_t *keys,
+                                             flatkv_buffer_t *out_values,
+                                             flatkv_status_t *out_statuses);
+
+/**
  * Reads `n` keys into one buffer of the caller: the fast form.
  *
  * As flatkv_multi_get, but values are packed into `buf` (which may be NULL if `cap` is 0) in the order of their
@@ -818,6 +830,28 @@ flatkv_status_t flatkv_snapshot_get_in(const flatkv_snapshot_t *snapshot,
                                        flatkv_buffer_t *out_value);
 
 /**
+ * Makes a snapshot of the same moment that reads the keyspace which was called `name` then, also if that was dropped or cleared
+ * since, or if another one has the name now. It counts as one with `snapshot`: nothing is kept twice, and no write is waited for.
+ *
+ * `snapshot`, `name` and `out_snapshot` must not be NULL. On FLATKV_OK the caller frees *out_snapshot with flatkv_snapshot_free,
+ * before or after `snapshot`; on any other code it is NULL. It goes with flatkv_snapshot_get, flatkv_snapshot_multi_get and
+ * flatkv_snapshot_iter_new.
+ * Returns FLATKV_OK; FLATKV_NOT_FOUND if there was none; FLATKV_E_CORRUPTED if damage may hide whether there was;
+ * FLATKV_E_INVALID_ARGUMENT (empty name, not UTF-8, NULL, bad handle); FLATKV_E_TOO_LARGE (name); FLATKV_E_CLOSED;
+ * FLATKV_E_FORKED. Safe from any thread, from several at once. Cost: a get for each keyspace that there was.
+ */
+flatkv_status_t flatkv_snapshot_keyspace(const flatkv_snapshot_t *snapshot,
+                                         const char *name,
+                                         flatkv_snapshot_t **out_snapshot);
+
+/**
+ * Gives the names that keyspaces had at the moment of a snapshot, as flatkv_keyspace_list gives those of now.
+ *
+ * `snapshot` and `out_names` must not be NULL. Everything else as flatkv_keyspace_list. Cost: a get for each.
+ */
+flatkv_status_t flatkv_snapshot_keyspace_list(const flatkv_snapshot_t *snapshot, flatkv_buffer_t *out_names);
+
+/**
  * Gives the bytes of overwritten and deleted entries that are kept because of a snapshot. Those that a newer one needs,
  * too, are counted there alone. Whole segments, which hold more, wait with them.
  *
@@ -909,6 +943,15 @@ flatkv_status_t flatkv_keyspace_list(flatkv_t *store,
 flatkv_status_t flatkv_iter_new(flatkv_t *store,
                                 const flatkv_snapshot_t *snapshot_or_null,
                                 flatkv_iter_t **out_iter);
+
+/**
+ * Makes an iterator over the entries that a snapshot shows itself, of the keyspace that it was made with: so over those of a
+ * keyspace that is not there any more, by what flatkv_snapshot_keyspace gives.
+ *
+ * `snapshot` and `out_iter` must not be NULL. Everything else as flatkv_iter_new.
+ */
+flatkv_status_t flatkv_snapshot_iter_new(const flatkv_snapshot_t *snapshot,
+                                         flatkv_iter_t **out_iter);
 
 /**
  * Frees an iterator. Does nothing if it is NULL or freed already.

@@ -114,7 +114,15 @@ impl Moment {
                 );
             }
         }
+        let names: Vec<&String> = self.maps.keys().filter(|name| !name.is_empty()).collect();
+        assert_eq!(self.snapshot.keyspace_names().unwrap().iter().collect::<Vec<_>>(), names, "{when}");
+        for name in names {
+            let then = self.snapshot.keyspace(name).unwrap().expect("it was there");
+            assert_all_shown(&then, &self.maps[name], &format!("{when}: {name:?} by its name of then"));
+        }
         for name in now.keys().filter(|name| !name.is_empty()) {
+            let was_there = self.snapshot.keyspace(name).unwrap().is_some();
+            assert_eq!(was_there, self.maps.contains_key(name), "{when}: {name:?}");
             let is_same = drops.get(name) == self.drops.get(name);
             let then = self.maps.get(name).filter(|_| is_same).cloned().unwrap_or_default();
             let shown = store.keyspace(name).unwrap().snapshot_at(&self.snapshot).unwrap();
@@ -361,6 +369,86 @@ fn names_have_limits_and_the_default_keyspace_is_no_named_one() {
 }
 
 #[test]
+fn a_snapshot_lists_and_opens_keyspaces_by_the_names_of_then() {
+    let dir = memory_dir();
+    for index in INDEXES {
+        let store =
+            options(MediaChoice::File, index).open(dir.path().join(format!("{index:?}.fkv"))).unwrap();
+        let nothing = store.snapshot().unwrap();
+        let put = |name: &str, value: &[u8]| {
+            let keyspace = store.keyspace(name).unwrap();
+            keyspace.put(b"key", value).unwrap();
+            keyspace
+        };
+        let (kept, _) = (put("kept", b"of then"), put("gone", b"of then"));
+        drop(put("again", b"of then"));
+        let then = store.snapshot().unwrap();
+        store.drop_keyspace("gone").unwrap();
+        store.drop_keyspace("again").unwrap();
+        kept.clear().unwrap();
+        put("kept", b"of now");
+        put("again", b"of now");
+        put("new", b"of now");
+        assert_eq!(nothing.keyspace_names().unwrap(), Vec::<String>::new());
+        assert!(nothing.keyspace("gone").unwrap().is_none());
+        // By a snapshot of the store, and by one that shows a keyspace itself.
+        for then in [then.clone(), then.keyspace("kept").unwrap().expect("it was there")] {
+            assert_eq!(then.keyspace_names().unwrap(), ["again", "gone", "kept"]);
+            assert!(then.keyspace("new").unwrap().is_none());
+            for name in ["again", "gone", "kept"] {
+                let shown = then.keyspace(name).unwrap().expect("it was there");
+                assert_eq!(shown.get(b"key").unwrap(), Some(b"of then".to_vec()), "{name}");
+                let values: Vec<_> =
+                    shown.multi_get(&[b"key", b"other"]).into_iter().map(Result::unwrap).collect();
+                assert_eq!(values, [Some(b"of then".to_vec()), None], "{name}");
+                assert_snapshot_shows(&shown, &Map::from([(b"key".to_vec(), b"of then".to_vec())]), name);
+            }
+        }
+        assert!(matches!(then.keyspace(""), Err(Error::InvalidArgument(_))));
+        assert!(matches!(then.keyspace(&"n".repeat(256)), Err(Error::TooLarge { .. })));
+        // What it gave keeps the moment.
+        let gone = then.keyspace("gone").unwrap().expect("it was there");
+        drop((nothing, then));
+        (0..3_000_u32).for_each(|key| store.put(&key.to_be_bytes(), &[7; 100]).unwrap());
+        assert_eq!(gone.get(b"key").unwrap(), Some(b"of then".to_vec()));
+        assert_eq!(store.snapshot().unwrap().keyspace_names().unwrap(), ["again", "kept", "new"]);
+        store.close().unwrap();
+        assert!(matches!(gone.keyspace("gone"), Err(Error::Closed)));
+        assert!(matches!(gone.keyspace_names(), Err(Error::Closed)));
+    }
+}
+
+#[test]
+fn snapshots_beside_changes_of_the_catalogue_list_what_they_can_open() {
+    let dir = memory_dir();
+    let store = options(MediaChoice::File, IndexKind::Ordered).open(dir.path().join("beside.fkv")).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..150_u32 {
+                let keyspace = store.keyspace(&format!("name {}", round % 5)).unwrap();
+                keyspace.put(b"key", &round.to_be_bytes()).unwrap();
+                match round % 3 {
+                    0 => keyspace.clear().unwrap(),
+                    1 => drop(store.drop_keyspace(&format!("name {}", round % 5)).unwrap()),
+                    _ => {}
+                }
+            }
+            is_over.store(true, Ordering::Release);
+        });
+        while !is_over.load(Ordering::Acquire) {
+            let then = store.snapshot().unwrap();
+            let names = then.keyspace_names().unwrap();
+            let shown =
+                |name: &String| then.keyspace(name).unwrap().expect("it is listed").get(b"key").unwrap();
+            let first: Vec<_> = names.iter().map(shown).collect();
+            assert_eq!(names.iter().map(shown).collect::<Vec<_>>(), first, "a moment does not change");
+            assert_eq!(then.keyspace_names().unwrap(), names);
+        }
+    });
+}
+
+#[test]
 fn finding_a_keyspace_makes_none_and_works_where_writes_are_refused() {
     let dir = memory_dir();
     let path = dir.path().join("find.fkv");
@@ -594,6 +682,9 @@ fn a_rotted_record_of_the_catalogue_is_told_and_neither_loses_nor_revives_a_keys
             store.find_keyspace(rotted).map(drop),
             store.find_keyspace("new").map(drop),
             store.keyspace_names().map(drop),
+            store.snapshot().unwrap().keyspace_names().map(drop),
+            store.snapshot().unwrap().keyspace(rotted).map(drop),
+            store.snapshot().unwrap().keyspace("new").map(drop),
             store.drop_keyspace("absent").map(drop),
         ] {
             assert!(matches!(refused, Err(Error::Corrupted { .. })), "{rotted}: {refused:?}");

@@ -79,6 +79,24 @@ pub extern "C" fn flatkv_iter_new(
     })
 }
 
+/// Makes an iterator over the entries that a snapshot shows itself, of the keyspace that it was made with: so over those of a
+/// keyspace that is not there any more, by what flatkv_snapshot_keyspace gives.
+///
+/// `snapshot` and `out_iter` must not be NULL. Everything else as flatkv_iter_new.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_snapshot_iter_new(
+    snapshot: *const flatkv_snapshot_t,
+    out_iter: *mut *mut flatkv_iter_t,
+) -> flatkv_status_t {
+    let out = handle::out(out_iter, ptr::null_mut(), "out_iter");
+    guard::status_of("flatkv_snapshot_iter_new", || {
+        let out = out?;
+        let iter = super::snapshot::on_snapshot(snapshot, Snapshot::iter)?;
+        out.set(handle::new(Cursor::new(iter))?);
+        Ok(())
+    })
+}
+
 /// Frees an iterator. Does nothing if it is NULL or freed already.
 ///
 /// Slices that flatkv_iter_key and flatkv_iter_value gave must not be used any more. Safe from any thread, and after the

@@ -90,9 +90,13 @@ pub extern "C" fn flatkv_keyspace_list(
     let out = handle::out(out_names, NO_BUFFER, "out_names");
     guard::with_store("flatkv_keyspace_list", store, |store| {
         let out = out?;
-        let names: String =
-            store.keyspace_names()?.into_iter().flat_map(|name| [name, "\0".into()]).collect();
-        out.set(handle::new_buffer(names.into_bytes()));
+        out.set(names_buffer(store.keyspace_names()?));
         Ok(())
     })
+}
+
+/// Names, each with a NUL behind it.
+pub(super) fn names_buffer(names: Vec<String>) -> flatkv_buffer_t {
+    let bytes: String = names.into_iter().flat_map(|name| [name, "\0".into()]).collect();
+    handle::new_buffer(bytes.into_bytes())
 }

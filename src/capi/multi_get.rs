@@ -3,6 +3,7 @@
 use super::guard;
 use super::handle::{self, Keys, NO_BUFFER, NO_SLICE, Out, OutArray};
 use super::last_error;
+use super::snapshot::on_snapshot;
 use super::types::{flatkv_buffer_t, flatkv_slice_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
 use crate::error::{Error, Result, status};
 use crate::store::{FETCH_GROUP, Snapshot, Store};
@@ -53,14 +54,33 @@ pub extern "C" fn flatkv_snapshot_multi_get(
     let values = handle::out_array(out_values, n, NO_BUFFER, "out_values");
     let statuses = handle::out_array(out_statuses, n, status::OK, "out_statuses");
     let status = guard::status_of(AT_SNAPSHOT, || {
-        let mut snapshot = handle::shared::<Snapshot>(snapshot)?;
         let outputs = Each { function: AT_SNAPSHOT, values: values.clone()?, statuses: statuses.clone()? };
         let keys = handle::keys(keys, n)?;
-        guard::on_part_of_store(
-            &mut snapshot,
-            |snapshot| read_each(keys, n, outputs, |keys| snapshot.multi_get(keys)),
-            |snapshot, why| snapshot.poison_store(why),
-        )
+        on_snapshot(snapshot, |snapshot| read_each(keys, n, outputs, |keys| snapshot.multi_get(keys)))
+    });
+    refuse_all(status, values, NO_BUFFER, statuses)
+}
+
+/// Reads `n` keys of `keyspace` as they were at the moment of a snapshot, whichever handle of the store that was made with.
+///
+/// As flatkv_snapshot_multi_get; what flatkv_snapshot_get_in says of `keyspace` is true here, too.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_snapshot_multi_get_in(
+    snapshot: *const flatkv_snapshot_t,
+    keyspace: *mut flatkv_t,
+    n: usize,
+    keys: *const flatkv_slice_t,
+    out_values: *mut flatkv_buffer_t,
+    out_statuses: *mut flatkv_status_t,
+) -> flatkv_status_t {
+    let values = handle::out_array(out_values, n, NO_BUFFER, "out_values");
+    let statuses = handle::out_array(out_statuses, n, status::OK, "out_statuses");
+    let status = guard::with_store(AT_SNAPSHOT_IN, keyspace, |keyspace| {
+        let snapshot = handle::shared::<Snapshot>(snapshot)?;
+        let outputs = Each { function: AT_SNAPSHOT_IN, values: values.clone()?, statuses: statuses.clone()? };
+        let keys = handle::keys(keys, n)?;
+        let then = keyspace.snapshot_at(&snapshot)?;
+        read_each(keys, n, outputs, |keys| then.multi_get(keys))
     });
     refuse_all(status, values, NO_BUFFER, statuses)
 }
@@ -99,6 +119,7 @@ pub extern "C" fn flatkv_multi_get_into(
 const INTO: &str = "flatkv_multi_get_into";
 const EACH: &str = "flatkv_multi_get";
 const AT_SNAPSHOT: &str = "flatkv_snapshot_multi_get";
+const AT_SNAPSHOT_IN: &str = "flatkv_snapshot_multi_get_in";
 
 fn key_of(keys: &Keys, i: usize) -> Result<&[u8]> {
     let key = keys.get(i);

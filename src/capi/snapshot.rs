@@ -2,9 +2,11 @@
 
 use super::guard::{self, Presence};
 use super::handle::{self, NO_BUFFER};
+use super::keyspace::names_buffer;
 use super::types::{flatkv_buffer_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
+use crate::error::Result;
 use crate::store::Snapshot;
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::ptr;
 
 /// Makes a snapshot: the store as it is now, for reading, whatever is written later.
@@ -46,13 +48,8 @@ pub extern "C" fn flatkv_snapshot_get(
 ) -> flatkv_status_t {
     let out = handle::out(out_value, NO_BUFFER, "out_value");
     guard::status_of("flatkv_snapshot_get", || {
-        let mut snapshot = handle::shared::<Snapshot>(snapshot)?;
         let (out, key) = (out?, handle::key(key, key_len)?);
-        let value = guard::on_part_of_store(
-            &mut snapshot,
-            |snapshot| snapshot.get(key),
-            |snapshot, why| snapshot.poison_store(why),
-        )?;
+        let value = on_snapshot(snapshot, |snapshot| snapshot.get(key))?;
         let presence = Presence::from(value.is_some());
         out.set(value.map_or(NO_BUFFER, handle::new_buffer));
         Ok(presence)
@@ -81,6 +78,63 @@ pub extern "C" fn flatkv_snapshot_get_in(
         out.set(value.map_or(NO_BUFFER, handle::new_buffer));
         Ok(presence)
     })
+}
+
+/// Makes a snapshot of the same moment that reads the keyspace which was called `name` then, also if that was dropped or cleared
+/// since, or if another one has the name now. It counts as one with `snapshot`: nothing is kept twice, and no write is waited for.
+///
+/// `snapshot`, `name` and `out_snapshot` must not be NULL. On FLATKV_OK the caller frees *out_snapshot with flatkv_snapshot_free,
+/// before or after `snapshot`; on any other code it is NULL. It goes with flatkv_snapshot_get, flatkv_snapshot_multi_get and
+/// flatkv_snapshot_iter_new.
+/// Returns FLATKV_OK; FLATKV_NOT_FOUND if there was none; FLATKV_E_CORRUPTED if damage may hide whether there was;
+/// FLATKV_E_INVALID_ARGUMENT (empty name, not UTF-8, NULL, bad handle); FLATKV_E_TOO_LARGE (name); FLATKV_E_CLOSED;
+/// FLATKV_E_FORKED. Safe from any thread, from several at once. Cost: a get for each keyspace that there was.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_snapshot_keyspace(
+    snapshot: *const flatkv_snapshot_t,
+    name: *const c_char,
+    out_snapshot: *mut *mut flatkv_snapshot_t,
+) -> flatkv_status_t {
+    let out = handle::out(out_snapshot, ptr::null_mut(), "out_snapshot");
+    guard::status_of("flatkv_snapshot_keyspace", || {
+        let (out, name) = (out?, handle::text(name, "name")?);
+        let found = on_snapshot(snapshot, |snapshot| snapshot.keyspace(name))?;
+        let presence = Presence::from(found.is_some());
+        if let Some(found) = found {
+            out.set(handle::new(found)?);
+        }
+        Ok(presence)
+    })
+}
+
+/// Gives the names that keyspaces had at the moment of a snapshot, as flatkv_keyspace_list gives those of now.
+///
+/// `snapshot` and `out_names` must not be NULL. Everything else as flatkv_keyspace_list. Cost: a get for each.
+#[unsafe(no_mangle)]
+pub extern "C" fn flatkv_snapshot_keyspace_list(
+    snapshot: *const flatkv_snapshot_t,
+    out_names: *mut flatkv_buffer_t,
+) -> flatkv_status_t {
+    let out = handle::out(out_names, NO_BUFFER, "out_names");
+    guard::status_of("flatkv_snapshot_keyspace_list", || {
+        let out = out?;
+        let names = on_snapshot(snapshot, |snapshot| snapshot.keyspace_names())?;
+        out.set(names_buffer(names));
+        Ok(())
+    })
+}
+
+/// Runs a call on a snapshot. A panic in it poisons the store.
+pub(super) fn on_snapshot<T>(
+    snapshot: *const flatkv_snapshot_t,
+    call: impl FnOnce(&Snapshot) -> Result<T>,
+) -> Result<T> {
+    let mut snapshot = handle::shared::<Snapshot>(snapshot)?;
+    guard::on_part_of_store(
+        &mut snapshot,
+        |snapshot| call(snapshot),
+        |snapshot, why| snapshot.poison_store(why),
+    )
 }
 
 /// Gives the bytes of overwritten and deleted entries that are kept because of a snapshot. Those that a newer one needs,

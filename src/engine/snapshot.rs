@@ -20,6 +20,10 @@ use crate::write_batch::check_key;
 pub(super) trait SnapshotHost: Send + Sync {
     fn kept_bytes(&self, point: Seq) -> u64;
     fn close_point(&self, point: Seq);
+    /// The names of the keyspaces that there were.
+    fn names_at(&self, point: Seq) -> Result<Vec<String>>;
+    /// The keyspace that had a name, if one had it.
+    fn keys_at(self: Arc<Self>, name: &str, point: Seq) -> Result<Option<Arc<dyn ViewHost>>>;
     #[cfg_attr(not(feature = "capi"), allow(dead_code, reason = "the C boundary catches panics"))]
     fn poison(&self, why: &str);
 }
@@ -101,6 +105,26 @@ impl Snapshot {
     /// `Unsupported` with `index=hash`, `Closed`, `Forked`.
     pub fn iter(&self) -> Result<Iter> {
         Iter::new(Arc::clone(&self.view))
+    }
+
+    /// The keyspace that had this name at the moment of the snapshot, as it was then: also if it was dropped or cleared since, or
+    /// if another one has the name now. `None` if there was none. The same moment: no write is waited for, and nothing kept
+    /// twice. Costs a get for each keyspace that there was.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `TooLarge` (the name), `Corrupted` if damage may hide whether there was one, `Closed`, `Forked`.
+    pub fn keyspace(&self, name: &str) -> Result<Option<Snapshot>> {
+        let (open, point) = (&self.view.open, self.view.point);
+        let keys = Arc::clone(&open.host).keys_at(name, point)?;
+        Ok(keys.map(|keys| Snapshot { view: Arc::new(View { keys, point, open: Arc::clone(open) }) }))
+    }
+
+    /// The names that keyspaces had at the moment of the snapshot, in the order of their bytes. Costs a get for each.
+    ///
+    /// # Errors
+    /// `Corrupted` if damage may hide some, `Closed`, `Forked`.
+    pub fn keyspace_names(&self) -> Result<Vec<String>> {
+        self.view.open.host.names_at(self.view.point)
     }
 
     /// Bytes of overwritten and deleted entries that are kept because of this snapshot. Those that a newer snapshot needs,
@@ -188,6 +212,15 @@ impl<I: Index + 'static> SnapshotHost for Engine<I> {
         }
     }
 
+    fn names_at(&self, point: Seq) -> Result<Vec<String>> {
+        self.keyspace_names_at(point)
+    }
+
+    fn keys_at(self: Arc<Self>, name: &str, point: Seq) -> Result<Option<Arc<dyn ViewHost>>> {
+        let found = self.find_keyspace_at(name, point)?;
+        Ok(found.map(|space| Arc::new(KeyspaceView { engine: self, space }) as Arc<dyn ViewHost>))
+    }
+
     fn poison(&self, why: &str) {
         Engine::poison(self, why);
     }
@@ -208,6 +241,11 @@ impl<I: Index + 'static> Engine<I> {
         check_key(key)?;
         self.check_open()?;
         self.counters.get();
+        self.value_at(space, key, point)
+    }
+
+    /// The value that a key had at a point.
+    pub(super) fn value_at(&self, space: &Keyspace<I>, key: &[u8], point: Seq) -> Result<Option<Vec<u8>>> {
         let _guard = epoch::pin();
         let scratch = Scratch::new();
         let key = space.key(key);

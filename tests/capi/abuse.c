@@ -75,6 +75,11 @@ static int snapshot_get(void *h) { return flatkv_snapshot_get(h, "k", 1, &out_bu
 static int snapshot_get_in(void *h) { return flatkv_snapshot_get_in(h, live[STORE], "k", 1, &out_buffer); }
 static int snapshot_get_in_store(void *h) { return flatkv_snapshot_get_in(live[SNAPSHOT], h, "k", 1, &out_buffer); }
 static int snapshot_multi_get(void *h) { return flatkv_snapshot_multi_get(h, 1, &one_key, &out_buffer, &out_status); }
+static int snapshot_multi_get_in(void *h) { return flatkv_snapshot_multi_get_in(h, live[STORE], 1, &one_key, &out_buffer, &out_status); }
+static int snapshot_multi_get_in_store(void *h) { return flatkv_snapshot_multi_get_in(live[SNAPSHOT], h, 1, &one_key, &out_buffer, &out_status); }
+static int snapshot_keyspace(void *h) { return flatkv_snapshot_keyspace(h, "keyspace", &out_snapshot); }
+static int snapshot_keyspace_list(void *h) { return flatkv_snapshot_keyspace_list(h, &out_buffer); }
+static int snapshot_iter_new(void *h) { return flatkv_snapshot_iter_new(h, &out_iter); }
 static int snapshot_kept_bytes(void *h) { return NOTHING(flatkv_snapshot_kept_bytes(h) == 0); }
 static int snapshot_free(void *h) { return flatkv_snapshot_free(h), -1; }
 static int iter_new(void *h) { return flatkv_iter_new(h, NULL, &out_iter); }
@@ -165,6 +170,11 @@ static const struct call {
     { "flatkv_snapshot_get_in", SNAPSHOT, 0, snapshot_get_in },
     { "flatkv_snapshot_get_in", STORE, 0, snapshot_get_in_store },
     { "flatkv_snapshot_multi_get", SNAPSHOT, 0, snapshot_multi_get },
+    { "flatkv_snapshot_multi_get_in", SNAPSHOT, 0, snapshot_multi_get_in },
+    { "flatkv_snapshot_multi_get_in", STORE, 0, snapshot_multi_get_in_store },
+    { "flatkv_snapshot_keyspace", SNAPSHOT, 0, snapshot_keyspace },
+    { "flatkv_snapshot_keyspace_list", SNAPSHOT, 0, snapshot_keyspace_list },
+    { "flatkv_snapshot_iter_new", SNAPSHOT, 0, snapshot_iter_new },
     { "flatkv_snapshot_kept_bytes", SNAPSHOT, 0, snapshot_kept_bytes },
     { "flatkv_snapshot_free", SNAPSHOT, 1, snapshot_free },
     { "flatkv_iter_new", STORE, 0, iter_new },
@@ -482,6 +492,18 @@ static void missing_pointers_are_refused_before_anything_happens(void)
     SAYS("keys is NULL");
     INVALID(flatkv_snapshot_multi_get(live[SNAPSHOT], 1, &one_key, NULL, &out_status));
     INVALID(flatkv_snapshot_multi_get(live[SNAPSHOT], 1, &one_key, &out_buffer, NULL));
+    INVALID(flatkv_snapshot_multi_get_in(live[SNAPSHOT], store, 1, NULL, &out_buffer, &out_status));
+    SAYS("keys is NULL");
+    INVALID(flatkv_snapshot_multi_get_in(live[SNAPSHOT], store, 1, &one_key, NULL, &out_status));
+    INVALID(flatkv_snapshot_multi_get_in(live[SNAPSHOT], store, 1, &one_key, &out_buffer, NULL));
+    INVALID(flatkv_snapshot_keyspace(live[SNAPSHOT], NULL, &out_snapshot));
+    SAYS("name is NULL");
+    INVALID(flatkv_snapshot_keyspace(live[SNAPSHOT], "n", NULL));
+    SAYS("out_snapshot is NULL");
+    INVALID(flatkv_snapshot_keyspace_list(live[SNAPSHOT], NULL));
+    SAYS("out_names is NULL");
+    INVALID(flatkv_snapshot_iter_new(live[SNAPSHOT], NULL));
+    SAYS("out_iter is NULL");
     INVALID(flatkv_multi_get_into(store, 1, NULL, buf, sizeof buf, &out_slice, &out_status, &out_len));
     INVALID(flatkv_multi_get_into(store, 1, &one_key, NULL, 1, &out_slice, &out_status, &out_len));
     INVALID(flatkv_multi_get_into(store, 1, &one_key, buf, sizeof buf, NULL, &out_status, &out_len));

@@ -112,6 +112,63 @@ static void keyspaces_are_listed_dropped_and_cleared_and_stay_so(void)
     OK(flatkv_close(store));
 }
 
+static void a_snapshot_lists_and_opens_what_was_dropped_since(void)
+{
+    flatkv_t *store = open_ordered("then"), *gone = keyspace(store, "gone"), *kept = keyspace(store, "kept");
+    flatkv_slice_t keys[2] = { { (const uint8_t *)"k", 1 }, { (const uint8_t *)"absent", 6 } };
+    flatkv_buffer_t values[2], found;
+    flatkv_status_t statuses[2];
+    flatkv_snapshot_t *then, *of_gone, *none = NULL;
+    flatkv_iter_t *iter;
+    put_text(gone, "k", "of then");
+    put_text(kept, "k", "of then");
+    put_text(store, "k", "of the store");
+    OK(flatkv_snapshot_new(store, &then));
+    OK(flatkv_keyspace_drop(store, "gone"));
+    OK(flatkv_keyspace_clear(kept));
+    OK(flatkv_close(keyspace(store, "new")));
+    NAMES(store, "kept\0new\0");
+    OK(flatkv_snapshot_keyspace_list(then, &found));
+    CHECK(found.len == 10 && memcmp(found.data, "gone\0kept\0", 10) == 0);
+    flatkv_buffer_free(&found);
+    GIVES(FLATKV_NOT_FOUND, flatkv_snapshot_keyspace(then, "new", &none));
+    CHECK(none == NULL);
+    GIVES(FLATKV_E_INVALID_ARGUMENT, flatkv_snapshot_keyspace(then, "", &none));
+    OK(flatkv_snapshot_keyspace(then, "gone", &of_gone));
+    OK(flatkv_snapshot_get(of_gone, "k", 1, &found));
+    CHECK(holds(found.data, found.len, "of then"));
+    flatkv_buffer_free(&found);
+    OK(flatkv_snapshot_multi_get(of_gone, 2, keys, values, statuses));
+    CHECK(statuses[0] == FLATKV_OK && statuses[1] == FLATKV_NOT_FOUND && holds(values[0].data, values[0].len, "of then"));
+    flatkv_buffer_free(&values[0]);
+    OK(flatkv_snapshot_multi_get_in(of_gone, kept, 2, keys, values, statuses));
+    CHECK(statuses[0] == FLATKV_OK && statuses[1] == FLATKV_NOT_FOUND && holds(values[0].data, values[0].len, "of then"));
+    flatkv_buffer_free(&values[0]);
+    OK(flatkv_snapshot_multi_get_in(of_gone, store, 1, keys, values, statuses));
+    CHECK(statuses[0] == FLATKV_OK && holds(values[0].data, values[0].len, "of the store"));
+    flatkv_buffer_free(&values[0]);
+    flatkv_snapshot_free(then);
+    OK(flatkv_snapshot_iter_new(of_gone, &iter));
+    flatkv_iter_seek_first(iter);
+    CHECK(flatkv_iter_valid(iter) && holds(flatkv_iter_value(iter).data, flatkv_iter_value(iter).len, "of then"));
+    flatkv_iter_next(iter);
+    CHECK(!flatkv_iter_valid(iter));
+    OK(flatkv_iter_status(iter));
+    flatkv_iter_free(iter);
+    OK(flatkv_close(gone));
+    OK(flatkv_close(kept));
+    OK(flatkv_close(store));
+    GIVES(FLATKV_E_CLOSED, flatkv_snapshot_keyspace(of_gone, "gone", &none));
+    GIVES(FLATKV_E_CLOSED, flatkv_snapshot_keyspace_list(of_gone, &found));
+    flatkv_snapshot_free(of_gone);
+    store = open_store("then");
+    OK(flatkv_snapshot_new(store, &then));
+    GIVES(FLATKV_E_UNSUPPORTED, flatkv_snapshot_iter_new(then, &iter));
+    CHECK(iter == NULL);
+    flatkv_snapshot_free(then);
+    OK(flatkv_close(store));
+}
+
 static void finding_a_keyspace_makes_none(void)
 {
     flatkv_t *store = open_store("find"), *made, *found = store;
@@ -236,6 +293,7 @@ int main(int argc, char **argv)
     RUN(every_call_works_on_the_handle_of_a_keyspace);
     RUN(keyspaces_are_listed_dropped_and_cleared_and_stay_so);
     RUN(finding_a_keyspace_makes_none);
+    RUN(a_snapshot_lists_and_opens_what_was_dropped_since);
     RUN(a_batch_and_a_snapshot_go_across_keyspaces);
     RUN(names_are_checked);
     RUN(handles_that_outlive_their_store_say_so);

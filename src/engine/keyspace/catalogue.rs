@@ -48,7 +48,7 @@ impl<I> Default for Names<I> {
 }
 
 /// Refuses names outside 1..=255 bytes, and with a NUL.
-fn check_name(name: &str) -> Result<()> {
+pub(super) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.contains('\0') {
         return Err(Error::InvalidArgument(format!(
             "name of a keyspace {name:?}: 1 to {KEYSPACE_NAME_BYTES_MAX} bytes without NUL"
@@ -240,7 +240,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Refuses to say that there is no keyspace of some name if damage may hide one.
-    fn check_catalogue_is_whole(&self) -> Result<()> {
+    pub(super) fn check_catalogue_is_whole(&self) -> Result<()> {
         let (newest, orphan) = {
             let names = self.keyspaces.names.read();
             (names.newest, names.orphans.first().copied())
@@ -308,7 +308,7 @@ impl<I: Index + 'static> Engine<I> {
 }
 
 #[cold]
-fn without_record(id: KeyspaceId) -> Error {
+pub(super) fn without_record(id: KeyspaceId) -> Error {
     let found = u64::from(id.0);
     Error::Corrupted { what: "keyspace of entries in the catalogue", offset: 0, expected: 0, found }
 }

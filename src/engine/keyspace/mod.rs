@@ -13,6 +13,7 @@
 //!   - a keyspace that was dropped stays registered as long as a point shows it
 
 mod catalogue;
+mod past;
 mod reclaim;
 mod scope;
 
