@@ -46,7 +46,7 @@ impl Session {
     }
 }
 
-/// Reads every key. `Err` names the key that failed, or bytes that nobody wrote.
+/// Reads every key, and all of them by scans. `Err` names the key that failed, or bytes that nobody wrote.
 pub fn observe<S: Subject>(store: &S, world: &World) -> Result<State, String> {
     let mut state = vec![0; KEYS];
     for (number, key) in world.keys.iter().enumerate() {
@@ -62,7 +62,21 @@ pub fn observe<S: Subject>(store: &S, world: &World) -> Result<State, String> {
             }
         }
     }
+    check_scan(store, world, &state)?;
     Ok(state)
+}
+
+/// Scans, where the store has them, show what gets do.
+fn check_scan<S: Subject>(store: &S, world: &World, state: &State) -> Result<(), String> {
+    let Some(scanned) = store.scan()? else { return Ok(()) };
+    let numbered = world.keys.iter().zip(state).filter(|(_, value)| **value != 0);
+    let mut expected: Vec<_> = numbered.map(|(key, value)| (key.as_slice(), world.value(*value))).collect();
+    expected.sort_unstable();
+    let is_same = scanned.iter().map(|(key, value)| (&key[..], &value[..])).eq(expected.iter().copied());
+    if is_same {
+        return Ok(());
+    }
+    Err(format!("a scan shows {} entries where gets show {}, or others", scanned.len(), expected.len()))
 }
 
 /// A thread that does what it is sent, so that a history has two writers and yet one order.

@@ -2,8 +2,11 @@
 
 use crate::common;
 use flatkv::testing::sim::{SimKind, SimMedia};
-use flatkv::{Durability, IndexKind, Options, Result, Store, WriteBatch, WriteOptions};
+use flatkv::{Durability, Error, IndexKind, Options, Result, Store, WriteBatch, WriteOptions};
 use std::sync::Arc;
+
+/// Keys and values in the order of the keys.
+pub type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A store as the sweep sees it.
 pub trait Subject: Send + Sync + Sized + 'static {
@@ -24,6 +27,10 @@ pub trait Subject: Send + Sync + Sized + 'static {
     /// Gives all free slots back to the file system.
     fn give_back(&self) -> Result<()>;
     fn close(&self) -> Result<()>;
+    /// What scans show, if they can: all entries, the same in either direction.
+    fn scan(&self) -> std::result::Result<Option<Entries>, String> {
+        Ok(None)
+    }
     /// Compares what the store believes with all that lies on the medium, if the store can.
     fn verify(&self) -> std::result::Result<(), String> {
         Ok(())
@@ -98,6 +105,32 @@ impl Subject for Store {
         Store::close(self)
     }
 
+    fn scan(&self) -> std::result::Result<Option<Entries>, String> {
+        let mut iter = match self.iter() {
+            Ok(iter) => iter,
+            Err(Error::Unsupported(_)) => return Ok(None),
+            Err(error) => return Err(format!("no iterator: {error}")),
+        };
+        let mut entries = Entries::new();
+        let scanned = |error: Error| format!("a scan: {error}");
+        while iter.move_next().map_err(scanned)? {
+            let key = iter.key().expect("it is on an entry").to_vec();
+            entries.push((key, iter.value().map_err(scanned)?.expect("it is on an entry").to_vec()));
+        }
+        iter.set_bounds(None, None);
+        let mut before = entries.iter().rev();
+        while iter.move_prev().map_err(scanned)? {
+            let expected = before.next().ok_or("a scan backward shows more than one forward")?;
+            if iter.key() != Some(&expected.0) || iter.value().map_err(scanned)? != Some(&expected.1) {
+                return Err(format!("a scan backward shows {:?} instead of {:?}", iter.key(), expected.0));
+            }
+        }
+        match before.next() {
+            None => Ok(Some(entries)),
+            Some(missing) => Err(format!("a scan backward ends before {:?}", missing.0)),
+        }
+    }
+
     fn verify(&self) -> std::result::Result<(), String> {
         let report = Store::verify(self).map_err(|error| error.to_string())?;
         match report.findings.first() {
@@ -108,23 +141,51 @@ impl Subject for Store {
     }
 }
 
-/// A store in which each key of a history is a keyspace of its own, and its value the one entry of that: puts create, deletes
-/// drop or clear, and batches go across.
+/// A store in which each key of a history is a keyspace of its own, and its value what that holds: in half of them one entry, in the
+/// others several, which come and go together. Puts create, deletes drop or clear, and batches go across.
 pub struct KeyspacePerKey(Store);
 
-const ONLY: &[u8] = b"value";
+const VALUE: &[u8] = b"value";
+/// In front of the value and behind it, with its first bytes.
+const BESIDE: [&[u8]; 3] = [b"a", b"b", b"z"];
+const BESIDE_BYTES: usize = 8;
+
+/// What a keyspace with this value holds beside it.
+fn beside(key: &[u8]) -> &'static [&'static [u8]] {
+    if (sum(key) / 2).is_multiple_of(2) { &BESIDE } else { &[] }
+}
+
+fn sum(key: &[u8]) -> u32 {
+    key.iter().map(|byte| u32::from(*byte)).sum()
+}
 
 impl KeyspacePerKey {
     fn name(key: &[u8]) -> String {
         key.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn existing(&self, key: &[u8]) -> Result<Option<Store>> {
-        let name = Self::name(key);
-        if !self.0.keyspace_names()?.contains(&name) {
-            return Ok(None);
-        }
-        self.0.keyspace(&name).map(Some)
+    fn key_of(name: &str) -> Vec<u8> {
+        let digits = name.as_bytes().chunks(2).map(|two| std::str::from_utf8(two).expect("digits"));
+        digits.map(|two| u8::from_str_radix(two, 16).expect("a name that was given")).collect()
+    }
+
+    /// Adds what makes a keyspace hold a value, or nothing.
+    fn add(batch: &mut WriteBatch, keyspace: &Store, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let whole = std::iter::once((VALUE, value));
+        let parts = beside(key).iter().map(|name| (*name, value.map(|value| &value[..BESIDE_BYTES])));
+        whole.chain(parts).try_for_each(|(name, value)| match value {
+            Some(value) => batch.put_in(keyspace, name, value),
+            None => batch.delete_in(keyspace, name),
+        })
+    }
+
+    /// The entries of a keyspace that holds a value, or nothing.
+    fn expected(key: &[u8], value: Option<&[u8]>) -> Entries {
+        let Some(value) = value else { return Entries::new() };
+        let parts = beside(key).iter().map(|name| (name.to_vec(), value[..BESIDE_BYTES].to_vec()));
+        let mut entries: Entries = parts.chain([(VALUE.to_vec(), value.to_vec())]).collect();
+        entries.sort();
+        entries
     }
 }
 
@@ -133,19 +194,34 @@ impl Subject for KeyspacePerKey {
         <Store as Subject>::open(media, index).map(KeyspacePerKey)
     }
 
+    /// Half of what a keyspace holds is a value that nobody wrote.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let keyspace = self.existing(key)?;
-        keyspace.map_or(Ok(None), |keyspace| keyspace.get(ONLY))
+        let Some(keyspace) = self.0.find_keyspace(&Self::name(key))? else { return Ok(None) };
+        let value = keyspace.get(VALUE)?;
+        let expected = value.as_ref().map(|value| &value[..BESIDE_BYTES]);
+        for name in beside(key) {
+            if keyspace.get(name)?.as_deref() != expected {
+                return Ok(Some(b"a part of a value".to_vec()));
+            }
+        }
+        Ok(value)
     }
 
     fn put(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<()> {
-        self.0.keyspace(&Self::name(key))?.put_with(&WriteOptions::new().durability(durability), ONLY, value)
+        let keyspace = self.0.keyspace(&Self::name(key))?;
+        let options = WriteOptions::new().durability(durability);
+        if beside(key).is_empty() {
+            return keyspace.put_with(&options, VALUE, value);
+        }
+        let mut batch = WriteBatch::new();
+        Self::add(&mut batch, &keyspace, key, Some(value))?;
+        keyspace.write_with(&options, &batch)
     }
 
     fn delete(&self, key: &[u8]) -> Result<bool> {
-        let Some(keyspace) = self.existing(key)? else { return Ok(false) };
-        let was_there = keyspace.exists(ONLY)?;
-        if was_there && key.iter().map(|byte| u32::from(*byte)).sum::<u32>().is_multiple_of(2) {
+        let Some(keyspace) = self.0.find_keyspace(&Self::name(key))? else { return Ok(false) };
+        let was_there = keyspace.exists(VALUE)?;
+        if was_there && sum(key).is_multiple_of(2) {
             keyspace.clear()?;
         } else if was_there {
             self.0.drop_keyspace(&Self::name(key))?;
@@ -157,12 +233,34 @@ impl Subject for KeyspacePerKey {
         let mut batch = WriteBatch::new();
         for (key, value) in changes {
             let keyspace = self.0.keyspace(&Self::name(key))?;
-            match value {
-                Some(value) => batch.put_in(&keyspace, ONLY, value)?,
-                None => batch.delete_in(&keyspace, ONLY)?,
-            }
+            Self::add(&mut batch, &keyspace, key, value.as_deref())?;
         }
         self.0.write(&batch)
+    }
+
+    fn scan(&self) -> std::result::Result<Option<Entries>, String> {
+        match Subject::scan(&self.0)? {
+            None => return Ok(None),
+            Some(shown) if shown.is_empty() => {}
+            Some(shown) => return Err(format!("the default keyspace shows {shown:?}")),
+        }
+        let names = self.0.keyspace_names().map_err(|error| format!("no names: {error}"))?;
+        let mut entries = Entries::new();
+        for name in names {
+            let keyspace = self.0.find_keyspace(&name).map_err(|error| format!("{name}: {error}"))?;
+            let keyspace = keyspace.ok_or_else(|| format!("{name} is listed and not there"))?;
+            let Some(shown) = Subject::scan(&keyspace)? else { return Ok(None) };
+            let key = Self::key_of(&name);
+            let value = shown.iter().find(|(name, _)| name == VALUE).map(|(_, value)| value.clone());
+            if shown != Self::expected(&key, value.as_deref()) {
+                return Err(format!(
+                    "a scan of {name} shows {} entries, and not those of a value",
+                    shown.len()
+                ));
+            }
+            entries.extend(value.map(|value| (key, value)));
+        }
+        Ok(Some(entries))
     }
 
     fn sync(&self) -> Result<()> {
