@@ -3,7 +3,9 @@
 use crate::common;
 use crate::faults::plan::{Fault, Terrain, Turn};
 use flatkv::testing::{CallFault, CallSite};
-use flatkv::{Durability, Error, IndexKind, MediaChoice, Options, Result, Store, WriteBatch, WriteOptions};
+use flatkv::{
+    Durability, Error, IndexKind, MediaChoice, Options, Result, Snapshot, Store, WriteBatch, WriteOptions,
+};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,9 @@ const SEGMENT_BYTES: u64 = 8192;
 const SMALL_BYTES: usize = 40;
 const ROLL_BYTES: usize = 1000;
 const BLOB_BYTES: usize = 6000;
+
+/// The keyspace of every fourth key.
+const KEYSPACE: &str = "every fourth";
 
 /// What the background thread is given to come to its first prefault.
 const BACKGROUND_MAX: Duration = Duration::from_secs(5);
@@ -64,6 +69,23 @@ impl Model {
     }
 }
 
+/// What a drop of the keyspace changes.
+fn without_keyspace() -> Vec<Change> {
+    (0..KEYS).filter(|number| is_in_keyspace(*number)).map(|number| (number, None)).collect()
+}
+
+fn batch_of(store: &Store, changes: &[Change]) -> Result<WriteBatch> {
+    let mut batch = WriteBatch::new();
+    for (number, value) in changes {
+        let space = space_of(store, *number)?;
+        match value {
+            Some(value) => batch.put_in(&space, &key(*number), value)?,
+            None => batch.delete_in(&space, &key(*number))?,
+        }
+    }
+    Ok(batch)
+}
+
 /// One run of the workload. An `Err` of its methods is a violation.
 pub struct Work<'a> {
     turn: &'a Turn,
@@ -86,6 +108,22 @@ pub struct Work<'a> {
 
 fn key(number: usize) -> Vec<u8> {
     format!("key {number:02}").into_bytes()
+}
+
+fn is_in_keyspace(number: usize) -> bool {
+    number % 4 == 3
+}
+
+/// The handle that a key is written with: its keyspace is made if it is not there.
+fn space_of(store: &Store, number: usize) -> Result<Store> {
+    if is_in_keyspace(number) { store.keyspace(KEYSPACE) } else { Ok(store.clone()) }
+}
+
+fn get(store: &Store, number: usize) -> Result<Option<Vec<u8>>> {
+    if !is_in_keyspace(number) {
+        return store.get(&key(number));
+    }
+    store.find_keyspace(KEYSPACE)?.map_or(Ok(None), |keyspace| keyspace.get(&key(number)))
 }
 
 pub fn options(media: MediaChoice, terrain: Terrain, index: IndexKind) -> Options {
@@ -191,10 +229,15 @@ impl<'a> Work<'a> {
         self.batch(store, &[4, 5, 12], SMALL_BYTES)?;
         self.batch(store, &[6, 7, 13, 14, 15, 16, 17, 18], 500)?;
         self.batch(store, &[0, 19], BLOB_BYTES / 2)?;
+        let held =
+            (store.snapshot().map_err(|error| format!("snapshot: {error}"))?, self.model.values.clone());
         self.put_async(store)?;
         for round in 0..14 {
             self.put(store, 20 + round % 4, ROLL_BYTES)?;
         }
+        self.drop_keyspace(store)?;
+        self.put(store, 7, SMALL_BYTES)?;
+        self.check_held(held)?;
         self.tidy_up(store)?;
         self.clean(store)?;
         self.give_back(store)?;
@@ -217,8 +260,9 @@ impl<'a> Work<'a> {
             self.put(store, 20 + round % 4, ROLL_BYTES)?;
         }
         self.clean(store)?;
+        self.clear_keyspace(store)?;
         self.give_back(store)?;
-        self.batch(store, &[1, 16, 17], SMALL_BYTES)?;
+        self.batch(store, &[1, 15, 16, 17], SMALL_BYTES)?;
         self.check(store, false, "before the end of a session")
     }
 
@@ -289,7 +333,7 @@ impl<'a> Work<'a> {
         let mut accepted = Vec::new();
         for number in [2, 3, 4] {
             let bytes = self.model.value(SMALL_BYTES);
-            let ticket = store.put_async(&key(number), &bytes);
+            let ticket = space_of(store, number).and_then(|store| store.put_async(&key(number), &bytes));
             match ticket {
                 Ok(ticket) => accepted.push((ticket, vec![(number, Some(bytes))])),
                 Err(error) if accepted.is_empty() => self.failed(store, "put_async", error, None)?,
@@ -310,22 +354,27 @@ impl<'a> Work<'a> {
         let with = WriteOptions::new().durability(if os { Durability::Os } else { Durability::Sync });
         let was_poisoned = store.health().is_err();
         let result = match (&changes[..], what) {
-            ([(number, Some(value))], _) => store.put_with(&with, &key(*number), value),
-            ([(number, None)], _) => store.delete_with(&with, &key(*number)).map(|found| {
-                assert_eq!(found, self.model.values[*number].is_some(), "delete of key {number}");
-            }),
-            (changes, _) => {
-                let mut batch = WriteBatch::new();
-                for (number, value) in changes {
-                    match value {
-                        Some(value) => batch.put(&key(*number), value),
-                        None => batch.delete(&key(*number)),
-                    }
-                    .map_err(|error| format!("batch: {error}"))?;
-                }
-                store.write_with(&with, &batch)
+            ([(number, Some(value))], _) => {
+                space_of(store, *number).and_then(|store| store.put_with(&with, &key(*number), value))
             }
+            ([(number, None)], _) => space_of(store, *number)
+                .and_then(|store| store.delete_with(&with, &key(*number)))
+                .map(|found| {
+                    assert_eq!(found, self.model.values[*number].is_some(), "delete of key {number}");
+                }),
+            (changes, _) => batch_of(store, changes).and_then(|batch| store.write_with(&with, &batch)),
         };
+        self.answered(store, what, changes, (was_poisoned, result))
+    }
+
+    /// What a write came to.
+    fn answered(
+        &mut self,
+        store: &Store,
+        what: &str,
+        changes: Vec<Change>,
+        (was_poisoned, result): (bool, Result<()>),
+    ) -> Checked<()> {
         match result {
             Ok(()) if was_poisoned => Err(format!("{what} was acknowledged by a poisoned store")),
             Ok(()) => {
@@ -334,6 +383,40 @@ impl<'a> Work<'a> {
             }
             Err(error) => self.failed(store, what, error, Some(changes)),
         }
+    }
+
+    /// Every fourth key goes at once.
+    fn drop_keyspace(&mut self, store: &Store) -> Checked<()> {
+        let was_poisoned = store.health().is_err();
+        let result = store.drop_keyspace(KEYSPACE).map(drop);
+        self.answered(store, "drop", without_keyspace(), (was_poisoned, result))
+    }
+
+    fn clear_keyspace(&mut self, store: &Store) -> Checked<()> {
+        let was_poisoned = store.health().is_err();
+        let result = match store.find_keyspace(KEYSPACE) {
+            Ok(None) => return Ok(()),
+            found => found.and_then(|keyspace| keyspace.expect("it is there").clear()),
+        };
+        self.answered(store, "clear", without_keyspace(), (was_poisoned, result))
+    }
+
+    /// A snapshot shows what there was, whatever failed since and whatever was dropped.
+    fn check_held(&mut self, (snapshot, values): (Snapshot, Vec<Option<Vec<u8>>>)) -> Checked<()> {
+        let wrong = |error: Error| format!("a held snapshot: {error}");
+        let keyspace = snapshot.keyspace(KEYSPACE).map_err(wrong)?;
+        for (number, value) in values.iter().enumerate() {
+            self.reads += 1;
+            let shown = match &keyspace {
+                Some(keyspace) if is_in_keyspace(number) => keyspace.get(&key(number)),
+                None if is_in_keyspace(number) => Ok(None),
+                _ => snapshot.get(&key(number)),
+            };
+            if shown.map_err(wrong)? != *value {
+                return Err(format!("a held snapshot shows another value of key {number}"));
+            }
+        }
+        Ok(())
     }
 
     fn covering(&mut self, store: &Store, what: &str, call: impl Fn(&Store) -> Result<()>) -> Checked<()> {
@@ -450,9 +533,7 @@ impl<'a> Work<'a> {
         let mut found = Vec::with_capacity(KEYS);
         for number in 0..KEYS {
             self.reads += 1;
-            found.push(
-                store.get(&key(number)).map_err(|error| format!("{when}: get of key {number}: {error}"))?,
-            );
+            found.push(get(store, number).map_err(|error| format!("{when}: get of key {number}: {error}"))?);
         }
         if is_fresh {
             return self.model.settle(found).map_err(|error| format!("{when}: {error}"));
