@@ -8,3 +8,4 @@ pub mod image;
 pub mod input;
 pub mod open_image;
 pub mod ops;
+pub mod spaces;

@@ -3,6 +3,7 @@
 
 use super::image::BASES;
 use super::input::Input;
+use super::spaces::Spaces;
 use flatkv::testing::Media;
 use flatkv::testing::sim::{SimKind, SimMedia};
 use flatkv::{Durability, Error, Store, WriteBatch, WriteOptions};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 const CALLS_MAX: usize = 400;
 
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 struct Subject {
     media: Arc<SimMedia>,
@@ -19,6 +20,7 @@ struct Subject {
     kind: SimKind,
     capacity: u64,
     logs: usize,
+    spaces: Spaces,
     /// The store can no longer be written to.
     is_over: bool,
 }
@@ -32,7 +34,8 @@ pub fn run(data: &[u8]) {
     let media =
         Arc::new(SimMedia::from_image(kind, BASES[if kind == SimKind::File { 5 } else { 0 }], capacity));
     let store = open(&media, logs, false).expect("an empty pool opens");
-    let mut subject = Subject { media, store, kind, capacity, logs, is_over: false };
+    let mut subject =
+        Subject { media, store, kind, capacity, logs, spaces: Spaces::default(), is_over: false };
     let mut model = Model::new();
     for number in 0..CALLS_MAX {
         if input.is_empty() {
@@ -43,10 +46,10 @@ pub fn run(data: &[u8]) {
             break;
         }
     }
-    compare_all(&subject.store, &model);
+    compare_all(&subject, &model);
     if !subject.is_over {
         reopen(&mut subject, true);
-        compare_all(&subject.store, &model);
+        compare_all(&subject, &model);
     }
 }
 
@@ -58,6 +61,7 @@ fn open(media: &Arc<SimMedia>, logs: usize, read_only: bool) -> Result<Store, Er
 
 /// A full pool whose reserve earlier recoveries used up opens for reading only: that ends the run.
 fn reopen(subject: &mut Subject, cleanly: bool) {
+    subject.spaces.forget_held();
     if cleanly {
         subject.store.close().expect("nothing is pinned");
     } else {
@@ -78,7 +82,7 @@ fn reopen(subject: &mut Subject, cleanly: bool) {
 }
 
 /// A few keys, so that they are overwritten: short ones, long ones, and one that is a prefix of others.
-fn key(input: &mut Input<'_>) -> Vec<u8> {
+pub fn key(input: &mut Input<'_>) -> Vec<u8> {
     match input.byte() {
         choice @ 0..200 => vec![b'k', choice % 12],
         choice @ 200..250 => vec![choice; 1 + usize::from(choice % 5) * 61],
@@ -86,7 +90,7 @@ fn key(input: &mut Input<'_>) -> Vec<u8> {
     }
 }
 
-fn value(input: &mut Input<'_>, number: u8) -> Vec<u8> {
+pub fn value(input: &mut Input<'_>, number: u8) -> Vec<u8> {
     let len = match input.byte() {
         choice @ 0..120 => usize::from(choice),
         choice @ 120..200 => usize::from(choice) * 6,
@@ -102,7 +106,7 @@ fn is_full(error: &Error) -> bool {
 }
 
 /// True if the write was done.
-fn done<T>(answer: Result<T, Error>, what: &str) -> Option<T> {
+pub fn done<T>(answer: Result<T, Error>, what: &str) -> Option<T> {
     match answer {
         Ok(answer) => Some(answer),
         Err(error) if is_full(&error) => None,
@@ -112,7 +116,12 @@ fn done<T>(answer: Result<T, Error>, what: &str) -> Option<T> {
 
 fn step(subject: &mut Subject, model: &mut Model, input: &mut Input<'_>, number: u8) {
     let store = &subject.store;
-    match input.byte() % 16 {
+    let call = match input.byte() {
+        240..248 => return subject.spaces.step(store, model, input, number),
+        248.. => return subject.spaces.hold_or_let_go(store, model),
+        call => call,
+    };
+    match call % 16 {
         0..=3 => {
             let (key, value) = (key(input), value(input, number));
             if done(store.put(&key, &value), "put").is_some() {
@@ -225,9 +234,10 @@ fn compare(store: &Store, model: &Model, key: &[u8]) {
     }
 }
 
-fn compare_all(store: &Store, model: &Model) {
+fn compare_all(subject: &Subject, model: &Model) {
+    subject.spaces.compare_all(&subject.store, model);
     let keys = (0..12).map(|i| vec![b'k', i]).chain([b"k".to_vec(), b"never".to_vec()]);
     for key in keys.chain(model.keys().cloned()) {
-        compare(store, model, &key);
+        compare(&subject.store, model, &key);
     }
 }
