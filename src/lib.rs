@@ -40,6 +40,7 @@ mod media;
 mod oplog;
 mod options;
 mod panics;
+mod rules;
 mod space;
 mod store;
 mod sync;

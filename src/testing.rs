@@ -16,6 +16,7 @@ pub use crate::media::model;
 #[cfg(feature = "sim")]
 pub use crate::media::sim;
 pub use crate::media::{CallFault, CallSite, FlushGranularity, Media, Site, set_call_fault_hook};
+pub use crate::rules::Rule;
 #[cfg(feature = "virtual-time")]
 pub use crate::sync::virtual_time;
 pub use crate::types::MediaRange;
@@ -155,6 +156,11 @@ pub fn forge_mark(image: &mut [u8], at: u64, head_size_bytes: u64, segment_size_
 #[cfg(feature = "sim")]
 pub fn skip_check(site: Option<CheckSite>) {
     crate::checksum::mutants::skip(site);
+}
+
+/// Leaves out a rule of what readers are shown on this thread, or none: to prove that a suite notices.
+pub fn leave_out(rule: Option<Rule>) {
+    crate::rules::mutants::leave_out(rule);
 }
 
 /// Ends a store as a killed process would: nothing more is written.

@@ -1,5 +1,5 @@
-//! Mutants: every flush and drain of the engine, and every check of a checksum, is left out in turn, and one of the suites
-//! must notice. What can be left out unnoticed is not needed, and is removed.
+//! Mutants: every flush and drain of the engine, every check of a checksum, and every rule of what readers are shown that has a
+//! name, is left out in turn, and one of the suites must notice. What can be left out unnoticed is not needed, and is removed.
 //!
 //! Flushes and drains are left out of the crash suite's histories; so are checks, and those that only rot can fool are left
 //! out of the bit-rot pool. The list that is printed says what noticed, after how many states.
@@ -22,14 +22,14 @@ mod rot {
 }
 
 use crash::history::History;
-use crash::subject::{Subject, options};
+use crash::subject::{KeyspacePerKey, Subject, options};
 use crash::sweep::{LIMITS_CI, LIMITS_LONG, LIMITS_WIDE, Sweep};
 use flatkv::testing::format::{
     Digest, SEGMENT_BODY_OFFSET, STATE_WORD_OFFSET, SUPERBLOCK_BYTES, SegmentHeader, SegmentSeed,
     SegmentSlot, SegmentState, StateWord, Superblock,
 };
 use flatkv::testing::sim::{Level, SimKind, SimMedia};
-use flatkv::testing::{self, CheckSite, Site};
+use flatkv::testing::{self, CheckSite, Rule, Site};
 use flatkv::{CommitPolicy, Durability, Error, IndexKind, Result, Store, WriteBatch, WriteOptions};
 use rot::check::{self, Tally, Terms};
 use rot::ends::Resumed;
@@ -51,6 +51,7 @@ enum Mutant {
     /// Bytes written past the caches are not flushed.
     WriteThrough,
     Check(CheckSite),
+    Rule(Rule),
 }
 
 thread_local! {
@@ -74,6 +75,7 @@ impl Subject for Mutated {
             }
             Mutant::WriteThrough => media.skip_write_through(true),
             Mutant::Check(check) => testing::skip_check(Some(check)),
+            Mutant::Rule(_) => unreachable!("rules are left out by those who look"),
         }
         testing::open_on(media, options).map(Mutated)
     }
@@ -512,6 +514,49 @@ fn killed_by_rot(check: CheckSite, end: Instant) -> Option<Kill> {
     None
 }
 
+/// Keyspaces that are dropped or cleared, and then looked for in a store that was opened again.
+fn killed_by_dropped_keyspaces() -> Option<Kill> {
+    let mut states = 0;
+    for line in
+        ["pm:delete,reopen", "pm:put,delete,kill,put,delete,reopen", "file:put,delete,put,delete,kill"]
+    {
+        let mut sweep = Sweep::<KeyspacePerKey>::new(SEED);
+        let failure = sweep.history(&line.parse().expect("well-formed"), LIMITS_LONG).err();
+        states += sweep.tally.states;
+        if let Some(failure) = failure {
+            return Some(Kill { by: format!("{line} of keyspaces: {}", failure.what), states });
+        }
+    }
+    None
+}
+
+/// A snapshot of a few keys, some of which are written again, deleted or new since, shown by gets and by scans of a part of them.
+fn killed_by_views() -> Option<Kill> {
+    let store = testing::open_on(Arc::new(SimMedia::new(SimKind::Pm, CAPACITY_BYTES)), testing::options());
+    let store = store.expect("creates");
+    let put = |keys: std::ops::Range<u8>, value: &[u8]| {
+        keys.for_each(|key| store.put(&[key], value).expect("room"));
+    };
+    put(10..30, b"of then");
+    let snapshot = store.snapshot().expect("it is open");
+    put(25..40, b"of now");
+    store.delete(&[12]).expect("room");
+    let gets = (0..50).filter(|key| snapshot.get(&[*key]).expect("sound").as_deref() == Some(b"of then"));
+    let gets: Vec<u8> = gets.collect();
+    let new =
+        (0..50).find(|key| snapshot.get(&[*key]).expect("sound").is_some_and(|value| value == b"of now"));
+    if new.is_some() || gets != (10..30).collect::<Vec<_>>() {
+        return Some(Kill { by: format!("gets at a snapshot: {gets:?}, new {new:?}"), states: 1 });
+    }
+    let mut iter = snapshot.iter().expect("ordered");
+    iter.set_bounds(Some(&[11]), Some(&[28]));
+    let shown: Vec<_> = iter.map(|entry| entry.expect("sound")).collect();
+    let expected: Vec<_> = (11..28).map(|key| (vec![key], b"of then".to_vec())).collect();
+    let by =
+        || format!("a scan at a snapshot: {} entries instead of {}, or others", shown.len(), expected.len());
+    (shown != expected).then(|| Kill { by: by(), states: 1 })
+}
+
 fn kill(mutant: Mutant) -> Option<Kill> {
     MUTANT.set(mutant);
     let end = Instant::now() + EACH_MAX;
@@ -530,17 +575,23 @@ fn kill(mutant: Mutant) -> Option<Kill> {
         Mutant::Check(CheckSite::Digest) => killed_by_a_shorter_list(),
         Mutant::Check(check @ CheckSite::ClosedEnds) => killed_by_an_earlier_close(check),
         Mutant::Check(check) => killed_by_rot(check, end),
+        Mutant::Rule(rule) => {
+            testing::leave_out(Some(rule));
+            killed_by_dropped_keyspaces().or_else(killed_by_views)
+        }
     };
     MUTANT.set(Mutant::None);
+    testing::leave_out(None);
     testing::skip_check(None);
     killed
 }
 
 #[test]
-fn every_flush_drain_and_check_that_is_left_out_is_noticed() {
+fn every_flush_drain_check_and_rule_that_is_left_out_is_noticed() {
     let sites = Site::ALL.iter().map(|site| Mutant::Site(*site));
     let checks = CheckSite::ALL.iter().map(|check| Mutant::Check(*check));
-    let mutants: Vec<_> = sites.chain([Mutant::WriteThrough]).chain(checks).collect();
+    let rules = Rule::ALL.iter().map(|rule| Mutant::Rule(*rule));
+    let mutants: Vec<_> = sites.chain([Mutant::WriteThrough]).chain(checks).chain(rules).collect();
     let wanted = std::env::var("MUTANT").unwrap_or_default();
     let (started, mut survivors) = (Instant::now(), Vec::new());
     let report = |line: String| {
@@ -576,6 +627,8 @@ fn nothing_is_noticed_where_nothing_is_left_out() {
     assert!(killed_by_half_a_batch().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_a_shorter_list().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_rot_of_a_survivor().is_none_or(|kill| panic!("{}", kill.by)));
+    assert!(killed_by_dropped_keyspaces().is_none_or(|kill| panic!("{}", kill.by)));
+    assert!(killed_by_views().is_none_or(|kill| panic!("{}", kill.by)));
     assert!(killed_by_rot_behind_a_mark().is_none_or(|kill| panic!("{}", kill.by)));
     let lines = ["pm:kill,kill,roll@2", "pm:os,idle", "pm-new-device:"].map(String::from);
     for line in lines.into_iter().chain([rolls_without_drains(0), rolls_without_drains(96)]) {

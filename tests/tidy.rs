@@ -43,7 +43,7 @@ fn module(path: &str) -> &str {
 
 fn floor(module: &str) -> Option<u32> {
     Some(match module {
-        "types" | "constants" | "error" | "checksum" | "sync" | "epoch" | "panics" => 0,
+        "types" | "constants" | "error" | "checksum" | "sync" | "epoch" | "panics" | "rules" => 0,
         "media" | "format" => 1,
         "space" => 2,
         "oplog" | "index" => 3,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::{BlobDescriptor, Filter, Op, OpKind};
 use crate::index::{Candidate, Index, Key};
 use crate::media::guarded::Scratch;
+use crate::rules::{self, Rule};
 use crate::sync::Arc;
 use crate::types::{Addr, Seq};
 use crate::write_batch::check_key;
@@ -366,7 +367,7 @@ impl<I: Index + 'static> Engine<I> {
     ) -> Result<Option<(Addr, Op<'a>)>> {
         let Some((addr, op)) = self.find(space, key, scratch)? else { return Ok(None) };
         let (seq, _) = self.reader.order(addr, &op).ok_or_else(|| self.reader.corrupted(addr))?;
-        if seq <= point {
+        if seq <= point || !rules::keep(Rule::GetsHideNewer) {
             return Ok(Some((addr, op)));
         }
         let older = self.find_older(space, key, point, scratch)?;

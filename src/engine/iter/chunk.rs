@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::{Op, OpKind};
 use crate::index::{Direction, Edge, InOrder, Index, PassOver};
 use crate::media::guarded::Scratch;
+use crate::rules::{self, Rule};
 use crate::space::table::SlotInfo;
 use crate::types::{Addr, Seq};
 use std::ops::{Bound, Range};
@@ -335,7 +336,7 @@ impl<I: Index + 'static> Engine<I> {
         point: Seq,
     ) -> Result<Shown> {
         let segment = self.segment_of(addr);
-        let is_last = limits.end_before(op.key(), chunk.direction);
+        let is_last = limits.end_before(op.key(), chunk.direction) && rules::keep(Rule::ScansEndAtLimits);
         let has_to_be_sound = self.options.verify_reads || is_last;
         let is_sound = || op.verify(CheckSite::EntryOnGet, segment.seed(), addr.offset());
         if !chunk.is_beyond(from, op.key()) || (has_to_be_sound && !is_sound()) {
@@ -345,7 +346,10 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(Shown::Beyond);
         }
         // Mostly no frame has to be looked at.
-        if segment.newest_seq() > point && self.stamp(addr, op)? > point {
+        if segment.newest_seq() > point
+            && self.stamp(addr, op)? > point
+            && rules::keep(Rule::ScansHideNewer)
+        {
             return self.show_older(space, chunk, op.key(), point);
         }
         if !self.damage.is_empty() {

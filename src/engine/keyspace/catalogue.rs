@@ -16,6 +16,7 @@ use crate::format::{FEATURE_KEYSPACES, KeyspaceRecord, OpKind, catalogue_id, cat
 use crate::index::Index;
 use crate::media::guarded::Scratch;
 use crate::options::{Durability, WriteOptions};
+use crate::rules::{self, Rule};
 use crate::space::Purpose;
 use crate::sync::{Arc, Ordering};
 use crate::types::{Addr, KeyspaceId, Seq};
@@ -268,7 +269,7 @@ impl<I: Index + 'static> Engine<I> {
         names.newest = highest.copied().unwrap_or(KeyspaceId::CATALOGUE).max(KeyspaceId::CATALOGUE);
         // From the highest on: of two that have one name the newer has it.
         for (id, record) in records.iter().rev() {
-            if record.is_dropped {
+            if record.is_dropped && rules::keep(Rule::OpenBuriesDropped) {
                 self.bury_keyspace(*id);
                 if is_whole && !named.contains(id) && *id != names.newest {
                     names.forgettable.push(*id);
