@@ -838,7 +838,8 @@ flatkv_status_t flatkv_snapshot_get_in(const flatkv_snapshot_t *snapshot,
  * flatkv_snapshot_iter_new.
  * Returns FLATKV_OK; FLATKV_NOT_FOUND if there was none; FLATKV_E_CORRUPTED if damage may hide whether there was;
  * FLATKV_E_INVALID_ARGUMENT (empty name, not UTF-8, NULL, bad handle); FLATKV_E_TOO_LARGE (name); FLATKV_E_CLOSED;
- * FLATKV_E_FORKED. Safe from any thread, from several at once. Cost: a get for each keyspace that there was.
+ * FLATKV_E_FORKED. Safe from any thread, from several at once. Cost: two gets for each
+ * keyspace that was made, dropped or cleared since the store was opened, or was there then.
  */
 flatkv_status_t flatkv_snapshot_keyspace(const flatkv_snapshot_t *snapshot,
                                          const char *name,
@@ -847,7 +848,8 @@ flatkv_status_t flatkv_snapshot_keyspace(const flatkv_snapshot_t *snapshot,
 /**
  * Gives the names that keyspaces had at the moment of a snapshot, as flatkv_keyspace_list gives those of now.
  *
- * `snapshot` and `out_names` must not be NULL. Everything else as flatkv_keyspace_list. Cost: a get for each.
+ * `snapshot` and `out_names` must not be NULL. Everything else as flatkv_keyspace_list. Cost: as
+ * flatkv_snapshot_keyspace.
  */
 flatkv_status_t flatkv_snapshot_keyspace_list(const flatkv_snapshot_t *snapshot, flatkv_buffer_t *out_names);
 
@@ -993,10 +995,11 @@ flatkv_status_t flatkv_iter_set_prefix(flatkv_iter_t *iter,
  * what there is, else FLATKV_E_CORRUPTED or FLATKV_E_IO (an entry that cannot be read: the next step goes on behind it),
  * FLATKV_E_CLOSED (store), FLATKV_E_FORKED, FLATKV_E_PANIC (a bug; the store is poisoned).
  *
- * If damage that was found when the pool was opened may hide entries, no answer is sure, not even which entry is the first: then
- * the iterator is on no entry after a seek, nor after the first step of a new one, flatkv_iter_status is
- * FLATKV_E_CORRUPTED until the next seek, and the next step leads to the first entry of what is left. Which keys damage may hide
- * is known, but not where they lie: that is so of every range that is not empty, but of no keyspace that was made or cleared since.
+ * If damage may hide entries, no answer is sure, not even which entry is the first: then the iterator is on no entry after a
+ * seek, nor after the first step of a new one, flatkv_iter_status is FLATKV_E_CORRUPTED until the next seek, bounds or prefix, and
+ * the next step in the same direction leads to the first entry of what is left. Which keys damage hides may be known, but not
+ * where they lie: of damage that was found when the pool was opened that is so of every range that is not empty, but of no
+ * keyspace that was made or cleared since. An entry that lost its key later is told of in the same way, once, where it is met.
  *
  * Does nothing (but record an error) if `iter` is NULL, freed, or in use by another call. Safe from any thread, one at a time. Cost: a lookup, and a copy of some entries and their short values;
  * most steps that follow are free of both.

@@ -114,6 +114,13 @@ fn every_way_to_place_an_iterator_over_damage_says_first_that_keys_may_be_missin
         assert_eq!(after_warning(iter, what, seek, Iter::move_prev), before_lost(), "{what}");
         assert_eq!(after_warning(iter, what, seek, Iter::move_next), behind_lost(), "{what}");
         assert_eq!(after_warning(iter, what, Iter::seek_first, Iter::move_prev), None, "{what}");
+        // Outside of the bounds: a step back led to keys outside, too.
+        iter.set_bounds(None, Some(&key(LOST)));
+        let seek = |iter: &mut Iter| iter.seek(&key(KEYS - 1));
+        assert_eq!(after_warning(iter, what, seek, Iter::move_prev), before_lost(), "{what}");
+        iter.set_bounds(Some(&key(LOST)), None);
+        let seek = |iter: &mut Iter| iter.seek_for_prev(&key(0));
+        assert_eq!(after_warning(iter, what, seek, Iter::move_next), behind_lost(), "{what}");
         iter.set_prefix(b"no key has this");
         assert_eq!(after_warning(iter, what, Iter::move_prev, Iter::move_prev), None, "{what}");
         iter.set_bounds(Some(&key(LOST)), Some(&key(LOST + 1)));

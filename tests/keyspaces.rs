@@ -423,6 +423,8 @@ fn snapshots_beside_changes_of_the_catalogue_list_what_they_can_open() {
     let dir = memory_dir();
     let store = options(MediaChoice::File, IndexKind::Ordered).open(dir.path().join("beside.fkv")).unwrap();
     let is_over = AtomicBool::new(false);
+    let (mut shown_any, mut snapshots) = (0, 0);
+    store.keyspace("always").unwrap().put(b"key", b"there").unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             for round in 0..150_u32 {
@@ -442,10 +444,21 @@ fn snapshots_beside_changes_of_the_catalogue_list_what_they_can_open() {
             let shown =
                 |name: &String| then.keyspace(name).unwrap().expect("it is listed").get(b"key").unwrap();
             let first: Vec<_> = names.iter().map(shown).collect();
+            assert_eq!(names.first().map(String::as_str), Some("always"));
+            assert_eq!(first[0].as_deref(), Some(&b"there"[..]));
+            // A round's value belongs to the name of its round.
+            for (name, value) in names.iter().zip(&first).skip(1) {
+                let Some(value) = value else { continue };
+                let round = u32::from_be_bytes(value.as_slice().try_into().unwrap());
+                assert_eq!(*name, format!("name {}", round % 5));
+                shown_any += 1;
+            }
+            snapshots += 1;
             assert_eq!(names.iter().map(shown).collect::<Vec<_>>(), first, "a moment does not change");
             assert_eq!(then.keyspace_names().unwrap(), names);
         }
     });
+    assert!(snapshots >= 10 && shown_any >= 10, "{snapshots} snapshots, {shown_any} values");
 }
 
 #[test]

@@ -154,10 +154,11 @@ pub extern "C" fn flatkv_iter_set_prefix(
 /// what there is, else FLATKV_E_CORRUPTED or FLATKV_E_IO (an entry that cannot be read: the next step goes on behind it),
 /// FLATKV_E_CLOSED (store), FLATKV_E_FORKED, FLATKV_E_PANIC (a bug; the store is poisoned).
 ///
-/// If damage that was found when the pool was opened may hide entries, no answer is sure, not even which entry is the first: then
-/// the iterator is on no entry after a seek, nor after the first step of a new one, flatkv_iter_status is
-/// FLATKV_E_CORRUPTED until the next seek, and the next step leads to the first entry of what is left. Which keys damage may hide
-/// is known, but not where they lie: that is so of every range that is not empty, but of no keyspace that was made or cleared since.
+/// If damage may hide entries, no answer is sure, not even which entry is the first: then the iterator is on no entry after a
+/// seek, nor after the first step of a new one, flatkv_iter_status is FLATKV_E_CORRUPTED until the next seek, bounds or prefix, and
+/// the next step in the same direction leads to the first entry of what is left. Which keys damage hides may be known, but not
+/// where they lie: of damage that was found when the pool was opened that is so of every range that is not empty, but of no
+/// keyspace that was made or cleared since. An entry that lost its key later is told of in the same way, once, where it is met.
 ///
 /// Does nothing (but record an error) if `iter` is NULL, freed, or in use by another call. Safe from any thread, one at a time. Cost: a lookup, and a copy of some entries and their short values;
 /// most steps that follow are free of both.

@@ -88,7 +88,8 @@ pub extern "C" fn flatkv_snapshot_get_in(
 /// flatkv_snapshot_iter_new.
 /// Returns FLATKV_OK; FLATKV_NOT_FOUND if there was none; FLATKV_E_CORRUPTED if damage may hide whether there was;
 /// FLATKV_E_INVALID_ARGUMENT (empty name, not UTF-8, NULL, bad handle); FLATKV_E_TOO_LARGE (name); FLATKV_E_CLOSED;
-/// FLATKV_E_FORKED. Safe from any thread, from several at once. Cost: a get for each keyspace that there was.
+/// FLATKV_E_FORKED. Safe from any thread, from several at once. Cost: two gets for each
+/// keyspace that was made, dropped or cleared since the store was opened, or was there then.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_snapshot_keyspace(
     snapshot: *const flatkv_snapshot_t,
@@ -109,7 +110,8 @@ pub extern "C" fn flatkv_snapshot_keyspace(
 
 /// Gives the names that keyspaces had at the moment of a snapshot, as flatkv_keyspace_list gives those of now.
 ///
-/// `snapshot` and `out_names` must not be NULL. Everything else as flatkv_keyspace_list. Cost: a get for each.
+/// `snapshot` and `out_names` must not be NULL. Everything else as flatkv_keyspace_list. Cost: as
+/// flatkv_snapshot_keyspace.
 #[unsafe(no_mangle)]
 pub extern "C" fn flatkv_snapshot_keyspace_list(
     snapshot: *const flatkv_snapshot_t,

@@ -110,7 +110,7 @@ impl Snapshot {
 
     /// The keyspace that had this name at the moment of the snapshot, as it was then: also if it was dropped or cleared since, or
     /// if another one has the name now. `None` if there was none. The same moment: no write is waited for, and nothing kept
-    /// twice. Costs a get for each keyspace that there was.
+    /// twice. Costs two gets for each keyspace that was made, dropped or cleared since the store was opened, or was there then.
     ///
     /// # Errors
     /// `InvalidArgument`, `TooLarge` (the name), `Corrupted` if damage may hide whether there was one, `Closed`, `Forked`.
@@ -120,7 +120,8 @@ impl Snapshot {
         Ok(keys.map(|keys| Snapshot { view: Arc::new(View { keys, point, open: Arc::clone(open) }) }))
     }
 
-    /// The names that keyspaces had at the moment of the snapshot, in the order of their bytes. Costs a get for each.
+    /// The names that keyspaces had at the moment of the snapshot, in the order of their bytes. Costs as much as
+    /// [`Snapshot::keyspace`].
     ///
     /// # Errors
     /// `Corrupted` if damage may hide some, `Closed`, `Forked`.

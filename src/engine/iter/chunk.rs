@@ -346,9 +346,7 @@ impl<I: Index + 'static> Engine<I> {
             return Ok(Shown::Beyond);
         }
         // Mostly no frame has to be looked at.
-        if segment.newest_seq() > point
-            && self.stamp(addr, op)? > point
-            && rules::keep(Rule::ScansHideNewer)
+        if segment.newest_seq() > point && self.stamp(addr, op)? > point && rules::keep(Rule::ScansHideNewer)
         {
             return self.show_older(space, chunk, op.key(), point);
         }

@@ -155,7 +155,9 @@ impl Iter {
         if self.limits.lower.as_deref().is_some_and(|lower| key < lower) {
             return self.seek_first();
         }
-        self.restart(Direction::Forward, Bound::Included(key.to_vec()))
+        // Clamped, since a step back from where nothing was found must not show what lies outside.
+        let upper = self.limits.upper.as_deref().filter(|upper| key >= *upper);
+        self.restart(Direction::Forward, Bound::Included(upper.unwrap_or(key).to_vec()))
     }
 
     /// Goes to the last entry whose key is not above `key`; false if there is none.
@@ -166,7 +168,10 @@ impl Iter {
         if self.limits.upper.as_deref().is_some_and(|upper| key >= upper) {
             return self.seek_last();
         }
-        self.restart(Direction::Backward, Bound::Included(key.to_vec()))
+        match self.limits.lower.clone().filter(|lower| key < lower.as_slice()) {
+            Some(lower) => self.restart(Direction::Backward, Bound::Excluded(lower)),
+            None => self.restart(Direction::Backward, Bound::Included(key.to_vec())),
+        }
     }
 
     /// Goes to the next entry; false if there is none.

@@ -67,8 +67,8 @@ impl<I: Index + 'static> Engine<I> {
         Ok(())
     }
 
-    /// The numbers that have a record now. One that a point shows is among them: only those go that nothing in the log named
-    /// when the store was opened.
+    /// The numbers that have a record now, the newest first: where a record of a drop was lost a name has two, and recovery takes
+    /// the newest, too. One that a point shows is among them: only those go that nothing in the log named when the store was opened.
     fn recorded_ids(&self, catalogue: &Keyspace<I>) -> Result<Vec<KeyspaceId>> {
         let _guard = epoch::pin();
         let (mut ids, mut unreadable) = (Vec::new(), Ok(()));
@@ -81,6 +81,9 @@ impl<I: Index + 'static> Engine<I> {
                 None => unreadable = Err(self.unreadable(addr, &scratch)),
             }
         });
-        unreadable.map(|()| ids)
+        unreadable?;
+        ids.sort_unstable_by(|one, other| other.cmp(one));
+        ids.dedup();
+        Ok(ids)
     }
 }

@@ -51,8 +51,9 @@ impl<I: Index + 'static> Engine<I> {
 
     /// The next one that no point shows. Points that are opened from now on do not show it either.
     fn take_invisible(&self) -> Option<Arc<Keyspace<I>>> {
-        let oldest = self.versions.oldest_point();
         let mut dropped = self.keyspaces.dropped.lock();
+        // Behind the lock: a point that was opened before one of these was dropped is open by now, or closed again.
+        let oldest = self.versions.oldest_point();
         let at = dropped.iter().position(|one| oldest.is_none_or(|oldest| !one.is_visible_at(oldest)))?;
         let taken = dropped.swap_remove(at);
         self.keyspaces.dropped_count.store(dropped.len(), Ordering::Release);
@@ -107,5 +108,47 @@ impl<I: Index + 'static> Engine<I> {
                 self.note_dead(addr, op.kind(), op.footprint_bytes());
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::WholeStore;
+    use crate::format::HolderRecord;
+    use crate::index::hash::HashIndex;
+    use crate::media::sim::{SimKind, SimMedia};
+    use crate::options::WriteOptions;
+    use crate::testing;
+    use crate::types::Seq;
+    use std::time::Duration;
+
+    /// The oldest point was asked for before the list of dropped keyspaces was locked: one that was dropped in between, behind a
+    /// snapshot that was made in between, was taken from under it, and the snapshot showed it empty.
+    #[test]
+    fn a_keyspace_dropped_while_others_are_reclaimed_stays_for_a_snapshot_from_before() {
+        let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
+        let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+        let engine = Engine::open(media, true, testing::options(), &holder, HashIndex::with_expected)
+            .expect("a fresh pool");
+        let named = engine.open_keyspace("kept").expect("room");
+        engine.put(&*named, &WriteOptions::default(), b"key", b"value").expect("room");
+        std::thread::scope(|scope| {
+            let keyspace = named.current().expect("it is there");
+            let mut dropped = engine.keyspaces.dropped.lock();
+            engine.keyspaces.dropped_count.store(1, Ordering::Release);
+            let reclaimer = scope.spawn(|| engine.reclaim_dropped(|| false));
+            // Until it waits for the lock; where it did not come so far it cannot be wrong.
+            std::thread::sleep(Duration::from_millis(50));
+            let snapshot = engine.snapshot(WholeStore).expect("it is open");
+            keyspace.ended.store(Seq::END.0 - 1, Ordering::Release);
+            dropped.push(Arc::clone(&keyspace));
+            drop(dropped);
+            assert!(!reclaimer.join().expect("no panic"), "a snapshot shows it");
+            assert!(engine.keyspaces.get(keyspace.id()).is_some());
+            drop(snapshot);
+            assert!(engine.reclaim_dropped(|| false), "nobody shows it any more");
+        });
+        engine.let_go();
     }
 }
