@@ -13,11 +13,15 @@ pub use latch::Latch;
 
 pub use once_cell::race::OnceBox;
 pub use once_cell::sync::OnceCell as OnceLock;
+/// One that stays as it is where time is virtual: what the whole process shares is no part of a model.
+pub use rustix_futex_sync::Mutex as PlainMutex;
 #[cfg(not(feature = "virtual-time"))]
 pub use rustix_futex_sync::{Condvar, Mutex, MutexGuard};
 pub use rustix_futex_sync::{RwLock, RwLockReadGuard};
 pub use std::sync::Arc;
-pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+pub use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
+};
 #[cfg(feature = "virtual-time")]
 pub use virtual_time::{Condvar, Latch, Mutex, MutexGuard};
 

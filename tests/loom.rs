@@ -36,7 +36,7 @@ mod error {
 
 /// What they find under `crate::sync`.
 mod sync {
-    pub use loom::sync::atomic::{AtomicU64, Ordering};
+    pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
 
     /// loom's lock with the face of ours.
     pub struct Mutex<T>(loom::sync::Mutex<T>);
@@ -152,10 +152,6 @@ mod async_tickets {
     }
 }
 
-/// The slot of a store: `enter`, `Entered::drop`, `close`, `wait_for_calls` and `dispose` of `src/capi/stores.rs`, with
-/// one shard for each of two threads. loom takes sequentially consistent accesses as acquire and release only, so the
-/// fence stands for what the real accesses promise together: of a call that adds itself and then reads the word, and a
-/// close that changes the word and then reads the counts, at least one sees the other.
 /// Two writes to different logs, one after the other, beside something that counts for many keys (`src/oplog/order.rs`).
 mod dividers {
     use super::*;
@@ -171,12 +167,11 @@ mod dividers {
     }
 
     impl Logs {
-        /// As a put of the last entry of a frame, some units behind its start: `OpLog::next_seq`, `note_stamp`, the fence of `epoch::pin`, `OpLog::settle_stamp`.
+        /// As a put of the last entry of a frame, some units behind its start: `OpLog::next_seq`, `note_stamp`, `OpLog::settle_stamp`.
         fn put(&self, log: usize, is_settled: bool) -> Seq {
             let last = Seq(self.newest[log].load(Ordering::Relaxed));
             let seq = last.max(self.order.floor()).next_in(LogId(log as u8)).step(2);
             self.newest[log].store(seq.0, Ordering::Release);
-            fence(Ordering::SeqCst);
             if is_settled {
                 self.order.settle(seq);
             }
@@ -242,6 +237,165 @@ mod dividers {
     }
 }
 
+/// The clock of reclamation: `Reader::pin`, `Guard::drop`, `Clock::close` and `Clock::oldest_pin` of `src/epoch/clock.rs`, for one
+/// reader and one place that is replaced. A barrier on all threads stands as a fence on both sides, which is also what pins do
+/// where there is none.
+mod reclamation_clock {
+    use super::*;
+    use Ordering::{Acquire, Relaxed, Release, SeqCst};
+
+    /// What is as it is there, and what a twin gets wrong.
+    #[derive(Clone, Copy)]
+    struct Steps {
+        pin_is_ordered: bool,
+        turn_is_ordered: bool,
+        /// A pin releases what the one before it read.
+        pin: Ordering,
+        unpin: Ordering,
+        time_moves_behind_the_unlinking: bool,
+    }
+
+    const RIGHT: Steps = Steps {
+        pin_is_ordered: true,
+        turn_is_ordered: true,
+        pin: Release,
+        unpin: Release,
+        time_moves_behind_the_unlinking: true,
+    };
+
+    struct Clock {
+        time: AtomicU64,
+        /// The record: 0, or the time of the pin.
+        seen: AtomicU64,
+        now: AtomicUsize,
+        /// True until it is free; a race on it is a look at what is free.
+        places: [UnsafeCell<bool>; 2],
+        steps: Steps,
+    }
+
+    impl Clock {
+        fn look(&self) {
+            self.seen.store(self.time.load(Acquire), self.steps.pin);
+            if self.steps.pin_is_ordered {
+                fence(SeqCst);
+            }
+            let place = &self.places[self.now.load(Acquire)];
+            // SAFETY: what the model proves.
+            assert!(place.with(|place| unsafe { *place }), "a look at what is free");
+        }
+
+        fn unpin(&self) {
+            self.seen.store(0, self.steps.unpin);
+        }
+
+        /// Replaces the place, and frees the old one if no pin may see it.
+        fn replace(&self) {
+            let lot = self.time.load(Relaxed);
+            if self.steps.time_moves_behind_the_unlinking {
+                self.now.store(1, Release);
+                self.time.store(lot + 1, Release);
+            } else {
+                self.time.store(lot + 1, Release);
+                self.now.store(1, Release);
+            }
+            if self.steps.turn_is_ordered {
+                fence(SeqCst);
+            }
+            let seen = self.seen.load(Acquire);
+            if seen == 0 || seen > lot {
+                // SAFETY: what the model proves.
+                self.places[0].with_mut(|place| unsafe { *place = false });
+            }
+        }
+    }
+
+    fn read_beside_a_replacement(steps: Steps) {
+        let clock = Arc::new(Clock {
+            time: AtomicU64::new(1),
+            seen: AtomicU64::new(0),
+            now: AtomicUsize::new(0),
+            places: [UnsafeCell::new(true), UnsafeCell::new(true)],
+            steps,
+        });
+        let reader = {
+            let clock = Arc::clone(&clock);
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    clock.look();
+                    clock.unpin();
+                }
+            })
+        };
+        clock.replace();
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn nobody_looks_at_what_is_free() {
+        loom::model(|| read_beside_a_replacement(RIGHT));
+    }
+
+    #[test]
+    fn a_pin_that_no_barrier_orders_is_overlooked() {
+        refuted(|| read_beside_a_replacement(Steps { pin_is_ordered: false, ..RIGHT }));
+        refuted(|| read_beside_a_replacement(Steps { turn_is_ordered: false, ..RIGHT }));
+    }
+
+    #[test]
+    fn a_pin_that_ends_without_release_still_reads_what_is_free() {
+        refuted(|| read_beside_a_replacement(Steps { unpin: Relaxed, ..RIGHT }));
+    }
+
+    #[test]
+    fn a_pin_that_begins_without_release_hides_the_end_of_the_one_before() {
+        refuted(|| read_beside_a_replacement(Steps { pin: Relaxed, ..RIGHT }));
+    }
+
+    #[test]
+    fn a_new_time_that_is_seen_before_the_unlinking_frees_too_early() {
+        refuted(|| {
+            read_beside_a_replacement(Steps { time_moves_behind_the_unlinking: false, ..RIGHT });
+        });
+    }
+}
+
+/// Two threads that each put a key and then get the other's: the fence at the end of `src/epoch/sections.rs`'s write sections.
+/// Gets have none.
+mod puts_and_gets {
+    use super::*;
+
+    fn put_one_and_get_the_other(is_fenced: bool) {
+        let slots = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+        let call = move |slots: &[AtomicU64; 2], own: usize| {
+            slots[own].store(1, Ordering::Release);
+            if is_fenced {
+                fence(Ordering::SeqCst);
+            }
+            slots[1 - own].load(Ordering::Acquire)
+        };
+        let other = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || call(&slots, 1))
+        };
+        let found = (call(&slots, 0), other.join().unwrap());
+        assert_ne!(found, (0, 0), "whichever put was first, the other thread's get came after it");
+    }
+
+    #[test]
+    fn one_of_two_sees_what_the_other_put() {
+        loom::model(|| put_one_and_get_the_other(true));
+    }
+
+    #[test]
+    fn none_may_if_puts_end_without_a_fence() {
+        refuted(|| put_one_and_get_the_other(false));
+    }
+}
+
+/// The slot of a store: `enter`, `Entered::drop`, `close`, `wait_for_calls` and `dispose` of `src/capi/stores.rs`, with
+/// one shard for each of two threads. loom takes sequentially consistent accesses as acquire and release only, so the
+/// fence stands for what the real accesses promise together: of a call that adds itself and then reads the word, and a
+/// close that changes the word and then reads the counts, at least one sees the other.
 mod store_handles {
     use super::*;
 

@@ -156,9 +156,6 @@ impl<I: Index + 'static> Engine<I> {
         key: &[u8],
         value: &[u8],
     ) -> Result<InFlight<StagedBlob>> {
-        if self.extents.usage().retired_bytes >= self.space.geometry().segment_size_bytes {
-            self.help_grace_period();
-        }
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
         let pieces_max = self.blob_pieces_max(keyspace, key);
         // Known before its extents are taken, so that nobody takes them for lost.
@@ -310,9 +307,8 @@ impl<I: Index + 'static> Engine<I> {
     fn retire_behind(&self, ranges: Vec<MediaRange>, lane: usize, position: u64, guard: &epoch::Guard) {
         let limbo = Arc::clone(&self.limbo);
         if self.options.background {
-            epoch::retire(guard, move || limbo.add(lane, position, ranges));
-            // Extents are large and few: they must not wait in the thread's bag for 63 others.
-            guard.flush();
+            let bytes = ranges.iter().map(|range| range.len).sum();
+            epoch::retire(guard, bytes, move || limbo.add(lane, position, ranges));
         } else {
             // A simulation is one thread: no reader to wait for, and reuse must not depend on other tests' epochs.
             limbo.add(lane, position, ranges);

@@ -220,6 +220,8 @@ impl<I: Index + 'static> Engine<I> {
                 busy = true;
             }
         }
+        // Of what is retired, the last is left to this thread.
+        self.help_grace_period();
         self.limbo.settle(&self.oplog, &self.extents, &self.space);
         busy
     }

@@ -511,7 +511,7 @@ fn a_new_index_is_cheap<I: Index>(make: fn(Arc<FakeLog>) -> I) {
 fn wait_for_grace() {
     let is_over = Arc::new(AtomicBool::new(false));
     let over = Arc::clone(&is_over);
-    epoch::retire(&epoch::pin(), move || over.store(true, Ordering::Release));
+    epoch::retire(&epoch::pin(), 0, move || over.store(true, Ordering::Release));
     while !is_over.load(Ordering::Acquire) {
         epoch::help_grace_period();
     }

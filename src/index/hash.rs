@@ -477,14 +477,12 @@ impl HashIndex {
         let guard = epoch::pin();
         // Weak: a dropped index gives its memory back at once, not after the last grace period.
         let nodes = Arc::downgrade(&self.storage.nodes);
-        let retired = cell.number;
-        epoch::retire(&guard, move || {
+        let (retired, bytes) = (cell.number, contents.pages as u64 * PAGE_BYTES);
+        epoch::retire(&guard, bytes, move || {
             if let Some(nodes) = nodes.upgrade() {
                 nodes.release(retired);
             }
         });
-        // Growth is rare, so a page kept until this thread's bag of retired things is full would be kept for long.
-        guard.flush();
     }
 
     /// Two cells for the entries of a large one, or `None` if it is not large, not full, or its keys do not part.

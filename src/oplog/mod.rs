@@ -191,7 +191,7 @@ impl OpLog {
         Seq(newest.unwrap_or(0)).max(self.floor())
     }
 
-    /// A write with this stamp is about to be seen. Under an epoch guard that was taken since it was stamped.
+    /// A write with this stamp is about to be seen. Passes a sequentially consistent fence.
     #[inline]
     pub fn settle_stamp(&self, seq: Seq) {
         self.order.settle(seq);

@@ -8,14 +8,14 @@
 //!   3. that becomes the floor, which every stamp given from then on exceeds
 //!   4. the announcement is withdrawn
 //!
-//! A writer stamps, passes a fence, and before anybody sees what it wrote it looks whether a divider is announced; if so it
-//! makes its own stamp the floor.
+//! A writer stamps, and before anybody sees what it wrote it passes a fence and looks whether a divider is announced
+//! (`settle`); if so it makes its own stamp the floor.
 //!
 //! Invariant: if one write was visible before another one began, no divider lies above the later one and below the earlier
 //! one. For if the earlier one looked before step 1, step 2 sees its stamp, and the divider is above the earlier one; if it
 //! looked between 1 and 4, the later one is above the earlier one; and if it looked after 4, the later one is above the divider.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::types::Seq;
 
 /// Floor of the stamps, and dividers.
@@ -48,9 +48,11 @@ impl Order {
         divider
     }
 
-    /// A write with this stamp is about to be seen. Behind a fence that it passed since it was stamped.
+    /// A write with this stamp is about to be seen. A sequentially consistent fence, also for what else is looked at behind the
+    /// stamp (`engine/versions.rs`).
     #[inline]
     pub fn settle(&self, seq: Seq) {
+        fence(Ordering::SeqCst);
         if self.announced.load(Ordering::Acquire) != 0 {
             self.raise_floor(seq);
         }

@@ -74,10 +74,9 @@ impl<I: Index + 'static> Engine<I> {
         let listed_by = self.space.set_releasable(emptied.iter().map(|(slot, _)| *slot));
         let unseen = Arc::new(AtomicBool::new(!self.options.background));
         if self.options.background {
-            let guard = epoch::pin();
             let flag = Arc::clone(&unseen);
-            epoch::retire(&guard, move || flag.store(true, Ordering::Release));
-            guard.flush();
+            epoch::retire(&epoch::pin(), 0, move || flag.store(true, Ordering::Release));
+            self.help_grace_period();
         }
         let released = |(slot, id)| Released { slot, id, listed_by, unseen: Arc::clone(&unseen) };
         work.releasing.extend(emptied.into_iter().map(released));

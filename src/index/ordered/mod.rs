@@ -199,7 +199,7 @@ impl OrderedIndex {
     fn retire(&self, free: impl FnOnce(&Nodes) + Send + 'static) {
         // Weak: a dropped index gives its memory back at once, not after the last grace period.
         let nodes = Arc::downgrade(&self.nodes);
-        epoch::retire(&epoch::pin(), move || {
+        epoch::retire(&epoch::pin(), size_of::<Leaf>() as u64, move || {
             if let Some(nodes) = nodes.upgrade() {
                 free(&nodes);
             }
