@@ -139,7 +139,7 @@ pub(super) fn new_store(store: Store) -> Result<*mut flatkv_t> {
 }
 
 /// The store behind a handle; it stays open while the answer exists.
-#[inline]
+#[inline(always)]
 pub(super) fn store(pointer: *const flatkv_t) -> Result<Entered> {
     let place = to_place(KIND_STORE, pointer)?;
     stores::enter(place).map_err(|refusal| refused(KIND_STORE, pointer, refusal))
@@ -342,6 +342,15 @@ fn check_array<T>(what: &str, first: *const T, n: usize) -> Result<()> {
 /// An out-parameter that was set to empty.
 #[derive(Clone, Copy)]
 pub(super) struct Out<T>(*mut T);
+
+/// Empties an out-parameter, if there is one, before anything can fail. What calls that have to be quick begin with: an `Out` or an
+/// error, which [`out`] gives, would have to be kept until the store is found.
+#[inline]
+pub(super) fn empty<T: Copy>(pointer: *mut T, empty: T) {
+    if !pointer.is_null() {
+        Out(pointer).set(empty);
+    }
+}
 
 /// Empties an out-parameter. An error if there is none: the call must check it before it has any effect.
 #[inline]

@@ -93,9 +93,9 @@ pub extern "C" fn flatkv_get(
     key_len: usize,
     out_value: *mut flatkv_buffer_t,
 ) -> flatkv_status_t {
-    let out = handle::out(out_value, NO_BUFFER, "out_value");
+    handle::empty(out_value, NO_BUFFER);
     guard::with_store("flatkv_get", store, |store| {
-        let (out, key) = (out?, handle::key(key, key_len)?);
+        let (out, key) = (handle::out(out_value, NO_BUFFER, "out_value")?, handle::key(key, key_len)?);
         let value = store.get(key)?.map(|value| out.set(handle::new_buffer(value)));
         Ok(Presence::from(value.is_some()))
     })
@@ -117,9 +117,9 @@ pub extern "C" fn flatkv_get_into(
     cap: usize,
     out_len: *mut usize,
 ) -> flatkv_status_t {
-    let out = handle::out(out_len, 0, "out_len");
+    handle::empty(out_len, 0);
     guard::with_store("flatkv_get_into", store, |store| {
-        let (out, key_bytes) = (out?, handle::key(key, key_len)?);
+        let (out, key_bytes) = (handle::out(out_len, 0, "out_len")?, handle::key(key, key_len)?);
         handle::check_apart(key, key_len, buf, cap)?;
         let found = store.get_into(key_bytes, handle::buffer(buf, cap)?).inspect_err(|error| {
             if let Error::BufferTooSmall { needed, .. } = error {

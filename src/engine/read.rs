@@ -22,7 +22,7 @@ impl<I: Index + 'static> Engine<I> {
     ///
     /// # Errors
     /// `Corrupted` if an entry that may be the key's does not verify; with guarded reads `Io` if it cannot be read.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find<'a>(
         &'a self,
         space: &Keyspace<I>,
@@ -31,21 +31,16 @@ impl<I: Index + 'static> Engine<I> {
     ) -> Result<Option<(Addr, Op<'a>)>> {
         let mut damaged = None;
         let found = space.index.get(key, |addr| {
-            let op = match self.reader.op(addr, scratch) {
-                Some(op) if op.key() == key.bytes => op,
-                other => {
-                    // Another key with the same fingerprint, or this key with rotten bytes: only the checksum can tell.
-                    if other.is_none_or(|op| !self.reader.verify(addr, &op, CheckSite::EntryOnGet)) {
-                        damaged = Some(addr);
-                    }
-                    return None;
-                }
-            };
-            if self.options.verify_reads && !self.reader.verify(addr, &op, CheckSite::EntryOnGet) {
+            let op = self.reader.op(addr, scratch);
+            let is_the_keys = op.as_ref().is_some_and(|op| op.key() == key.bytes);
+            // Another key with the same fingerprint, or this key with rotten bytes: only the checksum can tell.
+            let is_checked = self.options.verify_reads || !is_the_keys;
+            let is_sound = |op: &Op<'_>| !is_checked || self.reader.verify(addr, op, CheckSite::EntryOnGet);
+            if !op.as_ref().is_some_and(is_sound) {
                 damaged = Some(addr);
                 return None;
             }
-            Some((addr, op))
+            op.filter(|_| is_the_keys).map(|op| (addr, op))
         });
         match (found, damaged) {
             (Some(found), _) => Ok(Some(found)),
@@ -55,7 +50,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// Finds the newest entry of a key that has a value, and refuses an answer that damage may have made stale.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find_live<'a>(
         &'a self,
         space: &Keyspace<I>,

@@ -27,8 +27,11 @@ const FURTHER_KEYSPACE: u8 = 0x01;
 /// Most bytes of further flags and a keyspace. What does not move has no age instead.
 pub(super) const KEYSPACE_BYTES_MAX: usize = 1 + 5;
 
-/// How a put begins that is the first of its frame and nobody's copy.
-const SHORT_PUT: u8 = OpKind::Put as u8 | FLAG_FIRST;
+/// How a put begins that is the first of its frame and nobody's copy, and one that is not the first.
+const FIRST_PUT: u8 = OpKind::Put as u8 | FLAG_FIRST;
+const LATER_PUT: u8 = OpKind::Put as u8;
+/// The least distance of an operation that is not the first.
+const LATER_UNITS_MIN: u8 = (FRAME_HEADER_BYTES as u64 / ENTRY_ALIGN_BYTES) as u8 + 1;
 
 /// What an operation does. Numbers 4 to 8 are reserved for RANGE_DELETE, MERGE, TRUNCATE, PAD and one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +153,12 @@ fn decode_keyspace(bytes: &[u8]) -> Option<(KeyspaceId, usize)> {
     (keyspace != KeyspaceId::DEFAULT).then_some((keyspace, end))
 }
 
+/// Bytes of a distance that a byte or two tell.
+#[inline]
+fn distance_of(units: u32) -> u32 {
+    units * ENTRY_ALIGN_BYTES as u32
+}
+
 /// An operation as it lies on the medium: lengths checked, bytes not yet verified.
 #[derive(Clone, Copy, Debug)]
 pub struct Op<'a> {
@@ -168,7 +177,16 @@ impl<'a> Op<'a> {
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<Op<'a>> {
         match *bytes {
-            [SHORT_PUT, key_len @ 1..0x80, value_len @ ..0x80, ..] => Op::short(bytes, key_len, value_len),
+            [FIRST_PUT, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
+                Op::short(bytes, FRAME_HEADER_BYTES as u32, [3, key_len, value_len])
+            }
+            [LATER_PUT, units @ LATER_UNITS_MIN..0x80, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
+                Op::short(bytes, distance_of(u32::from(units)), [4, key_len, value_len])
+            }
+            [LATER_PUT, low @ 0x80..=0xff, high @ 1..0x80, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
+                let units = u32::from(low & 0x7f) | u32::from(high) << 7;
+                Op::short(bytes, distance_of(units), [5, key_len, value_len])
+            }
             _ => Op::decode_any(bytes),
         }
     }
@@ -179,15 +197,16 @@ impl<'a> Op<'a> {
         Some(op)
     }
 
-    /// What most operations are: the first of its frame, a put, and each length one byte.
+    /// What most operations are: a put near its frame's header, and each length one byte. `[crc_at, key_len, value_len]`.
     #[inline]
-    fn short(bytes: &'a [u8], key_len: u8, value_len: u8) -> Option<Op<'a>> {
-        const KEY_AT: usize = 1 + 1 + 1 + 4;
+    fn short(bytes: &'a [u8], distance: u32, [crc_at, key_len, value_len]: [u8; 3]) -> Option<Op<'a>> {
+        let key_at = u32::from(crc_at) + 4;
+        let end = key_at + u32::from(key_len) + u32::from(value_len);
         Some(Op {
-            bytes: bytes.get(..KEY_AT + usize::from(key_len) + usize::from(value_len))?,
+            bytes: bytes.get(..end as usize)?,
             kind: OpKind::Put,
-            distance: FRAME_HEADER_BYTES as u32,
-            key_at: KEY_AT as u32,
+            distance,
+            key_at,
             key_len: u32::from(key_len),
             moved: None,
         })
@@ -243,13 +262,13 @@ impl<'a> Op<'a> {
     }
 
     /// True if the bytes are what was written at pool offset `offset`.
-    #[inline]
+    #[inline(always)]
     pub fn verify(&self, site: CheckSite, seed: SegmentSeed, offset: u64) -> bool {
         let computed = self.computed_crc(seed, offset);
         checksum::verify(site, u32_at(self.bytes, self.crc_at()), computed)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn computed_crc(&self, seed: SegmentSeed, offset: u64) -> u32 {
         crc_around(self.bytes, self.crc_at()) ^ seed.mask32(offset)
     }
@@ -367,19 +386,39 @@ impl<'a> Iterator for Ops<'a> {
 mod tests {
     use super::*;
 
+    /// The first bytes of puts that are decoded at once, and of some that may not be: each with all lengths behind.
+    const BEGINNINGS: [&[u8]; 14] = [
+        &[FIRST_PUT],
+        &[LATER_PUT, 0],
+        &[LATER_PUT, LATER_UNITS_MIN - 1],
+        &[LATER_PUT, LATER_UNITS_MIN],
+        &[LATER_PUT, 0x7f],
+        &[LATER_PUT, 0x80, 0],
+        &[LATER_PUT, 0x80, 1],
+        &[LATER_PUT, 0xff, 0x7f],
+        &[LATER_PUT, 0x80, 0x80],
+        &[LATER_PUT, 0xff, 0xff, 1],
+        &[LATER_PUT | FLAG_MOVED, 5, 1],
+        &[OpKind::Delete as u8, 5],
+        &[OpKind::PutBlob as u8 | FLAG_FIRST],
+        &[LATER_PUT | FLAG_EXTENDED, FURTHER_KEYSPACE, 1, 5],
+    ];
+
     #[test]
     fn the_short_way_reads_what_the_general_one_does() {
         let fields = |op: Op<'_>| {
-            (op.bytes.to_vec(), op.kind, op.distance, op.key_at, op.key_len, op.moved, op.value().to_vec())
+            (op.bytes.len(), op.kind, op.distance, op.key_at, op.key_len, op.moved, op.value().len())
         };
-        for len in [0, 1, 2, 3, 8, 40, 261, 300] {
-            let mut bytes = vec![9; len];
-            for lengths in 0..=u16::MAX {
-                for (to, byte) in bytes.iter_mut().zip([SHORT_PUT, lengths as u8, (lengths >> 8) as u8]) {
-                    *to = byte;
+        for len in [0, 1, 2, 3, 5, 8, 40, 261, 300] {
+            for beginning in BEGINNINGS {
+                let mut bytes = vec![9; len];
+                for lengths in 0..=u16::MAX {
+                    let first = beginning.iter().copied().chain(lengths.to_le_bytes());
+                    bytes.iter_mut().zip(first).for_each(|(to, byte)| *to = byte);
+                    let (short, general) =
+                        (Op::decode(&bytes).map(fields), Op::decode_any(&bytes).map(fields));
+                    assert_eq!(short, general, "{len} bytes, {beginning:x?}, lengths {lengths:#x}");
                 }
-                let (short, general) = (Op::decode(&bytes).map(fields), Op::decode_any(&bytes).map(fields));
-                assert_eq!(short, general, "{len} bytes, lengths {lengths:#x}");
             }
         }
     }

@@ -776,7 +776,7 @@ impl Index for HashIndex {
     const PREFETCHES_BY_HASH: bool = true;
     type Spot = Spot;
 
-    #[inline]
+    #[inline(always)]
     fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
         loop {
             let cell = self.cell(key.hash);

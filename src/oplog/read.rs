@@ -106,7 +106,7 @@ impl EntryReader {
     }
 
     /// True if the entry's bytes are what was written there.
-    #[inline]
+    #[inline(always)]
     pub fn verify(&self, addr: Addr, op: &Op<'_>, site: CheckSite) -> bool {
         op.verify(site, self.seed(addr), addr.offset())
     }
