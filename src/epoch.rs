@@ -9,7 +9,7 @@ mod barrier;
 mod clock;
 mod sections;
 
-pub use clock::Guard;
+pub use clock::{Guard, Visit};
 pub use sections::{
     OpenSection, open_sections, own_section, wait_for_writes, write_section, write_section_around,
 };
@@ -54,12 +54,34 @@ pub fn pin() -> Guard {
 /// The first pin of a thread, or its first since a `fork`.
 #[cold]
 fn pin_anew() -> Guard {
-    let reader = Clock::of(fork_generation()).take();
-    match REGISTRATION.try_with(|_| READER.set(Some(reader))) {
-        Ok(()) => reader.pin(),
-        // In destructors of thread-locals behind the registration's end.
-        Err(_) => reader.pin_for_once(),
+    match register() {
+        Some(reader) => reader.pin(),
+        None => Clock::of(fork_generation()).take().pin_for_once(),
     }
+}
+
+/// A record for this thread; `None` in destructors of thread-locals behind the registration's end.
+#[cold]
+fn register() -> Option<&'static Reader> {
+    REGISTRATION.try_with(|_| ()).ok()?;
+    let reader = Clock::of(fork_generation()).take();
+    READER.set(Some(reader));
+    Some(reader)
+}
+
+/// Says that this thread is at a place, any number but 0, and then may look whether it is allowed there; no fence is passed.
+/// `None`, and nothing is said, if the thread is somewhere already or is about to end.
+#[inline]
+pub fn visit(place: u64) -> Option<Visit> {
+    match READER.get() {
+        Some(reader) if reader.is_of(fork_generation()) => reader.visit(place),
+        _ => register()?.visit(place),
+    }
+}
+
+/// Returns when no thread of this process is at a place which the caller has just forbidden; calls `pause` between looks.
+pub fn wait_for_visits(place: u64, pause: impl FnMut()) {
+    Clock::of(fork_generation()).wait_for_visits(place, pause);
 }
 
 /// Runs `free` after the grace period of everything unlinked before this call; `bytes` of the medium or of memory come free then.

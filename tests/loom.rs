@@ -392,10 +392,9 @@ mod puts_and_gets {
     }
 }
 
-/// The slot of a store: `enter`, `Entered::drop`, `close`, `wait_for_calls` and `dispose` of `src/capi/stores.rs`, with
-/// one shard for each of two threads. loom takes sequentially consistent accesses as acquire and release only, so the
-/// fence stands for what the real accesses promise together: of a call that adds itself and then reads the word, and a
-/// close that changes the word and then reads the counts, at least one sees the other.
+/// The slot of a store: `enter`, the end of `Entered`, `close`, `wait_for_calls` and `dispose` of `src/capi/stores.rs`, with a
+/// record for each of two threads. A barrier on all threads stands as a fence on both sides: of a call that says where it is
+/// and then reads the word, and a close that changes the word and then looks who is there, at least one sees the other.
 mod store_handles {
     use super::*;
 
@@ -421,7 +420,7 @@ mod store_handles {
 
         /// `enter`, a use of the store, and the drop of `Entered`.
         fn call(&self, shard: usize, ordered: bool) {
-            self.calls[shard].fetch_add(1, Ordering::SeqCst);
+            self.calls[shard].store(1, Ordering::Release);
             if ordered {
                 fence(Ordering::SeqCst);
             }
@@ -429,7 +428,7 @@ mod store_handles {
                 // SAFETY: what the model proves.
                 assert!(self.store.with(|store| unsafe { *store }), "a call on a store that is gone");
             }
-            self.calls[shard].fetch_sub(1, Ordering::Release);
+            self.calls[shard].store(0, Ordering::Release);
         }
 
         /// `close`; `busy` is the answer of a store that has pins and stays open.
@@ -440,7 +439,7 @@ mod store_handles {
             }
             fence(Ordering::SeqCst);
             for calls in &self.calls {
-                while calls.load(Ordering::SeqCst) != 0 {
+                while calls.load(Ordering::Acquire) != 0 {
                     thread::yield_now();
                 }
             }

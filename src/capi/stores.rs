@@ -1,13 +1,14 @@
-//! Open stores behind their handles. A call counts itself in, and close waits until nobody is counted.
+//! Open stores behind their handles. A call says where it is, and close waits until nobody is there.
 //!
-//! The counters are sharded by thread: a call writes one cache line that (up to [`SHARDS`] threads) no other thread
-//! writes, so calls on one store do not slow each other down here.
+//! It says so in its thread's record (`epoch::visit`), by plain stores. A call inside of another one's, or in a thread that
+//! ends, is counted instead. The counters are sharded by thread, so that (up to [`SHARDS`] threads) no two write one line.
 //!
-//! Why a call never sees a store that is gone: a call adds itself to its shard and then reads the word; close changes
-//! the word and then reads the shards, all sequentially consistent. So either the call reads `CLOSING` and leaves
-//! without touching the store, or close reads the call's count and waits.
+//! Why a call never sees a store that is gone: a call says where it is and then reads the word; close changes the word and then
+//! looks who is there. With counters all of that is sequentially consistent, with records it is ordered by the barrier of who
+//! closes. So either the call reads `CLOSING` and leaves without touching the store, or close sees the call and waits.
 
 use super::table::{self, CLOSING, Place, RETIRED, Refusal, Slot, Table, WORD_NEW};
+use crate::epoch::{self, Visit};
 use crate::error::Error;
 use crate::store::Store;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, thread_number};
@@ -15,6 +16,7 @@ use crossbeam_utils::CachePadded;
 use std::cell::UnsafeCell;
 use std::hint;
 use std::ops::Deref;
+use std::ptr;
 use std::thread;
 use std::time::Duration;
 
@@ -40,7 +42,7 @@ pub(super) struct StoreSlot {
 }
 
 // SAFETY: `store` is written only by the slot's taker before its word lets a handle in, and by the one closer after
-// every counted call has left; calls in between share `&Store`, and `Store` is `Send + Sync` (asserted below).
+// every call has left; calls in between share `&Store`, and `Store` is `Send + Sync` (asserted below).
 unsafe impl Sync for StoreSlot {}
 
 const _: () = {
@@ -73,7 +75,7 @@ impl Slot for StoreSlot {
 pub(super) fn create(store: Store) -> Option<Place> {
     let (slot, at) = STORES.take()?;
     // SAFETY: a taken slot is this thread's alone: its word lets no handle in until the store below, and a call with
-    // a made-up handle only touches the counters.
+    // a made-up handle only says that it is here.
     unsafe { *at.store.get() = Some(store) };
     at.process.store(std::process::id(), Ordering::Relaxed);
     let generation = table::generation(at.word.load(Ordering::Relaxed));
@@ -84,16 +86,54 @@ pub(super) fn create(store: Store) -> Option<Place> {
 /// A store that stays open while this exists.
 pub(super) struct Entered {
     at: &'static StoreSlot,
-    calls: &'static AtomicU64,
+    _call: Call,
 }
 
-/// Counts a call in.
-#[inline]
+/// How close knows of a call.
+enum Call {
+    Visits { _until: Visit },
+    Counts { calls: &'static AtomicU64 },
+}
+
+impl Call {
+    #[inline]
+    fn begin(at: &'static StoreSlot) -> Call {
+        match epoch::visit(at.place()) {
+            Some(visit) => Call::Visits { _until: visit },
+            None => Call::count(at),
+        }
+    }
+
+    #[cold]
+    fn count(at: &'static StoreSlot) -> Call {
+        let calls: &'static AtomicU64 = &at.calls[thread_number() % SHARDS];
+        calls.fetch_add(1, Ordering::SeqCst);
+        Call::Counts { calls }
+    }
+}
+
+impl Drop for Call {
+    #[inline]
+    fn drop(&mut self) {
+        if let Call::Counts { calls } = self {
+            calls.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+impl StoreSlot {
+    /// What calls say that they visit.
+    #[inline]
+    fn place(&self) -> u64 {
+        ptr::from_ref(self).addr() as u64
+    }
+}
+
+/// Lets a call in.
+#[inline(always)]
 pub(super) fn enter(place: Place) -> Result<Entered, Refusal> {
     let at = STORES.get(place.slot).ok_or(Refusal::Never)?;
-    let calls: &'static AtomicU64 = &at.calls[thread_number() % SHARDS];
-    calls.fetch_add(1, Ordering::SeqCst);
-    let entered = Entered { at, calls };
+    let entered = Entered { at, _call: Call::begin(at) };
     table::check(place.generation, at.word.load(Ordering::SeqCst))?;
     Ok(entered)
 }
@@ -103,17 +143,10 @@ impl Deref for Entered {
 
     #[inline]
     fn deref(&self) -> &Store {
-        // SAFETY: `enter` counted this call and then saw the word let it in, so close waits for `drop` before it
+        // SAFETY: `enter` said that this call is here and then saw the word let it in, so close waits for its end before it
         // takes the store out (module comment); the word's value was stored after the store was put in.
         let store = unsafe { &*self.at.store.get() };
         store.as_ref().expect("an open slot holds a store")
-    }
-}
-
-impl Drop for Entered {
-    #[inline]
-    fn drop(&mut self) {
-        self.calls.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -142,18 +175,21 @@ pub(super) fn close(place: Place) -> Result<Result<(), Error>, Refusal> {
     Ok(answer)
 }
 
-/// Waits until each shard was seen empty. One look at each is enough: a call that counts itself in later reads
-/// CLOSING.
+/// Waits until nobody was seen at any place. One look at each is enough: a call that comes later reads CLOSING.
 fn wait_for_calls(at: &StoreSlot) {
+    let mut looks = 0;
+    let mut pause = || {
+        looks += 1;
+        match looks {
+            0..SPINS => hint::spin_loop(),
+            SPINS..YIELDS => thread::yield_now(),
+            _ => thread::sleep(NAP),
+        }
+    };
+    epoch::wait_for_visits(at.place(), &mut pause);
     for calls in &at.calls {
-        let mut looks = 0;
         while calls.load(Ordering::SeqCst) != 0 {
-            looks += 1;
-            match looks {
-                0..SPINS => hint::spin_loop(),
-                SPINS..YIELDS => thread::yield_now(),
-                _ => thread::sleep(NAP),
-            }
+            pause();
         }
     }
 }

@@ -18,8 +18,11 @@
 //! process runs (it may give itself a filter of system calls any time). Pins are fenced from then on; one that read the
 //! word before that and was held up may still be without, so lots are kept for as long as no store waits to be seen.
 //!
+//! Visits are known in the same way: a thread says where it is and then looks whether it may be there; who shuts the place
+//! does so, passes the barrier, and waits for those that say they are in. They may be long, as pins must not be.
+//!
 //! Invariants:
-//!   - a record is one thread's from `take` until it is given back; that thread alone changes `seen` and `nested`
+//!   - a record is one thread's from `take` until it is given back; that thread alone changes `seen`, `nested` and `visited`
 //!   - `seen` is 0 if and only if no pin of the thread is open, else what the clock's word was at the first of them or before
 //!   - the word changes under the lock of `waiting` alone, and its time only grows
 //!   - lots are closed in the order of their times; nothing that was retired runs under the lock
@@ -93,6 +96,8 @@ pub(super) struct Reader {
     seen: AtomicU64,
     /// Open pins of the thread.
     nested: AtomicU32,
+    /// See `visits.rs`.
+    visited: AtomicU64,
     is_taken: AtomicBool,
     next: OnceBox<Reader>,
 }
@@ -192,16 +197,35 @@ impl Clock {
         let word = self.word.load(Ordering::Relaxed);
         // Behind what was unlinked, so that who reads this time sees that.
         self.word.store(word + (1 << TIME_SHIFT), Ordering::Release);
+        let not_before = self.order_all(waiting);
+        let retired = std::mem::take(&mut waiting.open);
+        waiting.open_bytes = 0;
+        waiting.closed.push_back(Lot { time: word >> TIME_SHIFT, retired, not_before });
+    }
+
+    /// What other threads wrote into their records before they read what the caller has changed can be seen after this, or,
+    /// where barriers came to be refused, at the time that is returned.
+    fn order_all(&self, waiting: &mut Waiting) -> Option<Instant> {
         fence(Ordering::SeqCst);
-        if word & FENCED == 0 && !(self.barrier)() {
+        if self.word.load(Ordering::Relaxed) & FENCED == 0 && !(self.barrier)() {
             waiting.is_refused = true;
             self.word.fetch_or(FENCED, Ordering::SeqCst);
             fence(Ordering::SeqCst);
         }
-        let not_before = waiting.is_refused.then(|| Instant::now() + STORES_ARE_SEEN);
-        let retired = std::mem::take(&mut waiting.open);
-        waiting.open_bytes = 0;
-        waiting.closed.push_back(Lot { time: word >> TIME_SHIFT, retired, not_before });
+        waiting.is_refused.then(|| Instant::now() + STORES_ARE_SEEN)
+    }
+
+    /// Returns when no thread is where the caller has just forbidden to go: `pause` is called between looks.
+    pub(super) fn wait_for_visits(&self, place: u64, mut pause: impl FnMut()) {
+        let not_before = self.order_all(&mut self.waiting.lock());
+        if let Some(not_before) = not_before {
+            std::thread::sleep(not_before.saturating_duration_since(Instant::now()));
+        }
+        for reader in self.readers() {
+            while reader.visited.load(Ordering::Acquire) == place {
+                pause();
+            }
+        }
     }
 
     /// The oldest time that a pin says. Synchronizes with pins that ended.
@@ -218,6 +242,7 @@ impl Reader {
             generation: clock.generation,
             seen: AtomicU64::new(0),
             nested: AtomicU32::new(0),
+            visited: AtomicU64::new(0),
             is_taken: AtomicBool::new(false),
             next: OnceBox::new(),
         })
@@ -237,14 +262,20 @@ impl Reader {
             let word = self.clock.word.load(Ordering::Acquire);
             // Releases what earlier pins read, for who sees this one in their place.
             self.seen.store(word, Ordering::Release);
-            if word & FENCED == 0 {
-                // The barrier of who waits makes of it a fence of the processor.
-                compiler_fence(Ordering::SeqCst);
-            } else {
-                fence(Ordering::SeqCst);
-            }
+            order_own(word);
         }
         Guard { reader: self, _stays: PhantomData }
+    }
+
+    /// `None` if the thread is somewhere already.
+    #[inline]
+    pub(super) fn visit(&'static self, place: u64) -> Option<Visit> {
+        if self.visited.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        self.visited.store(place, Ordering::Release);
+        order_own(self.clock.word.load(Ordering::Acquire));
+        Some(Visit { reader: self, _stays: PhantomData })
     }
 
     /// As [`Reader::pin`]; the record is given back with the pin.
@@ -258,8 +289,33 @@ impl Reader {
     #[cold]
     pub(super) fn give_back(&self) {
         debug_assert_eq!(self.seen.load(Ordering::Relaxed), 0, "a thread ends with a pin");
+        debug_assert_eq!(self.visited.load(Ordering::Relaxed), 0, "a thread ends in a call");
         self.nested.store(0, Ordering::Relaxed);
         self.is_taken.store(false, Ordering::Release);
+    }
+}
+
+/// Between what a thread stored into its record and what it reads next.
+#[inline]
+fn order_own(word: u64) {
+    if word & FENCED == 0 {
+        // The barrier of who waits makes of it a fence of the processor.
+        compiler_fence(Ordering::SeqCst);
+    } else {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// The calling thread is somewhere until this ends. Stays on its thread.
+pub struct Visit {
+    reader: &'static Reader,
+    _stays: PhantomData<*const ()>,
+}
+
+impl Drop for Visit {
+    #[inline]
+    fn drop(&mut self) {
+        self.reader.visited.store(0, Ordering::Release);
     }
 }
 

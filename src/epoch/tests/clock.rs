@@ -287,3 +287,23 @@ fn readers_never_see_what_is_free() {
         readers.into_iter().for_each(|reader| reader.join().expect("it saw nothing that was free"));
     }
 }
+
+#[test]
+fn who_shuts_a_place_waits_for_those_who_are_there_and_for_no_others() {
+    for clock in clocks() {
+        let (here, elsewhere) = (clock.take(), clock.take());
+        let _stays = elsewhere.visit(2).expect("it was nowhere");
+        let mut visit = here.visit(1);
+        assert!(here.visit(1).is_none() && here.visit(2).is_none(), "it is somewhere already");
+        let mut looks = 0;
+        clock.wait_for_visits(1, || {
+            looks += 1;
+            if looks == 10 {
+                visit = None;
+            }
+        });
+        assert_eq!(looks, 10, "until it was left");
+        assert!(here.visit(2).is_some(), "it is nowhere again");
+        clock.wait_for_visits(3, || panic!("nobody is there"));
+    }
+}
