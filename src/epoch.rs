@@ -1,6 +1,6 @@
 //! Reclamation clock: a reader pins, an unlinker retires, and what was retired is freed after every pin that could
-//! still see it has gone (grace period). How that is known: `epoch/clock.rs`. Beside it the write sections, which are waited for
-//! in other ways: `epoch/sections.rs`.
+//! still see it has gone (grace period). How that is known: `epoch/clock.rs`. Beside it the write sections, which are
+//! waited for in other ways: `epoch/sections.rs`.
 //!
 //! Every process has a clock of its own. In that of its parent a child of `fork` would find pins of threads that it does
 //! not have, so that nothing ever came free, and would run what its parent retired.
@@ -41,8 +41,9 @@ impl Drop for Registration {
 /// Keeps what this thread can see from being freed. Never hold one across a wait or a drain on a disk.
 ///
 /// No fence: what a thread wrote before need not be seen by others when it reads. Writers, who rely on that, fence
-/// themselves ([`write_section`], `oplog/order.rs`). A get needs none. It answers with what the index leads to while it looks, and
-/// what was acknowledged before it began is in there: who acknowledged it has fenced since ([`WriteSection`] ends with one).
+/// themselves ([`write_section`], `oplog/order.rs`). A get needs none. It answers with what the index leads to while it
+/// looks, and what was acknowledged before it began is in there: who acknowledged it has fenced since ([`WriteSection`]
+/// ends with one).
 #[inline]
 pub fn pin() -> Guard {
     match READER.get() {
@@ -69,8 +70,8 @@ fn register() -> Option<&'static Reader> {
     Some(reader)
 }
 
-/// Says that this thread is at a place, any number but 0, and then may look whether it is allowed there; no fence is passed.
-/// `None`, and nothing is said, if the thread is somewhere already or is about to end.
+/// Says that this thread is at a place, any number but 0, and then may look whether it is allowed there; no fence is
+/// passed. `None`, and nothing is said, if the thread is somewhere already or is about to end.
 #[inline]
 pub fn visit(place: u64) -> Option<Visit> {
     match READER.get() {
@@ -79,19 +80,21 @@ pub fn visit(place: u64) -> Option<Visit> {
     }
 }
 
-/// Returns when no thread of this process is at a place which the caller has just forbidden; calls `pause` between looks.
+/// Returns when no thread of this process is at a place which the caller has just forbidden; calls `pause` between
+/// looks.
 pub fn wait_for_visits(place: u64, pause: impl FnMut()) {
     Clock::of(fork_generation()).wait_for_visits(place, pause);
 }
 
-/// Runs `free` after the grace period of everything unlinked before this call; `bytes` of the medium or of memory come free then.
-/// In whatever thread retires or helps then; a panic in it is that thread's, and does no harm to what else is retired.
+/// Runs `free` after the grace period of everything unlinked before this call; `bytes` of the medium or of memory come
+/// free then. In whatever thread retires or helps then; a panic in it is that thread's, and does no harm to what else
+/// is retired.
 pub fn retire(guard: &Guard, bytes: u64, free: impl FnOnce() + Send + 'static) {
     guard.retire(bytes, Box::new(free));
 }
 
-/// Frees what was retired and can be seen by nobody any more. All of it, if nobody is pinned now: nobody but those who retire
-/// and help moves the clock, and the former do so seldom.
+/// Frees what was retired and can be seen by nobody any more. All of it, if nobody is pinned now: nobody but those who
+/// retire and help moves the clock, and the former do so seldom.
 pub fn help_grace_period() {
     Clock::of(fork_generation()).help();
 }

@@ -167,7 +167,8 @@ mod dividers {
     }
 
     impl Logs {
-        /// As a put of the last entry of a frame, some units behind its start: `OpLog::next_seq`, `note_stamp`, `OpLog::settle_stamp`.
+        /// As a put of the last entry of a frame, some units behind its start: `OpLog::next_seq`, `note_stamp`,
+        /// `OpLog::settle_stamp`.
         fn put(&self, log: usize, is_settled: bool) -> Seq {
             let last = Seq(self.newest[log].load(Ordering::Relaxed));
             let seq = last.max(self.order.floor()).next_in(LogId(log as u8)).step(2);
@@ -237,9 +238,9 @@ mod dividers {
     }
 }
 
-/// The clock of reclamation: `Reader::pin`, `Guard::drop`, `Clock::close` and `Clock::oldest_pin` of `src/epoch/clock.rs`, for one
-/// reader and one place that is replaced. A barrier on all threads stands as a fence on both sides, which is also what pins do
-/// where there is none.
+/// The clock of reclamation: `Reader::pin`, `Guard::drop`, `Clock::close` and `Clock::oldest_pin` of
+/// `src/epoch/clock.rs`, for one reader and one place that is replaced. A barrier on all threads stands as a fence on
+/// both sides, which is also what pins do where there is none.
 mod reclamation_clock {
     use super::*;
     use Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -359,8 +360,8 @@ mod reclamation_clock {
     }
 }
 
-/// Two threads that each put a key and then get the other's: the fence at the end of `src/epoch/sections.rs`'s write sections.
-/// Gets have none.
+/// Two threads that each put a key and then get the other's: the fence at the end of `src/epoch/sections.rs`'s write
+/// sections. Gets have none.
 mod puts_and_gets {
     use super::*;
 
@@ -392,9 +393,10 @@ mod puts_and_gets {
     }
 }
 
-/// The slot of a store: `enter`, the end of `Entered`, `close`, `wait_for_calls` and `dispose` of `src/capi/stores.rs`, with a
-/// record for each of two threads. A barrier on all threads stands as a fence on both sides: of a call that says where it is
-/// and then reads the word, and a close that changes the word and then looks who is there, at least one sees the other.
+/// The slot of a store: `enter`, the end of `Entered`, `close`, `wait_for_calls` and `dispose` of `src/capi/stores.rs`,
+/// with a record for each of two threads. A barrier on all threads stands as a fence on both sides: of a call that says
+/// where it is and then reads the word, and a close that changes the word and then looks who is there, at least one
+/// sees the other.
 mod store_handles {
     use super::*;
 

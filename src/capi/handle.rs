@@ -343,8 +343,8 @@ fn check_array<T>(what: &str, first: *const T, n: usize) -> Result<()> {
 #[derive(Clone, Copy)]
 pub(super) struct Out<T>(*mut T);
 
-/// Empties an out-parameter, if there is one, before anything can fail. What calls that have to be quick begin with: an `Out` or an
-/// error, which [`out`] gives, would have to be kept until the store is found.
+/// Empties an out-parameter, if there is one, before anything can fail. What calls that have to be quick begin with: an
+/// `Out` or an error, which [`out`] gives, would have to be kept until the store is found.
 #[inline]
 pub(super) fn empty<T: Copy>(pointer: *mut T, empty: T) {
     if !pointer.is_null() {

@@ -1,11 +1,13 @@
 //! Open stores behind their handles. A call says where it is, and close waits until nobody is there.
 //!
-//! It says so in its thread's record (`epoch::visit`), by plain stores. A call inside of another one's, or in a thread that
-//! ends, is counted instead. The counters are sharded by thread, so that (up to [`SHARDS`] threads) no two write one line.
+//! It says so in its thread's record (`epoch::visit`), by plain stores. A call inside of another one's, or in a thread
+//! that ends, is counted instead. The counters are sharded by thread, so that (up to [`SHARDS`] threads) no two write
+//! one line.
 //!
-//! Why a call never sees a store that is gone: a call says where it is and then reads the word; close changes the word and then
-//! looks who is there. With counters all of that is sequentially consistent, with records it is ordered by the barrier of who
-//! closes. So either the call reads `CLOSING` and leaves without touching the store, or close sees the call and waits.
+//! Why a call never sees a store that is gone: a call says where it is and then reads the word; close changes the word
+//! and then looks who is there. With counters all of that is sequentially consistent, with records it is ordered by the
+//! barrier of who closes. So either the call reads `CLOSING` and leaves without touching the store, or close sees the
+//! call and waits.
 
 use super::table::{self, CLOSING, Place, RETIRED, Refusal, Slot, Table, WORD_NEW};
 use crate::epoch::{self, Visit};
@@ -143,8 +145,8 @@ impl Deref for Entered {
 
     #[inline]
     fn deref(&self) -> &Store {
-        // SAFETY: `enter` said that this call is here and then saw the word let it in, so close waits for its end before it
-        // takes the store out (module comment); the word's value was stored after the store was put in.
+        // SAFETY: `enter` said that this call is here and then saw the word let it in, so close waits for its end
+        // before it takes the store out (module comment); the word's value was stored after the store was put in.
         let store = unsafe { &*self.at.store.get() };
         store.as_ref().expect("an open slot holds a store")
     }

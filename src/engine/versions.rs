@@ -12,15 +12,15 @@
 //!   3. the shards know the point, and what no point needs goes
 //!   4. the opener, holding nothing, waits for the writes that were under way and may have a stamp up to the point
 //!
-//! Why nothing is missed. A writer passes two fences: one between the begin of its write section and its look at the floor, which
-//! is part of that begin (`epoch::write_section`), one between its stamp and its look at `visible_below`, in
-//! `oplog::Order::settle`. What the opener does and then looks at is sequentially consistent on the other side: the floor and the
-//! sections, `visible_below` and the stamps. Either a writer saw the floor, and its stamp is above the point, or the opener sees
-//! its section, and waits. And either it sees that versions are kept, or the opener sees its stamp, which then is not above
-//! the point: nobody needs what it replaces.
+//! Why nothing is missed. A writer passes two fences: one between the begin of its write section and its look at the
+//! floor, which is part of that begin (`epoch::write_section`), one between its stamp and its look at `visible_below`,
+//! in `oplog::Order::settle`. What the opener does and then looks at is sequentially consistent on the other side: the
+//! floor and the sections, `visible_below` and the stamps. Either a writer saw the floor, and its stamp is above the
+//! point, or the opener sees its section, and waits. And either it sees that versions are kept, or the opener sees its
+//! stamp, which then is not above the point: nobody needs what it replaces.
 //!
-//! Reads need no fence. One at a point comes after its opening. One at no point takes what the index leads to: no floor, no point
-//! and no stamp that somebody else has just written changes what it may answer.
+//! Reads need no fence. One at a point comes after its opening. One at no point takes what the index leads to: no
+//! floor, no point and no stamp that somebody else has just written changes what it may answer.
 //!
 //! Invariants:
 //!   - a version is kept if there is a point `p` with `seq <= p < by`, and for no other reason

@@ -1,33 +1,36 @@
-//! The clock of reclamation. A reader's pin is two stores into a record of its thread; all other work is done by those who
-//! retire something.
+//! The clock of reclamation. A reader's pin is two stores into a record of its thread; all other work is done by those
+//! who retire something.
 //!
 //! What is retired since the clock last moved is a lot. When it is large enough, or somebody helps, the lot is closed:
 //!   1. the clock moves on; pins from then on say the new time
 //!   2. a barrier on all threads (`barrier.rs`)
 //!   3. the lot is free once every record that is pinned says a time after the lot's
 //!
-//! Why nobody can look at what is free. A pin stores into its record and then reads what it protects. If the barrier hit its
-//! thread before that store, what it reads afterwards is what the barrier's caller has unlinked already, whatever time the
-//! record says: it may be an old one, which only keeps more from being free. If the barrier hit it after the store, step 3
-//! sees the pin. That says a time up to the lot's, and is waited for, unless the thread had read the new time: then
-//! it sees what was unlinked before the clock moved. And the clock need not wait for a moment in which nobody is pinned: pins
-//! that begin later say a later time.
+//! Why nobody can look at what is free. A pin stores into its record and then reads what it protects. If the barrier
+//! hit its thread before that store, what it reads afterwards is what the barrier's caller has unlinked already,
+//! whatever time the record says: it may be an old one, which only keeps more from being free. If the barrier hit it
+//! after the store, step 3 sees the pin. That says a time up to the lot's, and is waited for, unless the thread had
+//! read the new time: then it sees what was unlinked before the clock moved. And the clock need not wait for a moment
+//! in which nobody is pinned: pins that begin later say a later time.
 //!
-//! Where barriers are refused pins are *fenced*: each passes a fence of its own between its store and its reads, and in step 2 a
-//! fence is enough. The clock's word says so, and is read by every pin anyway. Barriers may be refused only once the
-//! process runs (it may give itself a filter of system calls any time). Pins are fenced from then on; one that read the
-//! word before that and was held up may still be without, so lots are kept for as long as no store waits to be seen.
+//! Where barriers are refused pins are *fenced*: each passes a fence of its own between its store and its reads, and in
+//! step 2 a fence is enough. The clock's word says so, and is read by every pin anyway. Barriers may be refused only
+//! once the process runs (it may give itself a filter of system calls any time). Pins are fenced from then on; one that
+//! read the word before that and was held up may still be without, so lots are kept for as long as no store waits to be
+//! seen.
 //!
-//! Visits are known in the same way: a thread says where it is and then looks whether it may be there; who shuts the place
-//! does so, passes the barrier, and waits for those that say they are in. They may be long, as pins must not be.
+//! Visits are known in the same way: a thread says where it is and then looks whether it may be there; who shuts the
+//! place does so, passes the barrier, and waits for those that say they are in. They may be long, as pins must not be.
 //!
 //! Invariants:
-//!   - a record is one thread's from `take` until it is given back; that thread alone changes `seen`, `nested` and `visited`
-//!   - `seen` is 0 if and only if no pin of the thread is open, else what the clock's word was at the first of them or before
+//!   - a record is one thread's from `take` until it is given back; that thread alone changes `seen`, `nested` and
+//!     `visited`
+//!   - `seen` is 0 if and only if no pin of the thread is open, else what the clock's word was at the first of them or
+//!     before
 //!   - the word changes under the lock of `waiting` alone, and its time only grows
 //!   - lots are closed in the order of their times; nothing that was retired runs under the lock
-//!   - records and clocks are linked without a lock, and never freed: a child of `fork` must not find a lock that a vanished
-//!     thread holds
+//!   - records and clocks are linked without a lock, and never freed: a child of `fork` must not find a lock that a
+//!     vanished thread holds
 
 use super::barrier;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, OnceBox, Ordering, PlainMutex, compiler_fence, fence};
@@ -41,11 +44,12 @@ const PINNED: u64 = 1;
 const FENCED: u64 = 2;
 const TIME_SHIFT: u32 = 2;
 
-/// So many things, or bytes that wait to be free for another use, close a lot: few enough that what waits does not count,
-/// and enough that a barrier (a microsecond) does not, either.
+/// So many things, or bytes that wait to be free for another use, close a lot: few enough that what waits does not
+/// count, and enough that a barrier (a microsecond) does not, either.
 const LOT_LEN: usize = 64;
 const LOT_BYTES: u64 = 512 << 10;
-/// Who retires runs at most so much of what is free, because he is busy, and pinned: more than one, so that it gets less.
+/// Who retires runs at most so much of what is free, because he is busy, and pinned: more than one, so that it gets
+/// less.
 const RUN_PER_RETIRE: usize = 4;
 /// No processor keeps a store to itself for a thousandth of this.
 const STORES_ARE_SEEN: Duration = Duration::from_millis(10);
@@ -66,7 +70,8 @@ pub(super) struct Clock {
     barrier: fn() -> bool,
 }
 
-/// What is retired. Its lock is not one of those that a model puts into virtual time: threads that are no actors share it.
+/// What is retired. Its lock is not one of those that a model puts into virtual time: threads that are no actors share
+/// it.
 #[derive(Default)]
 struct Waiting {
     /// The lot that is open.
@@ -203,8 +208,8 @@ impl Clock {
         waiting.closed.push_back(Lot { time: word >> TIME_SHIFT, retired, not_before });
     }
 
-    /// What other threads wrote into their records before they read what the caller has changed can be seen after this, or,
-    /// where barriers came to be refused, at the time that is returned.
+    /// What other threads wrote into their records before they read what the caller has changed can be seen after this,
+    /// or, where barriers came to be refused, at the time that is returned.
     fn order_all(&self, waiting: &mut Waiting) -> Option<Instant> {
         fence(Ordering::SeqCst);
         if self.word.load(Ordering::Relaxed) & FENCED == 0 && !(self.barrier)() {

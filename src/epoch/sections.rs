@@ -1,5 +1,5 @@
-//! Write sections: from before a write is stamped until it is published. Who has to wait for the writes that are under way
-//! finds them here; the floor above says whom that concerns.
+//! Write sections: from before a write is stamped until it is published. Who has to wait for the writes that are under
+//! way finds them here; the floor above says whom that concerns.
 //!
 //! Invariants:
 //!   - a record is one thread's from `take` until it is given back; that thread alone changes its state
@@ -31,7 +31,8 @@ impl Writer {
         Writer { state: AtomicU64::new(0), is_taken: AtomicBool::new(false), next: OnceBox::new() }
     }
 
-    /// A record for the calling thread. Without a lock: a child of `fork` must not find one that a vanished thread holds.
+    /// A record for the calling thread. Without a lock: a child of `fork` must not find one that a vanished thread
+    /// holds.
     #[cold]
     fn take() -> &'static Writer {
         let mut writer = &FIRST_WRITER;
@@ -71,11 +72,11 @@ pub struct WriteSection {
 /// dead, so it waits for the writes that were between the two. Unlike [`pin`] it may be held across drains. Sections of
 /// a thread do not nest. `process` tells a child of `fork` from its parent.
 ///
-/// Whoever has to wait for a write has seen the lock of its log, or the seal of its segment, be let go by it, and so sees that
-/// its section had begun. Who opens the point of a snapshot has not, so a fence lies between the begin of a section and what its
-/// thread does next (`engine/versions.rs`). The one at the end lies between what was published and what the thread reads next:
-/// reads pass none. Without it two threads that each put one key and then get the other's might both miss what the other
-/// thread had put.
+/// Whoever has to wait for a write has seen the lock of its log, or the seal of its segment, be let go by it, and so
+/// sees that its section had begun. Who opens the point of a snapshot has not, so a fence lies between the begin of a
+/// section and what its thread does next (`engine/versions.rs`). The one at the end lies between what was published and
+/// what the thread reads next: reads pass none. Without it two threads that each put one key and then get the other's
+/// might both miss what the other thread had put.
 #[inline]
 pub fn write_section(process: u64) -> WriteSection {
     let (writer, until) = match WRITER.try_with(|registration| registration.0) {
@@ -153,8 +154,8 @@ pub fn own_section() -> Option<OpenSection> {
     (!state.is_multiple_of(2)).then_some(OpenSection { writer, state })
 }
 
-/// Every write section of this process that is open now, as far as the caller has synchronized with it, or what the caller did
-/// last is a sequentially consistent access to what its thread looks at next: see [`write_section`].
+/// Every write section of this process that is open now, as far as the caller has synchronized with it, or what the
+/// caller did last is a sequentially consistent access to what its thread looks at next: see [`write_section`].
 pub fn open_sections(process: u64) -> Vec<OpenSection> {
     let seen = |writer: &'static Writer| OpenSection { writer, state: writer.state.load(Ordering::SeqCst) };
     // Sections that were open when a process forked never end in its child.

@@ -197,7 +197,8 @@ impl<'a> Op<'a> {
         Some(op)
     }
 
-    /// What most operations are: a put near its frame's header, and each length one byte. `[crc_at, key_len, value_len]`.
+    /// What most operations are: a put near its frame's header, and each length one byte. `[crc_at, key_len,
+    /// value_len]`.
     #[inline]
     fn short(bytes: &'a [u8], distance: u32, [crc_at, key_len, value_len]: [u8; 3]) -> Option<Op<'a>> {
         let key_at = u32::from(crc_at) + 4;

@@ -48,8 +48,8 @@ impl Order {
         divider
     }
 
-    /// A write with this stamp is about to be seen. A sequentially consistent fence, also for what else is looked at behind the
-    /// stamp (`engine/versions.rs`).
+    /// A write with this stamp is about to be seen. A sequentially consistent fence, also for what else is looked at
+    /// behind the stamp (`engine/versions.rs`).
     #[inline]
     pub fn settle(&self, seq: Seq) {
         fence(Ordering::SeqCst);
