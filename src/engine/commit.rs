@@ -23,7 +23,7 @@ use crate::oplog::OpLog;
 use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::CommitPolicy;
 use crate::space::Purpose;
-use crate::sync::{self, Arc, AtomicBool, Latch, Mutex, MutexGuard, Ordering, thread_number};
+use crate::sync::{self, Arc, AtomicBool, Latch, Mutex, MutexGuard, Ordering, fence, thread_number};
 use crate::types::{Addr, SegmentSlot, Seq};
 use crossbeam_utils::CachePadded;
 
@@ -623,6 +623,8 @@ impl Committer {
             }
             self.tickets.fail(first_ticket, &error);
         }
+        // Who sees the ticket done sees what was published, as behind the end of a write section (`epoch/sections.rs`).
+        fence(Ordering::SeqCst);
         self.finish_tickets(lane, group);
     }
 

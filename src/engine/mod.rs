@@ -38,6 +38,7 @@ pub use read::FETCH_GROUP;
 pub use snapshot::Snapshot;
 pub use verify::{Finding, Verification};
 
+use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::closed_ends;
 use crate::index::Index;
@@ -187,6 +188,8 @@ impl<I: Index + 'static> Engine<I> {
     fn stop_threads(&self) {
         self.cleaner_thread.stop();
         self.housekeeper.stop();
+        // What this store retired is freed now, not when another store helps.
+        epoch::help_grace_period();
     }
 
     fn close_cleanly(&self) -> Result<()> {

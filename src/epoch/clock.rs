@@ -101,7 +101,7 @@ pub(super) struct Reader {
     seen: AtomicU64,
     /// Open pins of the thread.
     nested: AtomicU32,
-    /// See `visits.rs`.
+    /// The place that its thread is at, see the module; 0: none.
     visited: AtomicU64,
     is_taken: AtomicBool,
     next: OnceBox<Reader>,
@@ -172,7 +172,9 @@ impl Clock {
         self.run(usize::MAX);
     }
 
-    /// One at a time, so that one that panics takes no others with it. Its panic is the caller's.
+    /// One at a time, so that one that panics takes no others with it. Its panic is the caller's, who may hold locks of the
+    /// index or of a log: what is retired takes none but those that nobody holds for longer than a few stores, and retires
+    /// nothing.
     fn run(&self, most: usize) {
         for _ in 0..most {
             let Some(free) = self.waiting.lock().free.pop_front() else { return };
@@ -188,9 +190,12 @@ impl Clock {
         if waiting.closed.is_empty() {
             return;
         }
+        // The time before the look: a thread may be held up between the two, and the look has to be the later one.
+        let now = waiting.is_refused.then(Instant::now);
         let oldest = self.oldest_pin();
         let is_free = |lot: &Lot| {
-            lot.time < oldest && lot.not_before.is_none_or(|not_before| not_before <= Instant::now())
+            let is_due = lot.not_before.is_none_or(|not_before| now.is_some_and(|now| not_before <= now));
+            lot.time < oldest && is_due
         };
         while waiting.closed.front().is_some_and(is_free) {
             let lot = waiting.closed.pop_front();
@@ -295,6 +300,10 @@ impl Reader {
     pub(super) fn give_back(&self) {
         debug_assert_eq!(self.seen.load(Ordering::Relaxed), 0, "a thread ends with a pin");
         debug_assert_eq!(self.visited.load(Ordering::Relaxed), 0, "a thread ends in a call");
+        if self.seen.load(Ordering::Relaxed) != 0 {
+            // Never another thread's: what this one still looks at would come free under it.
+            return;
+        }
         self.nested.store(0, Ordering::Relaxed);
         self.is_taken.store(false, Ordering::Release);
     }
