@@ -3,7 +3,7 @@
 # Usage: scripts/sanitize.sh run address|thread|valgrind, or all of them without arguments; scripts/sanitize.sh why-not KIND
 # prints why this machine cannot run it, or nothing. Any report is a failure.
 # The stable compiler ships the sanitizers' runtimes, and RUSTC_BOOTSTRAP lets it take the flag. std is not instrumented,
-# which is why src/sync.rs uses parking_lot.
+# which is why src/sync.rs has locks that are compiled with the program.
 set -eu
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
