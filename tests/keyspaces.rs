@@ -529,7 +529,7 @@ fn clearing_and_dropping_beside_writers_leaves_whole_batches_only() {
         store.keyspace("churned").unwrap();
         let (is_over, written) = (AtomicBool::new(false), AtomicU64::new(0));
         thread::scope(|scope| {
-            for writer in 0..3_u8 {
+            let spawn = |writer: u8| {
                 let (store, kept, cleared, is_over, written) = (&store, &kept, &cleared, &is_over, &written);
                 scope.spawn(move || {
                     let mut rng = Rng(writer.into());
@@ -555,8 +555,9 @@ fn clearing_and_dropping_beside_writers_leaves_whole_batches_only() {
                         }
                         written.fetch_add(1, Ordering::Relaxed);
                     }
-                });
-            }
+                })
+            };
+            let writers: Vec<_> = (0..3).map(spawn).collect();
             for round in 0..ROUNDS {
                 let before = written.load(Ordering::Relaxed);
                 let since = Instant::now();
@@ -577,6 +578,8 @@ fn clearing_and_dropping_beside_writers_leaves_whole_batches_only() {
                 }
             }
             is_over.store(true, Ordering::Relaxed);
+            // ThreadSanitizer sees a join, and not the end of a scope.
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
         });
         assert!(written.load(Ordering::Relaxed) >= 9 * ROUNDS / 2, "the writers wrote");
         store.sync().unwrap();
