@@ -520,7 +520,8 @@ fn wait_for_grace() {
 /// Keyspaces have an index each, and thousands of them must not cost what one large one does.
 fn siblings_do_not_see_each_other_and_give_their_nodes_back<I: Index>(make: fn(Arc<FakeLog>) -> I) {
     const KEYS: u64 = 5_000;
-    let log = FakeLog::new(8 * KEYS, mix);
+    const ROUNDS: u64 = 16;
+    let log = FakeLog::new((ROUNDS + 2) * KEYS, mix);
     let first = make(log.clone());
     let fill = |index: I, from: u64| {
         let subject = Subject { index, log: log.clone() };
@@ -535,12 +536,14 @@ fn siblings_do_not_see_each_other_and_give_their_nodes_back<I: Index>(make: fn(A
     let after_two = first.memory_bytes();
     drop(second);
     wait_for_grace();
-    // Twice: what the first of them gives back the next one takes.
-    for _ in 0..2 {
+    // What one of them gives back the next one takes. While it grows it may take as much again, because what it
+    // outgrew waits for whoever is pinned, and the other tests of this process are.
+    for _ in 0..ROUNDS {
         drop(fill(first.sibling().expect("address space"), 3 * KEYS / 2));
         wait_for_grace();
     }
-    assert!(first.memory_bytes() < after_two + after_two / 4, "{after_two} bytes, and nodes leaked since");
+    let (taken, of_all_rounds) = (first.memory_bytes().saturating_sub(after_two), ROUNDS * after_two / 2);
+    assert!(taken < of_all_rounds / 4, "{taken} bytes above {after_two}: nodes leaked");
     let began = Instant::now();
     let empty: Vec<I> = (0..1_000).map(|_| first.sibling().expect("address space")).collect();
     assert!(first.memory_bytes() < after_two + (5 << 20) + (1 << 19), "an empty one takes a page of nodes");
