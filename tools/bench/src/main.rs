@@ -202,7 +202,7 @@ fn own(arguments: &Arguments) -> Result<(), String> {
     let goals = goals::judge(&figures, "flatkv");
     report::goals(&goals);
     println!(
-        "\nnot run: the medium model in virtual time, because the engine has none yet; goals against other stores: make bench-peers"
+        "\nnot run: the medium model in virtual time: make bench-model; goals against other stores: make bench-peers"
     );
     if arguments.is_fast {
         println!("figures of a fast run show that it runs, and nothing else");

@@ -385,7 +385,7 @@ pub fn run(plan: &Plan, json_path: Option<&Path>) -> Result<(), String> {
         "not run: sled in the power-safe class, because its flush is sync_file_range, which leaves the disk's cache alone; \
          redb in the page-cache class, because what it has not synced is lost with the process"
     );
-    println!("not run: scans of flatkv and the ideal, because they have none yet");
+    println!("not run: scans of the ideal and of flatkv with the hash index, because they have no order");
     for class in Class::ALL {
         println!("\n{}: {}", class.name(), class.says());
         for peer in peers.iter().filter(|peer| peer.class == class) {
