@@ -69,6 +69,32 @@ fn a_load_of_new_keys_is_not_cleaned() {
     }
 }
 
+/// What a snapshot keeps counted as something that cleaning would gain. So whenever the pool was to grow beside one, the write
+/// that needed the room first waited for passes that gained nothing.
+#[test]
+fn a_write_beside_a_snapshot_does_not_wait_for_cleaning_in_vain() {
+    const STRIDE: u64 = 50;
+    for media in MEDIA {
+        let dir = memory_dir();
+        let store = small(media, SEGMENT).open(dir.path().join("pool.fkv")).unwrap();
+        load(&store, KEYS);
+        let snapshot = store.snapshot().unwrap();
+        // The first of these come to each segment, so that soon all are pinned.
+        for first in 0..STRIDE {
+            let keys = (first..KEYS).step_by(STRIDE as usize);
+            keys.for_each(|key| store.put(&key.to_le_bytes(), &value(key + 1)).unwrap());
+        }
+        assert_eq!(stat(&store, "cleaner.stalls"), 0, "{media:?}: {}", store.stats_json());
+        for key in 0..KEYS {
+            assert_eq!(
+                snapshot.get(&key.to_le_bytes()).unwrap().unwrap(),
+                value(key),
+                "{media:?}: key {key}"
+            );
+        }
+    }
+}
+
 /// Large values count like small ones.
 #[test]
 fn blobs_that_are_replaced_do_not_make_the_pool_grow_for_ever() {

@@ -103,12 +103,14 @@ impl Space {
         (data as u32).saturating_add(self.reserved_slots() + 2 * self.low_mark()).min(self.slots_max)
     }
 
-    /// Bytes that cleaning would gain, about: of sealed segments the share of what is dead, and what extents leave unused.
+    /// Bytes that cleaning would gain, about: of sealed segments the share of what is dead, and what extents leave unused. Nothing
+    /// of pinned ones, which stay: else the pool is cleaned in vain before it grows for what snapshots keep.
     fn dead_bytes(&self) -> u64 {
         let segment_size = self.geometry.segment_size_bytes;
         let dead_of = |slot| {
             let info = self.table.slot(slot);
             match (info.state(), info.class()) {
+                _ if info.pins() > 0 => 0,
                 (SlotState::Releasable, _) => segment_size,
                 (SlotState::Sealed, Some(SegmentClass::LogHead | SegmentClass::Survivor)) => {
                     let share = |all: u64| (info.dead_bytes() * segment_size).checked_div(all);
