@@ -5,7 +5,7 @@ use super::Engine;
 use super::iter::{Chunk, Iter, Limits};
 use super::keyspace::{Keyspace, Scope};
 use super::read::FETCH_GROUP;
-use super::versions::{Held, Kept, Replaced};
+use super::versions::{Held, HeldBlob, Kept, Replaced};
 use crate::checksum::CheckSite;
 use crate::epoch::{self, OpenSection};
 use crate::error::{Error, Result};
@@ -333,18 +333,17 @@ impl<I: Index + 'static> Engine<I> {
 
     fn hold_version(&self, addr: Addr) -> Held {
         let geometry = self.space.geometry();
-        let mut held = Held { slot: geometry.slot_of_addr(addr), extents: None, bytes: 0 };
+        let mut held = Held { slot: geometry.slot_of_addr(addr), entry_bytes: 0, blob: None };
         let scratch = Scratch::new();
         if let Some(op) = self.reader.op(addr, &scratch) {
-            held.bytes = op.footprint_bytes();
+            held.entry_bytes = u32::try_from(op.footprint_bytes()).expect("it fits a segment");
             // A descriptor that rotted names anything. Whoever reads the version will find that out.
             if op.kind() == OpKind::PutBlob
                 && self.reader.verify(addr, &op, CheckSite::EntryOnGet)
                 && let Some(descriptor) = BlobDescriptor::decode(op.value())
             {
                 let slots = descriptor.chunks.iter().map(|chunk| geometry.slot_of(chunk.offset));
-                held.extents = Some(slots.collect());
-                held.bytes += descriptor.len;
+                held.blob = Some(Box::new(HeldBlob { extents: slots.collect(), bytes: descriptor.len }));
             }
         }
         held.slots().for_each(|slot| self.space.table().slot(slot).pin());

@@ -23,7 +23,9 @@
 //! floor, no point and no stamp that somebody else has just written changes what it may answer.
 //!
 //! Invariants:
-//!   - a version is kept if there is a point `p` with `seq <= p < by`, and for no other reason
+//!   - a version is kept if there is a point `p` with `seq <= p < by`, and for no other reason; what was kept for a point that
+//!     was being opened, in vain, goes when some point closes, if not before
+//!   - when no point is open, and none is being opened, nothing is kept
 //!   - all shards have the same points, but for the one that is being opened or closed, under the lock of `points`
 //!   - shards are locked last: under a log's lock, never around one; `points` is not held around a wait
 //!   - the slots of a version are pinned from before it is in a shard until after it has left it
@@ -53,21 +55,38 @@ pub struct Replaced {
     pub by: Seq,
 }
 
-/// What keeping a version takes.
+/// What keeping a version takes. Short: there may be very many.
 #[derive(Debug)]
 pub struct Held {
     /// Pinned for its entry.
     pub slot: SegmentSlot,
-    /// Pinned for its value, if that is a large one. Few are, and there may be very many of the others.
-    pub extents: Option<Box<[SegmentSlot]>>,
-    /// Of the entry and its value.
+    /// Of its entry.
+    pub entry_bytes: u32,
+    /// For its value, if that is a large one. Few are.
+    pub blob: Option<Box<HeldBlob>>,
+}
+
+/// What keeping a large value takes.
+#[derive(Debug)]
+pub struct HeldBlob {
+    /// Pinned.
+    pub extents: Vec<SegmentSlot>,
+    /// Of the value.
     pub bytes: u64,
 }
+
+const _: () = assert!(size_of::<Replaced>() + size_of::<Held>() <= 48, "each first overwrite writes so much");
 
 impl Held {
     /// All that is pinned.
     pub fn slots(&self) -> impl Iterator<Item = SegmentSlot> + '_ {
-        std::iter::once(self.slot).chain(self.extents.iter().flat_map(|extents| extents.iter().copied()))
+        std::iter::once(self.slot).chain(self.blob.iter().flat_map(|blob| blob.extents.iter().copied()))
+    }
+
+    /// Of the entry and its value.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.entry_bytes) + self.blob.as_ref().map_or(0, |blob| blob.bytes)
     }
 }
 
@@ -87,6 +106,16 @@ pub struct Kept {
     pub versions: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// What is left to do when a user of a point has gone.
+enum Closed<'a> {
+    /// The point has others.
+    Nothing,
+    /// No point is left: what all shards had goes.
+    Last(Vec<Shard>),
+    /// What was noted with it in the shards that have anything to look at.
+    OneOfSome(Vec<(&'a Mutex<Shard>, Noted)>),
 }
 
 /// See the module.
@@ -142,8 +171,8 @@ impl Versions {
         self.may_need(Seq::ZERO)
     }
 
-    fn lock(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        self.shards[(hash >> 32) as usize % SHARDS].lock()
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.shards[(hash >> 32) as usize % SHARDS]
     }
 
     /// The newest opening. Under the lock of a shard: what that says of earlier openings is true then.
@@ -153,7 +182,7 @@ impl Versions {
 
     /// Keeps an entry if a point needs it; `hold` pins it. Before the index changes.
     pub fn keep(&self, replaced: Replaced, hold: impl FnOnce() -> Held) {
-        let mut shard = self.lock(replaced.hash);
+        let mut shard = self.shard(replaced.hash).lock();
         shard.keep(replaced, self.opening(), hold);
     }
 
@@ -181,23 +210,31 @@ impl Versions {
 
     /// A user of a point has gone.
     pub fn close(&self, point: Seq, let_go: impl Fn(Held)) {
-        let Some(noted) = self.close_for_one(point) else { return };
-        let mut gone = Vec::new();
-        for (shard, mut noted) in noted {
-            loop {
-                let left = {
-                    let mut shard = shard.lock();
-                    shard.let_go(point, &mut noted, self.opening(), &mut gone)
-                };
-                gone.drain(..).for_each(&let_go);
-                match left {
-                    Left::Nothing => break,
-                    Left::More => {}
-                    Left::Sorting => noted.sort(),
-                }
+        match self.close_for_one(point) {
+            Closed::Nothing => return,
+            Closed::Last(shards) => shards.into_iter().flat_map(Shard::into_held).for_each(let_go),
+            Closed::OneOfSome(noted) => {
+                noted.into_iter().for_each(|(shard, noted)| self.let_go_in(shard, point, noted, &let_go));
             }
         }
         self.closed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lets go of what only a closed point needed.
+    fn let_go_in(&self, shard: &Mutex<Shard>, point: Seq, mut noted: Noted, let_go: impl Fn(Held)) {
+        let mut gone = Vec::new();
+        loop {
+            let left = {
+                let mut shard = shard.lock();
+                shard.let_go(point, &mut noted, self.opening(), &mut gone)
+            };
+            gone.drain(..).for_each(&let_go);
+            match left {
+                Left::Nothing => return,
+                Left::More => {}
+                Left::Sorting => noted.sort(),
+            }
+        }
     }
 
     /// The oldest point that is open.
@@ -210,32 +247,45 @@ impl Versions {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Takes a user from a point. If it was the last one: what was noted with the point, which is not there any more, by the
-    /// shards that have any of it.
-    fn close_for_one(&self, point: Seq) -> Option<Vec<(&Mutex<Shard>, Noted)>> {
+    /// Takes a user from a point, and the point from the shards if it was the last one.
+    fn close_for_one(&self, point: Seq) -> Closed<'_> {
         let mut points = self.points.lock();
         let users = &mut points.get_mut(&point).expect("it was opened").users;
         *users -= 1;
         if *users > 0 {
-            return None;
+            return Closed::Nothing;
         }
         points.remove(&point);
         let newest = points.last_key_value().map_or(0, |(newest, _)| newest.0 + 1);
         self.visible_below.store(newest, Ordering::Release);
-        // Still under the lock: the same point may be opened again.
+        // Still under the lock: the same point may be opened again, and none is being opened now.
+        if points.is_empty() {
+            return Closed::Last(self.shards.iter().map(|shard| shard.lock().close_last()).collect());
+        }
         let noted = self.shards.iter().map(|shard| (&**shard, shard.lock().close(point)));
-        Some(noted.filter(|(_, noted)| !noted.is_empty()).collect())
+        Closed::OneOfSome(noted.filter_map(|(shard, noted)| Some((shard, noted?))).collect())
+    }
+
+    /// A shard in which all that was kept can be found. A few are taken in at a time, so that writers get in.
+    fn when_ready<'a>(&self, shard: &'a Mutex<Shard>) -> MutexGuard<'a, Shard> {
+        loop {
+            let mut shard = shard.lock();
+            if shard.is_ready(self.opening()) {
+                return shard;
+            }
+        }
     }
 
     /// Stamp and place of the newest version of the keys with this hash that is visible at a point; of those behind `before`
-    /// in that order, if it is given. Keys with one hash are rare: the first one is nearly always the key's.
+    /// in that order, if it is given. Keys with one hash are rare: the first one is nearly always the key's. The stamp is what
+    /// the version was kept with.
     pub fn visible_at(&self, hash: u64, point: Seq, before: Option<(Seq, Addr)>) -> Option<(Seq, Addr)> {
-        self.lock(hash).visible_at(hash, point, before)
+        self.when_ready(self.shard(hash)).visible_at(hash, point, before)
     }
 
     /// Bytes of the versions that are noted with a point.
     pub fn bytes_at(&self, point: Seq) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().bytes_at(point)).sum()
+        self.shards.iter().map(|shard| self.when_ready(shard).bytes_at(point)).sum()
     }
 
     /// What is kept now.

@@ -36,7 +36,7 @@ impl Kept {
         if self.versions.may_need(seq) {
             self.versions.keep(replaced, || {
                 self.pinned.borrow_mut().push(slot.0);
-                Held { slot, extents: None, bytes: 10 }
+                Held { slot, entry_bytes: 10, blob: None }
             });
         }
         self.replaced.push(replaced);
@@ -57,14 +57,22 @@ impl Kept {
         self.open.iter().any(|point| replaced.seq <= *point && *point < replaced.by)
     }
 
-    /// Exactly what some point shows is kept, and found.
-    fn check(&self) {
+    /// Exactly what some point shows is kept. Looks for none of it.
+    fn check_what_is_held(&self) -> Vec<u32> {
         let mut needed: Vec<u32> =
             self.replaced.iter().filter(|one| self.is_visible(one)).map(|one| one.by.0 as u32).collect();
         let mut pinned = self.pinned.borrow().clone();
         needed.sort_unstable();
         pinned.sort_unstable();
         assert_eq!(pinned, needed, "open: {:?}", self.open);
+        let kept = self.versions.kept();
+        assert_eq!((kept.versions, kept.bytes), (needed.len() as u64, 10 * needed.len() as u64));
+        needed
+    }
+
+    /// And it is found.
+    fn check(&self) {
+        let needed = self.check_what_is_held();
         let kept = self.versions.kept();
         assert_eq!((kept.versions, kept.bytes), (needed.len() as u64, 10 * needed.len() as u64));
         let points: BTreeSet<_> = self.open.iter().copied().collect();
@@ -94,7 +102,12 @@ fn what_a_point_shows_is_kept_and_nothing_else_in_whatever_order_points_close() 
                         _ => random(kept.open.len() as u64) as usize,
                     };
                     kept.close(at);
-                    kept.check();
+                    // Who looks has all taken in: what closes have to do should differ.
+                    if random(2) == 0 {
+                        kept.check();
+                    } else {
+                        kept.check_what_is_held();
+                    }
                 }
                 _ => {
                     let key = random(5);
@@ -118,7 +131,7 @@ fn what_a_point_shows_is_kept_and_nothing_else_in_whatever_order_points_close() 
 fn a_hundred_thousand_versions_of_one_key_are_kept_read_and_let_go_of_one_by_one() {
     const POINTS: usize = 100_000;
     let versions = Versions::default();
-    let hold = || Held { slot: SegmentSlot(0), extents: None, bytes: 1 };
+    let hold = || Held { slot: SegmentSlot(0), entry_bytes: 1, blob: None };
     let mut points = VecDeque::new();
     for stamp in 1..=POINTS as u64 {
         points.push_back(versions.open(|| Seq(stamp * 2), |_| ()));
@@ -144,6 +157,76 @@ fn a_hundred_thousand_versions_of_one_key_are_kept_read_and_let_go_of_one_by_one
     assert_eq!(versions.kept().versions, 0);
 }
 
+#[test]
+fn what_nobody_looked_for_goes_with_the_last_point() {
+    let mut kept = Kept::default();
+    kept.open();
+    kept.open();
+    for key in 0..2000 {
+        kept.replace(key << 31, Seq::ZERO);
+    }
+    assert_eq!(kept.check_what_is_held().len(), 2000);
+    kept.close(0);
+    assert_eq!(kept.check_what_is_held().len(), 2000, "it was opened twice");
+    kept.close(0);
+    assert_eq!(kept.check_what_is_held().len(), 0);
+    kept.open();
+    kept.replace(0, Seq::ZERO);
+    kept.check();
+}
+
+/// With more of them than a reader should have to wait for, writers take in what they add.
+#[test]
+fn a_reader_finds_each_of_more_versions_than_are_left_to_readers() {
+    const KEYS: u64 = 200_000;
+    let versions = Versions::default();
+    let point = versions.open(|| Seq(1), |_| ());
+    let hash = |key: u64| key.wrapping_mul(0x9E37_79B9_7F4A_7C15) & 0xFFFF_FFFF;
+    for key in 1..=KEYS {
+        let replaced =
+            Replaced { hash: hash(key), addr: Addr::from_bits(key), seq: Seq(1), by: Seq(key + 1) };
+        versions.keep(replaced, || Held { slot: SegmentSlot(0), entry_bytes: 1, blob: None });
+    }
+    assert_eq!(versions.kept().versions, KEYS);
+    for key in 1..=KEYS {
+        assert_eq!(versions.visible_at(hash(key), point, None), Some((Seq(1), Addr::from_bits(key))));
+    }
+    assert_eq!(versions.bytes_at(point), KEYS);
+    let let_go = RefCell::new(0);
+    versions.close(point, |_| *let_go.borrow_mut() += 1);
+    assert_eq!((let_go.into_inner(), versions.kept().versions), (KEYS, 0));
+}
+
+/// While a point is opened versions are kept whatever they are. Which of them it needs is known later.
+#[test]
+fn what_was_kept_for_an_opening_in_vain_is_let_go_of_when_some_point_closes() {
+    let versions = Versions::default();
+    let old = versions.open(|| Seq(10), |_| ());
+    let let_go = RefCell::new(Vec::new());
+    let keep = |seq: u64, by: u64| {
+        let replaced = Replaced { hash: 7, addr: Addr::from_bits(by), seq: Seq(seq), by: Seq(by) };
+        versions.keep(replaced, || Held { slot: SegmentSlot(by as u32), entry_bytes: 1, blob: None });
+    };
+    let is_first = std::cell::Cell::new(true);
+    let take = || {
+        // Asked once whether the newest point will do, and once for a new one.
+        if is_first.replace(false) {
+            return Seq(15);
+        }
+        keep(11, 12);
+        keep(12, 30);
+        Seq(20)
+    };
+    let new = versions.open(take, |held| let_go.borrow_mut().push(held.slot.0));
+    assert_eq!(versions.visible_at(7, new, None), Some((Seq(12), Addr::from_bits(30))));
+    assert_eq!(versions.visible_at(7, old, None), None);
+    versions.close(old, |held| let_go.borrow_mut().push(held.slot.0));
+    assert_eq!(*let_go.borrow(), [12], "no point shows it");
+    assert_eq!(versions.kept().versions, 1);
+    versions.close(new, |held| let_go.borrow_mut().push(held.slot.0));
+    assert_eq!(*let_go.borrow(), [12, 30]);
+}
+
 /// A panic left the store keeping every version that was replaced from then on, for ever.
 #[test]
 fn an_opening_that_panics_keeps_nothing() {
@@ -152,7 +235,7 @@ fn an_opening_that_panics_keeps_nothing() {
     let open = move || panicking.open(|| panic!("while a stamp is taken"), |_| ());
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).expect_err("it panics");
     assert!(!versions.are_needed());
-    let hold = || Held { slot: SegmentSlot(0), extents: None, bytes: 1 };
+    let hold = || Held { slot: SegmentSlot(0), entry_bytes: 1, blob: None };
     versions.keep(Replaced { hash: 7, addr: Addr::from_bits(1), seq: Seq(1), by: Seq(2) }, hold);
     assert_eq!(versions.kept().versions, 0);
     let point = versions.open(|| Seq(9), |_| ());

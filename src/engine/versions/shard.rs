@@ -1,5 +1,9 @@
 //! The versions of an eighth of all keys, by the points that need them.
 //!
+//! Writers only append them. Whoever looks for one, and whoever closes a point while others are open, first takes in those that
+//! are there, a few under each hold of the lock: only then they are found by their hash, and noted with a point. When the last
+//! point closes all go together, and none of this is done for those that nobody asked for.
+//!
 //! Each version is noted with one point, the newest at which it is visible. When that one closes, versions that the next
 //! older point does not show go, and the others are noted with it all together: as heaps, the newest version first, they
 //! join in little more time than the smaller one takes. So each version is looked at a few times, however many points open
@@ -7,21 +11,30 @@
 //!
 //! Invariants:
 //!   - where there is a point there is a newest one, and `older` has those below it
-//!   - a version is noted with the newest point `p` with `seq <= p < by`; one that was kept while a point was being opened may
-//!     be noted with an older one, and goes on to the newest when that closes
-//!   - a version is in `pending` or in `versions`; to each of these one lead is in `lone` or in `more`, to those of a key that
+//!   - a version that is taken in is noted with the newest point `p` with `seq <= p < by`; one that was kept while a point was
+//!     being opened may be noted with an older one, and goes on to the newest when that closes
+//!   - a version is in `fresh` or in `versions`; to each of these one lead is in `lone` or in `more`, to those of a key that
 //!     is overwritten over and over one in `lone` at most
+//!   - there are `FRESH_MAX` in `fresh` at most, so that who has to take them in is held up for milliseconds
+//!   - all pieces of `fresh` but the last are full, and none is empty
 
 use super::{Held, Replaced};
+use crate::index::arena::prefetch;
 use crate::types::{Addr, Seq};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use std::collections::{BTreeMap, BinaryHeap, btree_map};
 
-/// Versions that a point lets go of under one hold of the lock: writers wait for it.
-const LET_GO_AT_ONCE: usize = 64;
-/// Versions that are taken in together: each needs memory that is in no cache, and all of it is asked for at a time.
-const PENDING_MAX: usize = 32;
+/// Versions that a point lets go of, or that are taken in, under one hold of the lock: writers wait for it.
+const AT_ONCE: usize = 64;
+/// Versions that nobody has asked for yet. With more of them writers take in what they add.
+const FRESH_MAX: usize = 64 << 10;
+/// Versions that a writer takes in together: each needs memory that is in no cache, and all of it is asked for at a time.
+const OF_A_WRITER: usize = 32;
+/// Versions of one piece of memory: none of them is copied when there are more, while writers wait.
+const OF_A_PIECE: usize = 512;
+/// How far ahead memory is asked for that the next ones are written to: else the next locked instruction waits for it.
+const AHEAD: usize = 3;
 /// A table with room for so many times what is in it gives room back.
 const SPARE_ROOM: usize = 8;
 
@@ -63,6 +76,50 @@ impl Lead {
     }
 }
 
+/// Versions in the order in which they were kept.
+#[derive(Default)]
+struct Fresh {
+    pieces: Vec<Vec<Version>>,
+}
+
+impl Fresh {
+    fn len(&self) -> usize {
+        self.pieces.split_last().map_or(0, |(last, full)| full.len() * OF_A_PIECE + last.len())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    #[inline]
+    fn push(&mut self, version: Version) {
+        match self.pieces.last_mut() {
+            Some(last) if last.len() < OF_A_PIECE => {
+                last.push(version);
+                if let Some(ahead) = last.spare_capacity_mut().get(AHEAD) {
+                    prefetch(ahead);
+                }
+            }
+            _ => {
+                let mut piece = Vec::with_capacity(OF_A_PIECE);
+                piece.push(version);
+                self.pieces.push(piece);
+            }
+        }
+    }
+
+    /// The newest one.
+    fn pop(&mut self) -> Option<Version> {
+        let last = self.pieces.last_mut()?;
+        let version = last.pop();
+        assert!(version.is_some(), "no piece is empty");
+        if last.is_empty() {
+            self.pieces.pop();
+        }
+        version
+    }
+}
+
 /// What says of a version whose it is. Sorted by the stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Note {
@@ -82,7 +139,7 @@ pub(super) struct Noted {
 }
 
 impl Noted {
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.fresh.is_empty() && self.sorted.is_empty()
     }
 
@@ -126,9 +183,10 @@ pub(super) struct Shard {
     older: BTreeMap<Seq, Noted>,
     /// The newest opening that came here.
     opened: u64,
-    /// Kept, and not taken in yet. Empty whenever the points change or are looked at.
-    pending: Vec<Version>,
-    /// Held, though the version was there already: two writers met, or one tried twice.
+    /// Kept, and not taken in yet.
+    fresh: Fresh,
+    /// Held for nothing. The version was there already: two writers met, or one tried twice. Or the point that was being opened
+    /// did not need it.
     surplus: Vec<Held>,
     /// Those that the point that is being opened may need.
     unsettled: Vec<Note>,
@@ -172,32 +230,36 @@ impl Shard {
         if self.point_of(&replaced).is_none() && self.opened == opening {
             return;
         }
-        self.pending.push(Version { replaced, held: hold() });
-        if self.pending.len() == PENDING_MAX {
-            self.take_in();
+        let held = hold();
+        self.bytes += held.bytes();
+        self.fresh.push(Version { replaced, held });
+        if self.fresh.len() == FRESH_MAX {
+            self.take_in(opening, OF_A_WRITER);
         }
     }
 
-    #[inline]
-    fn take_in(&mut self) {
-        if !self.pending.is_empty() {
-            self.take_in_pending();
-        }
-    }
-
-    fn take_in_pending(&mut self) {
-        let mut pending = std::mem::take(&mut self.pending);
-        for version in pending.drain(..) {
-            let (replaced, note, bytes) = (version.replaced, version.note(), version.held.bytes);
-            match self.insert(version) {
-                None => {
-                    self.bytes += bytes;
-                    self.note(self.point_of(&replaced), note, bytes);
+    /// Takes in some of those that were kept, and says whether that was all.
+    fn take_in(&mut self, opening: u64, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(version) = self.fresh.pop() else { break };
+            let (replaced, note, bytes) = (version.replaced, version.note(), version.held.bytes());
+            let point = self.point_of(&replaced);
+            let spare =
+                if point.is_some() || self.opened != opening { self.insert(version) } else { Some(version) };
+            match spare {
+                None => self.note(point, note, bytes),
+                Some(spare) => {
+                    self.bytes -= bytes;
+                    self.surplus.push(spare.held);
                 }
-                Some(known) => self.surplus.push(known.held),
             }
         }
-        self.pending = pending;
+        self.fresh.is_empty()
+    }
+
+    /// Some of those that somebody asks for are taken in. False if he has to come again.
+    pub(super) fn is_ready(&mut self, opening: u64) -> bool {
+        self.take_in(opening, AT_ONCE)
     }
 
     /// Gives the version back if it is there already.
@@ -233,7 +295,6 @@ impl Shard {
 
     /// A point is there. Versions that were kept for it and that it does not need are `gone`.
     pub(super) fn open(&mut self, point: Seq, opening: u64, gone: &mut Vec<Held>) {
-        self.take_in();
         gone.append(&mut self.surplus);
         self.opened = opening;
         // Who opened it before may not have come to all shards.
@@ -246,9 +307,25 @@ impl Shard {
         }
     }
 
-    /// A point is not there any more: what was noted with it.
-    pub(super) fn close(&mut self, point: Seq) -> Noted {
-        self.take_in();
+    /// A point is not there any more: what was noted with it, unless there is nothing to do for it.
+    pub(super) fn close(&mut self, point: Seq) -> Option<Noted> {
+        let noted = self.take_noted(point);
+        let is_done = noted.is_empty() && self.fresh.is_empty() && self.surplus.is_empty();
+        (!is_done).then_some(noted)
+    }
+
+    /// The last point is not there any more, and none is being opened: so nothing is needed.
+    pub(super) fn close_last(&mut self) -> Shard {
+        std::mem::replace(self, Shard { opened: self.opened, ..Shard::default() })
+    }
+
+    /// All that is held.
+    pub(super) fn into_held(self) -> impl Iterator<Item = Held> {
+        let fresh = self.fresh.pieces.into_iter().flatten();
+        fresh.chain(self.versions).map(|version| version.held).chain(self.surplus)
+    }
+
+    fn take_noted(&mut self, point: Seq) -> Noted {
         match &self.newest {
             Some((newest, _)) if *newest == point => {
                 let closed = std::mem::replace(&mut self.newest, self.older.pop_last());
@@ -266,12 +343,16 @@ impl Shard {
         opening: u64,
         gone: &mut Vec<Held>,
     ) -> Left {
+        let is_all = self.take_in(opening, AT_ONCE);
         gone.append(&mut self.surplus);
+        if !is_all {
+            return Left::More;
+        }
         let older = self.point_below(point);
         if older.is_some() && !noted.fresh.is_empty() {
             return Left::Sorting;
         }
-        for _ in 0..LET_GO_AT_ONCE {
+        for _ in 0..AT_ONCE {
             let Some(note) = noted.pop_hidden(older) else {
                 self.hand_on(older, noted);
                 return Left::Nothing;
@@ -297,7 +378,7 @@ impl Shard {
     fn settle(&mut self, note: Note, opening: u64, gone: &mut Vec<Held>) -> u64 {
         let at = self.place_of(note);
         let Version { replaced, held } = &self.versions[at];
-        let (point, bytes) = (self.point_of(replaced), held.bytes);
+        let (point, bytes) = (self.point_of(replaced), held.bytes());
         if point.is_some() || self.opened != opening {
             self.note(point, note, bytes);
             return bytes;
@@ -337,13 +418,13 @@ impl Shard {
     }
 
     /// The newest version of the keys with this hash that is visible at a point, of those before `before` in stamp and place.
+    /// Only when it [`Shard::is_ready`].
     pub(super) fn visible_at(
-        &mut self,
+        &self,
         hash: u64,
         point: Seq,
         before: Option<(Seq, Addr)>,
     ) -> Option<(Seq, Addr)> {
-        self.take_in();
         let is_visible = |version: &Version| {
             let Replaced { hash: known, addr, seq, by } = version.replaced;
             let is_next = before.is_none_or(|before| (seq, addr) < before);
@@ -362,15 +443,13 @@ impl Shard {
             .max()
     }
 
-    /// Bytes of the versions that are noted with a point.
+    /// Bytes of the versions that are noted with a point. Only when it [`Shard::is_ready`].
     pub(super) fn bytes_at(&mut self, point: Seq) -> u64 {
-        self.take_in();
         self.noted(point).map_or(0, |noted| noted.bytes)
     }
 
     /// Versions, and their bytes.
-    pub(super) fn kept(&mut self) -> (u64, u64) {
-        self.take_in();
-        (self.versions.len() as u64, self.bytes)
+    pub(super) fn kept(&self) -> (u64, u64) {
+        ((self.fresh.len() + self.versions.len()) as u64, self.bytes)
     }
 }
