@@ -108,6 +108,15 @@ pub struct Kept {
     pub bytes: u64,
 }
 
+/// What each writer looks at.
+#[derive(Default)]
+struct Bounds {
+    /// One above the newest point; 0 if there is none, `u64::MAX` while one is being opened.
+    visible_below: AtomicU64,
+    /// No point is older, of those that are open or will be. Changes with `points`, and only grows.
+    oldest: AtomicU64,
+}
+
 /// What is left to do when a user of a point has gone.
 enum Closed<'a> {
     /// The point has others.
@@ -121,8 +130,7 @@ enum Closed<'a> {
 /// See the module.
 #[derive(Default)]
 pub struct Versions {
-    /// One above the newest point; 0 if there is none, `u64::MAX` while one is being opened.
-    visible_below: CachePadded<AtomicU64>,
+    bounds: CachePadded<Bounds>,
     /// Number of the newest opening. Shards that it did not come to yet keep everything.
     opening: AtomicU64,
     points: Mutex<BTreeMap<Seq, Point>>,
@@ -144,7 +152,7 @@ impl<'a> Opening<'a> {
     fn begin(versions: &'a Versions) -> Opening<'a> {
         let number = versions.opening.load(Ordering::Relaxed) + 1;
         versions.opening.store(number, Ordering::SeqCst);
-        let visible_below = versions.visible_below.swap(u64::MAX, Ordering::SeqCst);
+        let visible_below = versions.bounds.visible_below.swap(u64::MAX, Ordering::SeqCst);
         Opening { versions, number, visible_below }
     }
 }
@@ -154,7 +162,7 @@ impl Drop for Opening<'_> {
         if std::thread::panicking() {
             self.versions.shards.iter().for_each(|shard| shard.lock().give_up(self.number));
         }
-        self.versions.visible_below.store(self.visible_below, Ordering::Release);
+        self.versions.bounds.visible_below.store(self.visible_below, Ordering::Release);
     }
 }
 
@@ -162,13 +170,27 @@ impl Versions {
     /// True if an entry with this stamp, which is being replaced, may be visible at a point.
     #[inline]
     pub fn may_need(&self, seq: Seq) -> bool {
-        seq.0 < self.visible_below.load(Ordering::Acquire)
+        seq.0 < self.bounds.visible_below.load(Ordering::Acquire)
     }
 
     /// True if there is a point, or one is being opened.
     #[inline]
     pub fn are_needed(&self) -> bool {
         self.may_need(Seq::ZERO)
+    }
+
+    /// What has a stamp up to this one is visible at every point that is open, or will be.
+    #[inline]
+    pub fn oldest_bound(&self) -> Seq {
+        Seq(self.bounds.oldest.load(Ordering::Acquire))
+    }
+
+    /// With the points locked, after they changed.
+    fn raise_oldest(&self, points: &BTreeMap<Seq, Point>) {
+        if let Some((oldest, _)) = points.first_key_value() {
+            assert!(*oldest >= self.oldest_bound(), "points are opened above all that were open");
+            self.bounds.oldest.store(oldest.0, Ordering::Release);
+        }
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
@@ -201,6 +223,7 @@ impl Versions {
         let point = take();
         self.shards.iter().for_each(|shard| shard.lock().open(point, opening.number, &mut gone));
         points.insert(point, Point { users: 1, since: Instant::now() });
+        self.raise_oldest(&points);
         opening.visible_below = point.0 + 1;
         drop(opening);
         drop(points);
@@ -256,8 +279,9 @@ impl Versions {
             return Closed::Nothing;
         }
         points.remove(&point);
+        self.raise_oldest(&points);
         let newest = points.last_key_value().map_or(0, |(newest, _)| newest.0 + 1);
-        self.visible_below.store(newest, Ordering::Release);
+        self.bounds.visible_below.store(newest, Ordering::Release);
         // Still under the lock: the same point may be opened again, and none is being opened now.
         if points.is_empty() {
             return Closed::Last(self.shards.iter().map(|shard| shard.lock().close_last()).collect());

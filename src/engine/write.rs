@@ -548,10 +548,17 @@ impl<I: Index + 'static> Engine<I> {
             let is_asked = self.versions.are_needed();
             // Most are in a segment of which the new entry has the newest stamp: then the frame's header is not looked at.
             // The one other entry with its stamp could be a move of it, which nobody can make before it is published.
-            if !is_asked && self.newest_beside(known) <= new.seq {
+            let is_older = self.newest_beside(known) <= new.seq;
+            if is_older && !is_asked {
                 return Candidate::Older;
             }
-            let (candidate, seq) = self.compare(known, &op, (new.seq, new.frame_seq, new.addr));
+            let oldest = self.versions.oldest_bound();
+            let (candidate, seq) = if is_older && self.was_there(known, oldest) {
+                // Visible at every point, and so it would be with this stamp.
+                (Candidate::Older, oldest)
+            } else {
+                self.compare(known, &op, (new.seq, new.frame_seq, new.addr))
+            };
             if is_asked {
                 self.keep_if_needed(key.hash, candidate, (known, seq), (new.addr, new.seq));
             }

@@ -373,7 +373,7 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Whether an entry was there at a point for sure: what open found was, and so was all of a segment without later stamps.
     #[inline]
-    fn was_there(&self, addr: Addr, point: Seq) -> bool {
+    pub(in crate::engine) fn was_there(&self, addr: Addr, point: Seq) -> bool {
         self.segment_of(addr).newest_seq() <= point
     }
 
