@@ -58,9 +58,14 @@ fn sum(crc: u32, first: &[u8], second: &[u8]) -> u32 {
 #[target_feature(enable = "sse4.2")]
 #[inline]
 fn sum_of(crc: u32, bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<8>();
     let next = |crc, word: &[u8; 8]| _mm_crc32_u64(crc, u64::from_le_bytes(*word));
-    sum_of_rest(words.iter().fold(u64::from(crc), next) as u32, rest)
+    let (fours, rest) = bytes.as_chunks::<32>();
+    let mut crc = u64::from(crc);
+    for four in fours {
+        crc = four.as_chunks().0.iter().fold(crc, next);
+    }
+    let (words, rest) = rest.as_chunks();
+    sum_of_rest(words.iter().fold(crc, next) as u32, rest)
 }
 
 /// Of fewer than eight bytes.
