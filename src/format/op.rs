@@ -159,6 +159,41 @@ fn distance_of(units: u32) -> u32 {
     units * ENTRY_ALIGN_BYTES as u32
 }
 
+/// Fields of what most operations are: a put near its frame's header, and each length one byte.
+#[derive(Clone, Copy)]
+pub(super) struct ShortFields {
+    distance: u32,
+    pub(super) key_at: u32,
+    pub(super) key_len: u32,
+    value_len: u32,
+}
+
+impl ShortFields {
+    #[inline(always)]
+    pub(super) fn end(self) -> usize {
+        (self.key_at + self.key_len + self.value_len) as usize
+    }
+}
+
+/// The fields of such an operation; whether the bytes go as far as it does is not looked at.
+#[inline(always)]
+pub(super) fn short(bytes: &[u8]) -> Option<ShortFields> {
+    let (distance, key_at, key_len, value_len) = match *bytes {
+        [FIRST_PUT, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
+            (FRAME_HEADER_BYTES as u32, 3 + 4, key_len, value_len)
+        }
+        [LATER_PUT, units @ LATER_UNITS_MIN..0x80, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
+            (distance_of(u32::from(units)), 4 + 4, key_len, value_len)
+        }
+        [LATER_PUT, low @ 0x80..=0xff, high @ 1..0x80, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
+            let units = u32::from(low & 0x7f) | u32::from(high) << 7;
+            (distance_of(units), 5 + 4, key_len, value_len)
+        }
+        _ => return None,
+    };
+    Some(ShortFields { distance, key_at, key_len: key_len.into(), value_len: value_len.into() })
+}
+
 /// An operation as it lies on the medium: lengths checked, bytes not yet verified.
 #[derive(Clone, Copy, Debug)]
 pub struct Op<'a> {
@@ -176,41 +211,24 @@ impl<'a> Op<'a> {
     /// Reads the operation at the start of `bytes`; `None` if its fields are impossible or it does not fit.
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<Op<'a>> {
-        match *bytes {
-            [FIRST_PUT, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
-                Op::short(bytes, FRAME_HEADER_BYTES as u32, [3, key_len, value_len])
-            }
-            [LATER_PUT, units @ LATER_UNITS_MIN..0x80, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
-                Op::short(bytes, distance_of(u32::from(units)), [4, key_len, value_len])
-            }
-            [LATER_PUT, low @ 0x80..=0xff, high @ 1..0x80, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
-                let units = u32::from(low & 0x7f) | u32::from(high) << 7;
-                Op::short(bytes, distance_of(units), [5, key_len, value_len])
-            }
-            _ => Op::decode_any(bytes),
+        match short(bytes) {
+            Some(fields) => Some(Op {
+                bytes: bytes.get(..fields.end())?,
+                kind: OpKind::Put,
+                distance: fields.distance,
+                key_at: fields.key_at,
+                key_len: fields.key_len,
+                moved: None,
+            }),
+            None => Op::decode_any(bytes),
         }
     }
 
+    #[inline(never)]
     fn decode_any(bytes: &'a [u8]) -> Option<Op<'a>> {
         let (mut op, len) = Op::decode_fields(bytes)?;
         op.bytes = bytes.get(..usize::try_from(len).ok()?)?;
         Some(op)
-    }
-
-    /// What most operations are: a put near its frame's header, and each length one byte. `[crc_at, key_len,
-    /// value_len]`.
-    #[inline]
-    fn short(bytes: &'a [u8], distance: u32, [crc_at, key_len, value_len]: [u8; 3]) -> Option<Op<'a>> {
-        let key_at = u32::from(crc_at) + 4;
-        let end = key_at + u32::from(key_len) + u32::from(value_len);
-        Some(Op {
-            bytes: bytes.get(..end as usize)?,
-            kind: OpKind::Put,
-            distance,
-            key_at,
-            key_len: u32::from(key_len),
-            moved: None,
-        })
     }
 
     /// Bytes of the operation whose first [`OP_FIELDS_BYTES_MAX`] bytes these are; `None` if its fields are impossible.

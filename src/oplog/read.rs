@@ -4,11 +4,12 @@
 use crate::checksum::{CheckSite, SegmentSeed, hash64};
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::error::{Error, Result};
-use crate::format::{FRAME_HEADER_BYTES, FrameHeader, OP_FIELDS_BYTES_MAX, Op, keyspace_hash_seed};
+use crate::format::{FRAME_HEADER_BYTES, FrameHeader, OP_FIELDS_BYTES_MAX, Op, Put, keyspace_hash_seed};
 use crate::index::LogKeys;
-use crate::media::Media;
 use crate::media::guarded::{GuardedReads, Scratch};
-use crate::space::Space;
+use crate::media::{Media, Region};
+use crate::space::table::{SegmentTable, SlotInfo};
+use crate::space::{Geometry, Space};
 use crate::sync::Arc;
 use crate::types::{Addr, KeyspaceId, MediaRange, Seq};
 
@@ -23,6 +24,25 @@ pub struct EntryReader {
     hash_seed: u64,
     /// Copies instead of loads from the mapping, where the store asks for it.
     guarded: Option<Arc<GuardedReads>>,
+}
+
+/// Entries in the mapping, with what their reads share looked up once.
+pub struct MappedEntries<'a> {
+    region: &'a Region,
+    geometry: &'a Geometry,
+    table: &'a SegmentTable,
+}
+
+impl<'a> MappedEntries<'a> {
+    /// The entry at `addr`, not verified, and the segment it lies in; `None` if it is no put with its value inside.
+    #[inline(always)]
+    pub fn put(&self, addr: Addr) -> Option<(Put<'a>, &'a SlotInfo)> {
+        let offset = addr.offset();
+        let slot = self.geometry.slot_of(offset);
+        let end = self.geometry.offset_of(slot) + self.geometry.segment_size_bytes;
+        let put = Put::decode(self.region.bytes(MediaRange::new(offset, end - offset))?)?;
+        Some((put, self.table.slot(slot)))
+    }
 }
 
 impl EntryReader {
@@ -58,6 +78,14 @@ impl EntryReader {
             None => Op::decode(self.media.region().bytes(MediaRange::new(offset, end - offset))?),
             Some(guarded) => copied_op(guarded, offset, end, scratch),
         }
+    }
+
+    /// For reads of many entries; `None` if nothing may be loaded from the mapping.
+    #[inline]
+    pub fn mapped(&self) -> Option<MappedEntries<'_>> {
+        let (region, space) = (self.media.region(), &*self.space);
+        let entries = MappedEntries { region, geometry: space.geometry(), table: space.table() };
+        self.guarded.is_none().then_some(entries)
     }
 
     /// The bytes of `range`, of the mapping or copied into `scratch`; `None` if there are none or they cannot be read.

@@ -5,6 +5,7 @@
 
 use super::super::Engine;
 use super::super::keyspace::Keyspace;
+use super::plain::{Plain, Stop};
 use super::{Limits, has_no_order};
 use crate::checksum::CheckSite;
 use crate::epoch;
@@ -18,7 +19,7 @@ use crate::types::{Addr, Seq};
 use std::ops::{Bound, Range};
 
 /// Longer values are read when they are asked for.
-const VALUE_BYTES_MAX: usize = 1024;
+pub(super) const VALUE_BYTES_MAX: usize = 1024;
 /// Room that a chunk has for each entry before it has seen any.
 const ENTRY_BYTES_EXPECTED: usize = 96;
 /// A chunk with as many bytes is full.
@@ -118,13 +119,18 @@ impl Chunk {
         entry.value().map(|value| &self.bytes[value])
     }
 
-    /// Key and value, if that has not to be read.
+    /// Keys and values, but for those values that have to be read and for what cannot be shown.
     #[cfg(feature = "capi")]
     #[inline]
-    pub(super) fn pair(&self, at: usize) -> Option<(&[u8], &[u8])> {
-        let entry = self.entries.get(at)?.as_ref().ok()?;
-        let (start, key_len) = (entry.at as usize, entry.key_len as usize);
-        Some(self.bytes[start..][..key_len + entry.value_len? as usize].split_at(key_len))
+    pub(super) fn pairs(
+        &self,
+        range: Range<usize>,
+    ) -> impl DoubleEndedIterator<Item = Option<(&[u8], &[u8])>> {
+        self.entries[range].iter().map(|entry| {
+            let entry = entry.as_ref().ok()?;
+            let (start, key_len) = (entry.at as usize, entry.key_len as usize);
+            Some(self.bytes[start..][..key_len + entry.value_len? as usize].split_at(key_len))
+        })
     }
 
     /// What to say of an entry with a value that has to be read, if its key leads to none: the key is not what it was.
@@ -218,7 +224,28 @@ impl Chunk {
         self.entries.push(Ok(Entry { at, key_len: key_len as u32, value_len }));
     }
 
-    fn is_full(&self) -> bool {
+    /// The key of the last entry, if that can be shown.
+    #[inline(always)]
+    pub(super) fn last_key(&self) -> Option<&[u8]> {
+        let last = self.entries.last()?.as_ref().ok()?;
+        Some(&self.bytes[last.key()])
+    }
+
+    /// Puts an entry's key, of that length, and its value behind the others.
+    #[inline(always)]
+    pub(super) fn push_pair(&mut self, both: &[u8], key_len: usize) {
+        let (at, value_len) = (self.bytes.len() as u32, (both.len() - key_len) as u32);
+        self.bytes.extend_from_slice(both);
+        self.entries.push(Ok(Entry { at, key_len: key_len as u32, value_len: Some(value_len) }));
+    }
+
+    /// Where the next chunk starts if the last entry is the last that was looked at.
+    fn end_behind_last(&self) -> Option<Bound<Vec<u8>>> {
+        self.last_key().map(|key| Bound::Excluded(key.to_vec()))
+    }
+
+    #[inline(always)]
+    pub(super) fn is_full(&self) -> bool {
         self.entries.len() >= self.wanted || self.bytes.len() >= CHUNK_BYTES_MAX
     }
 }
@@ -294,8 +321,18 @@ impl<I: Index + 'static> Engine<I> {
         if chunk.wanted == 0 {
             return Ok(None);
         }
+        let plain = Plain::new(self, limits, point);
         let mut looks = 0;
-        while let Some(addr) = scan.next() {
+        loop {
+            let stop = match &plain {
+                Some(plain) if from == Bound::Unbounded => plain.copy(chunk, &mut scan),
+                _ => scan.next().map_or(Stop::Ended, Stop::At),
+            };
+            let addr = match stop {
+                Stop::Full => return Ok(chunk.end_behind_last()),
+                Stop::Ended => return Ok(None),
+                Stop::At(addr) => addr,
+            };
             looks += 1;
             let scratch = Scratch::new();
             let op = self.reader.op(addr, &scratch);
@@ -322,11 +359,9 @@ impl<I: Index + 'static> Engine<I> {
                 return Ok(Some(edge.map(<[u8]>::to_vec)));
             }
         }
-        Ok(None)
     }
 
     /// Copies what is visible of the key whose newest entry this is, at an address that a scan from an edge showed.
-    #[inline]
     fn show_entry(
         &self,
         space: &Keyspace<I>,

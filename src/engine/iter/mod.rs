@@ -6,6 +6,7 @@
 //! exactly where it ends.
 
 mod chunk;
+mod plain;
 
 pub(super) use chunk::Chunk;
 
@@ -214,31 +215,26 @@ impl Iter {
     /// Goes on to entries with larger keys, as long as they are at hand with their values, and shows up to `most`; how many it
     /// were. Keys and values that were shown since the last call of another function stay where they are.
     #[cfg(feature = "capi")]
-    pub(crate) fn move_on_at_hand(
-        &mut self,
-        most: usize,
-        mut show: impl FnMut(usize, &[u8], &[u8]),
-    ) -> usize {
+    pub(crate) fn move_on_at_hand(&mut self, most: usize, show: impl FnMut(usize, &[u8], &[u8])) -> usize {
         let Place::At(at) = self.place else { return 0 };
         // A value that is too long for the chunk goes with the entry that it was read for.
         if self.value.is_some() {
             return 0;
         }
-        let (direction, most) = match self.chunk.direction() {
-            Direction::Forward => (1, most.min(self.chunk.len() - 1 - at)),
-            Direction::Backward => (-1, most.min(at)),
+        let (shown, last) = match self.chunk.direction() {
+            Direction::Forward => {
+                let most = most.min(self.chunk.len() - 1 - at);
+                let shown = show_all(self.chunk.pairs(at + 1..at + 1 + most), show);
+                (shown, at + shown)
+            }
+            Direction::Backward => {
+                let most = most.min(at);
+                let shown = show_all(self.chunk.pairs(at - most..at).rev(), show);
+                (shown, at - shown)
+            }
         };
-        let mut shown = 0;
-        let mut next = at;
-        while shown < most
-            && let Some((key, value)) = self.chunk.pair(next.wrapping_add_signed(direction))
-        {
-            show(shown, key, value);
-            shown += 1;
-            next = next.wrapping_add_signed(direction);
-        }
         self.steps += shown;
-        self.place = Place::At(next);
+        self.place = Place::At(last);
         shown
     }
 
@@ -389,6 +385,17 @@ impl<I: Index + 'static> Engine<I> {
 #[cold]
 fn has_no_order() -> Error {
     Error::Unsupported("the index has no order: open the store with index=ordered".into())
+}
+
+/// Shows keys and values up to one that is not at hand; how many it were.
+#[cfg(feature = "capi")]
+#[inline(always)]
+fn show_all<'a>(
+    pairs: impl Iterator<Item = Option<(&'a [u8], &'a [u8])>>,
+    mut show: impl FnMut(usize, &[u8], &[u8]),
+) -> usize {
+    let at_hand = pairs.map_while(|pair| pair).enumerate();
+    at_hand.map(|(at, (key, value))| show(at, key, value)).count()
 }
 
 /// The least key above all that start with `prefix`; `None` if there is none.
