@@ -52,7 +52,7 @@ pub struct Line {
 /// Entries of a leaf of the ordered index: what fills eight cache lines, so that no leaf lies on two pages.
 pub const LEAF_SLOTS: usize = 31;
 /// Separators of an inner node of the ordered index.
-pub const INNER_SLICES: usize = 83;
+pub const INNER_SLICES: usize = 82;
 /// Words of key bytes in a [`Layer`].
 pub const LAYER_WORDS: usize = 5;
 
@@ -79,6 +79,8 @@ pub struct Inner {
     pub version: AtomicU64,
     /// Separators in use; there is one child more.
     pub count: AtomicU64,
+    /// A bit for each child that a scan may pass over.
+    pub passed: [AtomicU64; 2],
     /// The separators.
     pub slices: [AtomicU64; INNER_SLICES],
     /// The children.
@@ -164,7 +166,7 @@ unsafe impl Node for Inner {
     fn clear(&self) {
         self.version.store(0, Ordering::Relaxed);
         self.count.store(0, Ordering::Relaxed);
-        self.slices.iter().for_each(|slice| slice.store(0, Ordering::Relaxed));
+        self.passed.iter().chain(&self.slices).for_each(|word| word.store(0, Ordering::Relaxed));
         self.children.iter().for_each(|child| child.store(0, Ordering::Relaxed));
     }
 }

@@ -55,6 +55,23 @@ impl<'a> Fences<'a> {
         Some((leaf, leaf_version, next))
     }
 
+    /// The place of the last of the leaves beside it that hold nothing but marked slots, by what the parent says; its own if the
+    /// next one has to be looked at, or if `may_pass`, which is asked then, says no.
+    #[inline]
+    pub fn pass_over(self, direction: Direction, may_pass: impl FnOnce() -> bool) -> Fences<'a> {
+        let Some(parent) = self.parent else { return self };
+        let passed = parent.inner.passed();
+        let steps = match direction {
+            Direction::Forward => (passed >> 1 >> parent.child).trailing_ones(),
+            Direction::Backward => passed.unbounded_shl(u128::BITS - parent.child as u32).leading_ones(),
+        };
+        // Asked after the parent was: whatever was named since does not count.
+        if steps == 0 || !may_pass() || check(&parent.inner.version, parent.version).is_err() {
+            return self;
+        }
+        parent.moved(direction, steps as usize).map_or(self, Parent::fences)
+    }
+
     /// Asks for the leaves beside it that hold about so many entries. Not for those that were asked for one leaf before, if it
     /// is not the first.
     #[inline]

@@ -23,6 +23,7 @@
 //!   - prefixes never change; a layer, or a node, that leaves the tree is marked and comes back after the grace period
 //!   - a marked slot holds a tombstone, never a link: who stores another word takes the mark away, a move of the same entry
 //!     does not. A mark is no place: it changes without the version. It may be missing
+//!   - a leaf with nothing but marked slots may be named by its parent: see `passed.rs`
 //!   - entries whose bytes could not be read when a layer was made for their run are `unplaced`: found by lookups, not by
 //!     scans
 //!   - the tree of the first layer is never replaced. Siblings share the nodes, and have a first layer each
@@ -33,6 +34,7 @@ mod estimate;
 mod group;
 mod look;
 mod node;
+mod passed;
 mod scan;
 mod shrink;
 mod split;
@@ -51,6 +53,7 @@ use crate::types::Addr;
 use crossbeam_utils::Backoff;
 use look::Slots;
 use node::{Attempt, INNER, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word};
+use std::cell::Cell;
 use walk::{Place, Spot};
 
 /// Longer keys with one slice that stay in a leaf.
@@ -236,6 +239,10 @@ impl OrderedIndex {
                 return Err(Restart);
             }
         };
+        if spot.leaf.is_passed() {
+            self.nodes.rouse_leaf_of(&spot)?;
+            return Err(Restart);
+        }
         let word = Word::entry(new, spot.rank, key.hash);
         for (at, known) in (spot.at..).zip(spot.candidates()) {
             if known.may_be(word) {
@@ -270,6 +277,9 @@ impl OrderedIndex {
             at = self.place_in_run(key.bytes, spot, run)?;
         }
         let mut leaf = Locked::new(&spot.leaf.version, spot.version)?;
+        if spot.leaf.is_passed() {
+            return Err(Restart);
+        }
         leaf.changed();
         spot.leaf.insert(at, spot.slice, word);
         Ok(())
@@ -437,7 +447,14 @@ impl Index for OrderedIndex {
 
     #[inline]
     fn mark_tombstone(&self, key: Key<'_>, at: Addr) {
-        self.change(key, at, |_, spot, at, _| spot.leaf.mark(at));
+        let is_last = Cell::new(false);
+        self.change(key, at, |_, spot, at, _| {
+            spot.leaf.mark(at);
+            is_last.set(spot.leaf.holds_marks_alone() && !spot.leaf.is_passed());
+        });
+        if is_last.get() {
+            self.pass_over_leaf_of(key.bytes);
+        }
     }
 
     fn prefetch(&self, keys: &[Key<'_>]) {

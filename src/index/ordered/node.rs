@@ -244,7 +244,9 @@ fn partition(slices: &[AtomicU64], count: usize, is_before: impl Fn(u64) -> bool
 /// Where a leaf's marks begin in the word that counts its slots: bit `i` of them says that slot `i` holds a tombstone. A slot
 /// without may hold one, too.
 const MARKS_SHIFT: u32 = 32;
-const _: () = assert!(LEAF_SLOTS as u32 <= MARKS_SHIFT);
+/// Set behind them in a leaf that its parent may name as one to be passed over.
+const PASSED: u64 = 1 << 63;
+const _: () = assert!(LEAF_SLOTS as u32 <= MARKS_SHIFT && LEAF_SLOTS as u32 + MARKS_SHIFT <= PASSED.ilog2());
 
 impl Leaf {
     #[inline]
@@ -255,13 +257,36 @@ impl Leaf {
     /// The slots that were marked.
     #[inline]
     pub fn marks(&self) -> u64 {
-        self.count.load(Ordering::Acquire) >> MARKS_SHIFT
+        (self.count.load(Ordering::Acquire) & !PASSED) >> MARKS_SHIFT
     }
 
+    /// True if the parent may name it as one to be passed over: then nothing but tombstones may be put in.
+    #[inline]
+    pub fn is_passed(&self) -> bool {
+        self.count.load(Ordering::Acquire) & PASSED != 0
+    }
+
+    /// True if all slots are marked, and there are some.
+    #[inline]
+    pub fn holds_marks_alone(&self) -> bool {
+        let count = self.len();
+        count > 0 && self.marks() == (1 << count) - 1
+    }
+
+    /// See `passed.rs`.
+    pub fn set_passed(&self, is_passed: bool) {
+        assert!(!is_passed || self.holds_marks_alone());
+        let count = self.count.load(Ordering::Acquire) & !PASSED;
+        self.count.store(if is_passed { count | PASSED } else { count }, Ordering::Release);
+    }
+
+    /// What is passed over stays so: slots go, and marks come.
     #[inline]
     fn set_count(&self, count: usize, marks: u64) {
+        let passed = self.count.load(Ordering::Acquire) & PASSED;
         let marks = marks & ((1 << count) - 1);
-        self.count.store(count as u64 | marks << MARKS_SHIFT, Ordering::Release);
+        debug_assert!(passed == 0 || marks == (1 << count) - 1);
+        self.count.store(count as u64 | marks << MARKS_SHIFT | passed, Ordering::Release);
     }
 
     #[inline]
@@ -341,6 +366,9 @@ impl Leaf {
     #[inline]
     pub fn exchange(&self, version: u64, at: usize, from: Word, to: Word) -> Attempt<()> {
         let _locked = self.lock_word(version, at, from)?;
+        if self.is_passed() {
+            return Err(Restart);
+        }
         self.set_word(at, to);
         Ok(())
     }
@@ -452,10 +480,28 @@ impl Inner {
     #[inline]
     pub fn prefetch(&self) {
         prefetch(&self.version);
-        (6..INNER_SLICES).step_by(8).for_each(|at| prefetch(&self.slices[at]));
+        (4..INNER_SLICES).step_by(8).for_each(|at| prefetch(&self.slices[at]));
+    }
+
+    /// Bit `i` says that a scan may pass over child `i`, a leaf with nothing but marked slots. It changes without the version.
+    #[inline]
+    pub fn passed(&self) -> u128 {
+        let [low, high] = &self.passed;
+        u128::from(low.load(Ordering::Acquire)) | u128::from(high.load(Ordering::Acquire)) << 64
     }
 
     /// The caller holds the lock, or nobody else can see the node; so below.
+    pub fn set_passed(&self, passed: u128) {
+        self.passed[0].store(passed as u64, Ordering::Release);
+        self.passed[1].store((passed >> 64) as u64, Ordering::Release);
+    }
+
+    /// Says of one child that it may be passed over, or that it may not.
+    pub fn name(&self, child: usize, is_passed: bool) {
+        let others = self.passed() & !(1 << child);
+        self.set_passed(others | u128::from(is_passed) << child);
+    }
+
     pub fn set_child(&self, at: usize, child: u32) {
         self.children[at].store(child, Ordering::Release);
     }
@@ -464,7 +510,7 @@ impl Inner {
         self.slices[at].store(slice, Ordering::Release);
     }
 
-    /// Puts separator `at` and the child to its right in place.
+    /// Puts separator `at` and the child to its right in place. Neither half may be passed over.
     pub fn insert(&self, at: usize, separator: u64, right: u32) {
         let count = self.len();
         assert!(at <= count && count < INNER_SLICES);
@@ -474,6 +520,8 @@ impl Inner {
         }
         self.set_slice(at, separator);
         self.set_child(at + 1, right);
+        let (lower, upper) = halves(self.passed(), at + 1);
+        self.set_passed(lower | upper << (at + 2));
         self.count.store(count as u64 + 1, Ordering::Release);
     }
 
@@ -481,6 +529,8 @@ impl Inner {
     pub fn remove(&self, at: usize) {
         let count = self.len();
         assert!(at < count);
+        let (lower, upper) = halves(self.passed(), at + 1);
+        self.set_passed(lower | upper >> 1 << (at + 1));
         for from in at + 1..count {
             self.set_slice(from - 1, self.slice(from));
             self.set_child(from, self.child(from + 1));
@@ -488,20 +538,29 @@ impl Inner {
         self.count.store(count as u64 - 1, Ordering::Release);
     }
 
-    /// Separators, and children, of which there is one more.
-    pub fn contents(&self) -> (Vec<u64>, Vec<u32>) {
+    /// Separators, and children, of which there is one more; and which of them may be passed over.
+    pub fn contents(&self) -> (Vec<u64>, Vec<u32>, u128) {
         let count = self.len();
-        ((0..count).map(|at| self.slice(at)).collect(), (0..=count).map(|at| self.child(at)).collect())
+        let children = (0..=count).map(|at| self.child(at)).collect();
+        ((0..count).map(|at| self.slice(at)).collect(), children, self.passed())
     }
 
     /// Replaces all.
-    pub fn fill(&self, slices: &[u64], children: &[u32]) {
+    pub fn fill(&self, slices: &[u64], children: &[u32], passed: u128) {
         assert!(slices.len() <= INNER_SLICES && children.len() == slices.len() + 1);
         debug_assert!(slices.is_sorted());
         slices.iter().enumerate().for_each(|(at, &slice)| self.set_slice(at, slice));
         children.iter().enumerate().for_each(|(at, &child)| self.set_child(at, child));
+        self.set_passed(halves(passed, children.len()).0);
         self.count.store(slices.len() as u64, Ordering::Release);
     }
+}
+
+const _: () = assert!(INNER_SLICES + 2 < 128, "a bit for each child, and no shift by all of them");
+
+/// The lowest `count` bits, and those above, moved down.
+pub fn halves(bits: u128, count: usize) -> (u128, u128) {
+    (bits & ((1 << count) - 1), bits >> count)
 }
 
 /// Bytes of a prefix that one node of a layer holds.

@@ -253,6 +253,7 @@ impl OrderedIndex {
         // Of leaves with nothing to show only the marks are read: asking for more would take longer than passing over them.
         let mut is_passing = batch.addrs.is_empty();
         if is_passing {
+            fences = fences.pass_over(direction, || batch.passing.all());
             fences.prefetch_heads(nodes, direction, true);
         }
         while batch.addrs.len() < batch.wanted
@@ -275,6 +276,9 @@ impl OrderedIndex {
             fences = next;
             if link.is_some() {
                 return (fences, link);
+            }
+            if is_passing {
+                fences = fences.pass_over(direction, || batch.passing.all());
             }
         }
         (fences, None)

@@ -89,14 +89,17 @@ impl OrderedIndex {
         let mut locked_parent = Locked::new(&parent.version, parent_seen)?;
         let mut locked_left = Locked::new(locks[0], seen[0])?;
         let mut locked_right = Locked::new(locks[1], seen[1])?;
-        let divided = if left & INNER == 0 {
+        let are_leaves = left & INNER == 0;
+        let divided = if are_leaves {
+            nodes.rouse(parent, left_at);
+            nodes.rouse(parent, left_at + 1);
             divide_leaves(nodes.leaves.get(left), nodes.leaves.get(right))
         } else {
             let separator = parent.slice(left_at);
             divide_inners(nodes.inners.get(left & !INNER), nodes.inners.get(right & !INNER), separator)
         };
         match divided {
-            Divided::AsBefore => return Ok(false),
+            Divided::AsBefore => {}
             Divided::At(separator) => {
                 parent.set_slice(left_at, separator);
                 locked_right.changed();
@@ -106,6 +109,13 @@ impl OrderedIndex {
                 locked_right.obsolete();
                 self.retire_node(right);
             }
+        }
+        if are_leaves {
+            let last = if matches!(divided, Divided::Joined) { left_at } else { left_at + 1 };
+            (left_at..=last).for_each(|child| nodes.pass_if_marked(parent, child));
+        }
+        if matches!(divided, Divided::AsBefore) {
+            return Ok(false);
         }
         locked_parent.changed();
         locked_left.changed();
@@ -208,18 +218,20 @@ fn divide_leaves(left: &Leaf, right: &Leaf) -> Divided {
 }
 
 fn divide_inners(left: &Inner, right: &Inner, separator: u64) -> Divided {
-    let (mut slices, mut children) = left.contents();
-    let (right_slices, right_children) = right.contents();
+    let (mut slices, mut children, left_passed) = left.contents();
+    let (right_slices, right_children, right_passed) = right.contents();
+    let passed = left_passed | right_passed << children.len();
     slices.push(separator);
     slices.extend(right_slices);
     children.extend(right_children);
     if slices.len() <= INNER_JOIN_MAX {
-        left.fill(&slices, &children);
+        left.fill(&slices, &children, passed);
         return Divided::Joined;
     }
     let cut = slices.len() / 2;
-    left.fill(&slices[..cut], &children[..=cut]);
-    right.fill(&slices[cut + 1..], &children[cut + 1..]);
+    let (lower, upper) = halves(passed, cut + 1);
+    left.fill(&slices[..cut], &children[..=cut], lower);
+    right.fill(&slices[cut + 1..], &children[cut + 1..], upper);
     Divided::At(slices[cut])
 }
 

@@ -69,7 +69,7 @@ impl Nodes {
         match parent {
             Parent::Inner(inner, at) => inner.insert(*at, separator, right),
             Parent::Layer(layer) => {
-                self.inners.get(root).fill(&[separator], &[left, right]);
+                self.inners.get(root).fill(&[separator], &[left, right], 0);
                 layer.root.store(root | INNER, Ordering::Release);
             }
         }
@@ -96,14 +96,16 @@ impl Nodes {
 
     /// Moves the upper half of a locked inner node to a new one.
     fn split_inner(&self, inner: &Inner, slice: u64, edges: Edges) -> (u64, u32) {
-        let (slices, children) = inner.contents();
+        let (slices, children, passed) = inner.contents();
         let cut = if edges.is_last && slice >= slices[slices.len() - 1] {
             slices.len() - 2
         } else {
             slices.len() / 2
         };
         let right = self.inners.allocate();
-        self.inners.get(right).fill(&slices[cut + 1..], &children[cut + 1..]);
+        let (lower, upper) = halves(passed, cut + 1);
+        self.inners.get(right).fill(&slices[cut + 1..], &children[cut + 1..], upper);
+        inner.set_passed(lower);
         inner.count.store(cut as u64, Ordering::Release);
         (slices[cut], right | INNER)
     }
@@ -133,6 +135,9 @@ impl OrderedIndex {
             if is_full {
                 let mut locked_parent = Locked::new(parent.lock(), parent_version)?;
                 let mut locked = Locked::new(lock, seen)?;
+                if let (true, Parent::Inner(parent, child)) = (is_leaf, &parent) {
+                    nodes.rouse(parent, *child);
+                }
                 let root = nodes.root_for(&parent);
                 let (separator, right) = if is_leaf {
                     nodes.split_leaf(nodes.leaves.get(number), slice, edges)
@@ -186,7 +191,8 @@ impl OrderedIndex {
             .map_or(0, |((first, _), (last, _))| first.iter().zip(last).take_while(|(a, b)| a == b).count());
         let root = self.nodes.leaves.allocate();
         let layer = self.nodes.new_layer(rests.first().map_or(&[], |(rest, _)| &rest[..prefix]), root);
-        let Ok(mut locked) = Locked::new(&leaf.version, spot.version) else {
+        let locked = Locked::new(&leaf.version, spot.version).ok().filter(|_| !leaf.is_passed());
+        let Some(mut locked) = locked else {
             self.nodes.release_layer(layer);
             self.nodes.leaves.give_back([root]);
             return Err(Restart);

@@ -154,19 +154,28 @@ impl Subject {
         if number & INNER == 0 {
             return self.check_leaf(number, start, (low, high), seen);
         }
-        let (slices, children) = self.index.nodes.inners.get(number & !INNER).contents();
+        let (slices, children, passed) = self.index.nodes.inners.get(number & !INNER).contents();
+        assert_eq!(passed >> 1 >> slices.len(), 0, "nothing but children is named");
         assert!(slices.is_sorted_by(|a, b| a < b), "separators part children");
         assert!(slices.iter().all(|&slice| slice >= low && slice <= high));
         for (at, &child) in children.iter().enumerate() {
             let low = if at == 0 { low } else { slices[at - 1] };
             let high = slices.get(at).map_or(high, |slice| slice - 1);
+            let is_leaf = child & INNER == 0;
+            let is_passed = is_leaf && self.index.nodes.leaves.get(child).is_passed();
+            assert!(passed >> at & 1 == 0 || is_passed, "who is named is passed");
             self.check_node(child, start, (low, high), seen);
         }
     }
 
     fn check_leaf(&self, number: u32, start: &[u8], (low, high): (u64, u64), seen: &mut (usize, usize)) {
-        let entries = self.index.nodes.leaves.get(number).entries();
+        let leaf = self.index.nodes.leaves.get(number);
+        let entries = leaf.entries();
         seen.0 += 1;
+        assert!(
+            !leaf.is_passed() || entries.is_empty() || leaf.holds_marks_alone(),
+            "who is passed holds marks"
+        );
         assert!(entries.iter().all(|&(slice, _)| slice >= low && slice <= high), "fences hold");
         for pair in entries.windows(2) {
             let [(slice, word), (next, next_word)] = [pair[0], pair[1]];

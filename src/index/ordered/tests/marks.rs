@@ -124,6 +124,80 @@ fn what_is_put_over_a_tombstone_is_shown() {
     assert_eq!(subject.scan_passing(Direction::Forward, pass_all(Direction::Forward)), expected);
 }
 
+impl Subject {
+    /// Leaves of the first tree, and how many of them are named by their parents as ones to be passed over.
+    fn named_leaves(&self) -> (usize, usize) {
+        let nodes = &self.index.nodes;
+        let mut below = vec![nodes.layers.get(self.index.first).root.load(Ordering::Relaxed)];
+        let (mut leaves, mut named) = (0, 0);
+        while let Some(number) = below.pop() {
+            if number & INNER == 0 {
+                leaves += 1;
+            } else {
+                let (_, children, passed) = nodes.inners.get(number & !INNER).contents();
+                named += passed.count_ones() as usize;
+                below.extend(children);
+            }
+        }
+        (leaves, named)
+    }
+}
+
+#[test]
+fn leaves_without_anything_but_tombstones_are_passed_over_unseen() {
+    let (subject, at) = emptied();
+    let (leaves, named) = subject.named_leaves();
+    assert!(named * 10 > leaves * 5, "{named} of {leaves} leaves, of whose slots three fifths are marked");
+    subject.assert_consistent();
+    // One key in each leaf, at most, and one that was not there: whoever puts rouses the leaf.
+    let mut expected = [&at[..1_000], &at[4_000..]].concat();
+    for n in (1_000..4_000).step_by(500) {
+        expected.push(subject.put(&number(n)).0);
+        expected.push(subject.put(&(n << 8 | 1).to_be_bytes()).0);
+    }
+    let mut shown = subject.scan_passing(Direction::Forward, pass_all(Direction::Forward));
+    let mut back = subject.scan_passing(Direction::Backward, pass_all(Direction::Backward));
+    for addrs in [&mut expected, &mut shown, &mut back] {
+        addrs.sort_by_key(|at| at.to_bits());
+    }
+    assert_eq!(shown, expected);
+    assert_eq!(back, expected);
+    assert!(subject.named_leaves().1 < named, "those are looked at again");
+    subject.assert_consistent();
+}
+
+/// Two writers empty the same leaves, each of its own keys, and look for what they have just put.
+#[test]
+fn what_is_put_is_shown_at_once_whatever_others_empty_beside_it() {
+    const BLOCK: u64 = 80;
+    let (subject, at) = emptied();
+    let (subject, at) = (&subject, &at);
+    let empty_and_put = |writer: u64| {
+        let mut at: Vec<Addr> = at.clone();
+        let mut rng = Rng((writer + 1) << 32);
+        for _ in 0..6_000 {
+            let block = 1_000 + rng.below(3) * BLOCK;
+            let own = |n: u64| block + n * 2 + writer;
+            (0..BLOCK / 2).for_each(|n| subject.mark(&number(own(n)), at[own(n) as usize]));
+            let n = own(rng.below(BLOCK / 2));
+            at[n as usize] = subject.put(&number(n)).0;
+            let guard = epoch::pin();
+            let from = number(n);
+            let passing = pass_all(Direction::Forward);
+            let shown = subject.index.scan(&guard, Bound::Included(&from), Direction::Forward, 50, passing);
+            assert_eq!(shown.expect("an ordered kind").next(), Some(at[n as usize]), "number {n}");
+        }
+    };
+    threads::scope(|scope| {
+        let writers = [0, 1].map(|writer| scope.spawn_to_join(move || empty_and_put(writer)));
+        assert!(
+            writers.into_iter().map(|writer| writer.join()).all(|ended| ended.is_ok()),
+            "a writer failed"
+        );
+    });
+    subject.assert_consistent();
+}
+
 /// Keys are put, moved, removed and, many beside each other, marked: what is not marked is shown, in order.
 fn marks_stay_with_their_keys(draw: fn(&mut Rng) -> Vec<u8>, seed: u64, steps: u64) {
     let subject = Subject::new();
@@ -155,6 +229,7 @@ fn marks_stay_with_their_keys(draw: fn(&mut Rng) -> Vec<u8>, seed: u64, steps: u
             }
         }
         if step % (steps / 40) == 0 {
+            subject.assert_consistent();
             check_marks(&subject, &model);
         }
     }
