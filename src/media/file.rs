@@ -16,6 +16,9 @@ use crate::sync::{Condvar, Mutex};
 use crate::types::MediaRange;
 use std::os::fd::RawFd;
 
+/// New bytes are synced in steps of this size: some milliseconds each.
+const FILL_BYTES: u64 = 4 << 20;
+
 /// A pool in an ordinary file.
 pub(super) struct FileMedium {
     /// Before `pool`: unmapped before the lock goes.
@@ -46,9 +49,24 @@ impl FileMedium {
 
     fn lengthen(&self, from: u64, to: u64) -> Result<()> {
         self.pool.allocate(from, to)?;
-        self.pool.write_zeros(from, to)?;
+        self.fill(from, to)?;
         self.sync(CallSite::GrowSync, format_args!("fsync after growth to {to} bytes"))?;
         self.region.map_file(self.pool.fd()?, to, libc::MAP_SHARED)
+    }
+
+    /// Writes zeros over `[from, to)`, which the caller syncs. Who drains meanwhile waits for one step of it.
+    fn fill(&self, from: u64, to: u64) -> Result<()> {
+        let fd = self.pool.fd()?;
+        for step in (from..to).step_by(FILL_BYTES as usize) {
+            if step > from {
+                let synced = self.syncs.sync_alone(|| persist::sync_data(CallSite::GrowSync, fd));
+                synced.map_err(|errno| {
+                    self.pool.error(format_args!("fdatasync of zeros up to {step}"), errno)
+                })?;
+            }
+            self.pool.write_zeros(step, to.min(step + FILL_BYTES))?;
+        }
+        Ok(())
     }
 
     fn sync(&self, site: CallSite, what: std::fmt::Arguments<'_>) -> Result<()> {
@@ -134,7 +152,7 @@ impl Media for FileMedium {
         for range in ranges {
             self.pool.check_range("allocation", range.offset, range.len as usize, self.region.len())?;
             self.pool.allocate(range.offset, range.end())?;
-            self.pool.write_zeros(range.offset, range.end())?;
+            self.fill(range.offset, range.end())?;
         }
         self.sync(CallSite::GrowSync, format_args!("fsync after filling holes"))
     }
