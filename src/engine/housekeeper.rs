@@ -1,6 +1,6 @@
-//! The one background thread: writes out asynchronous writes in time, marks idle logs, grows and prefaults ahead of the
-//! heads, merges the index's memory to huge pages, frees extents. While nothing is written it only looks around every few
-//! seconds (for values that are no longer pinned); a writer that finds it asleep wakes it.
+//! The one background thread: writes out asynchronous writes in time, writes back what `os` writes left, marks idle logs,
+//! grows and prefaults ahead of the heads, merges the index's memory to huge pages, frees extents. While nothing is written
+//! it only looks around every few seconds (for values that are no longer pinned); a writer that finds it asleep wakes it.
 //!
 //! A writer appends and then looks whether the thread is asleep, without a fence between, which each put would pay for.
 //! So one that meets the thread on its way to sleep may see it awake and not be seen itself. The thread therefore says that
@@ -31,6 +31,8 @@ fn rest_after(quiet_rounds: u32) -> (bool, Duration) {
 }
 /// Huge pages that the index gets in a round: each is a millisecond in which those wait who touch it.
 const HUGE_PAGES_A_ROUND: usize = 4;
+/// What `os` writes may leave in caches before it is written back: the rest is drained by the put that rolls the head.
+const LEFT_BEHIND_BYTES: u64 = 1 << 20;
 /// Slots kept ready for each log that will soon need one, beyond the reserve.
 const SLOTS_AHEAD: u32 = 3;
 
@@ -175,6 +177,11 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
         }
         let Some(engine) = engine.upgrade() else { return };
         engine.committer.lead_all(&*engine);
+        // A drain takes milliseconds, a merge one: not while asynchronous writes are to be durable by then.
+        let is_awaited = || shared.wanted.lock().async_since.is_some();
+        if !is_awaited() {
+            engine.write_back_os_writes();
+        }
         let soon = engine.oplog.heads_past_half() + u32::from(std::mem::take(&mut rolled));
         if soon > 0 {
             engine.oplog.note_live_entries(engine.indexed_entries());
@@ -183,9 +190,7 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
         if engine.is_scarce(false) {
             engine.cleaner_thread.kick();
         }
-        // A merge takes a millisecond: not while asynchronous writes are to be durable by then.
-        let is_awaited = shared.wanted.lock().async_since.is_some();
-        if !is_awaited {
+        if !is_awaited() {
             engine.merge_huge_pages();
         }
         if engine.keep_house(&mut positions) { quiet_rounds = 0 } else { quiet_rounds += 1 }
@@ -198,6 +203,17 @@ impl<I: Index + 'static> Engine<I> {
             if !self.default.index.merge_huge_page() {
                 return;
             }
+        }
+    }
+
+    /// Drains logs of which much was left in caches, while their writers go on. A failure poisons the store.
+    fn write_back_os_writes(&self) {
+        let position = |log: usize| self.oplog.appended_position(log);
+        let left = |log: &usize| position(*log).saturating_sub(self.oplog.durable_position(*log));
+        for log in (0..self.oplog.log_count()).filter(|log| left(log) >= LEFT_BEHIND_BYTES) {
+            // The cleaner drains for itself; and what is written back must not be freed meanwhile.
+            let Some(_nothing_is_freed) = self.cleaner.try_hold() else { return };
+            let _ = self.oplog.drain_beside_writers(log);
         }
     }
 

@@ -499,12 +499,12 @@ impl OpLog {
         Ok(())
     }
 
-    /// As [`OpLog::drain`] for the cleaner, with the log's lock let go of while the medium works. Nobody else frees segments,
-    /// so what is drained stays where it is.
+    /// As [`OpLog::drain`] with the log's lock let go of while the medium works. The caller keeps others from freeing
+    /// segments, so what is drained stays where it is.
     ///
     /// # Errors
     /// `Io`: the store is poisoned. `Poisoned`.
-    pub fn drain_victims(&self, log: usize) -> Result<()> {
+    pub fn drain_beside_writers(&self, log: usize) -> Result<()> {
         let begun = self.begin_drain(&mut self.lock(log))?;
         let Some(begun) = begun else { return Ok(()) };
         self.write_back(&begun)?;

@@ -139,6 +139,11 @@ impl Cleaner {
         self.work.lock()
     }
 
+    /// The same, unless something is being cleaned or freed.
+    pub(super) fn try_hold(&self) -> Option<impl Drop + '_> {
+        self.work.try_lock()
+    }
+
     /// Writes that were slowed, and by how many microseconds in all.
     pub(super) fn delays(&self) -> (u64, u64) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -265,7 +270,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     fn drain_logs(&self) -> Result<()> {
-        (0..self.oplog.log_count()).try_for_each(|log| self.oplog.drain_victims(log))
+        (0..self.oplog.log_count()).try_for_each(|log| self.oplog.drain_beside_writers(log))
     }
 
     fn poisoned_cleaning(&self, error: Error) -> Error {

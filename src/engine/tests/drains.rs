@@ -69,7 +69,7 @@ fn what_writers_do_while_the_cleaner_drains_is_as_durable_as_they_were_told() {
                 Roll => (0..ROLL).for_each(|_| write(Durability::Os)),
                 AnotherDrain => {
                     write(Durability::Os);
-                    log.drain_victims(0).expect("the medium works");
+                    log.drain_beside_writers(0).expect("the medium works");
                 }
             }
             if matches!(meanwhile, Sync | SyncThenOs | AnotherDrain) {

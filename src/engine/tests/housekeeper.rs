@@ -4,8 +4,9 @@ use super::*;
 use crate::engine::WholeStore;
 use crate::engine::commit::Terms;
 use crate::format::{Filter, OpKind, OpSpec};
+use crate::media::sim::{SimKind, SimMedia};
 use crate::oplog::append::WriteMode;
-use crate::options::WriteOptions;
+use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
 use crate::types::{KeyspaceId, Seq};
 
@@ -51,4 +52,28 @@ fn a_write_that_meets_the_thread_on_its_way_to_sleep_is_marked_in_time() {
     });
     engine.let_go();
     assert!(was_in_time);
+}
+
+/// The put that rolled a head drained all that `os` writes had left in it, up to a segment: it took milliseconds, and so did
+/// the calls behind it.
+#[test]
+fn what_os_writes_leave_is_written_back_before_a_roll_has_to() {
+    let media = Arc::new(SimMedia::new(SimKind::File, 64 << 20));
+    let options = crate::testing::options().segment_size_bytes(4 << 20);
+    let engine = crate::testing::engine_on(media, options);
+    let os = WriteOptions::new().durability(Durability::Os);
+    let put = |key: u64| engine.put(WholeStore, &os, &key.to_le_bytes(), &[7; 4000]).expect("room");
+    let is_dirty = || engine.oplog.lock(0).is_dirty();
+    put(0);
+    engine.write_back_os_writes();
+    assert!(is_dirty(), "a little waits for more");
+    (0..2 * LEFT_BEHIND_BYTES / 4000).for_each(put);
+    let nothing_is_freed = engine.cleaner.hold();
+    engine.write_back_os_writes();
+    assert!(is_dirty(), "the cleaner drains for itself");
+    drop(nothing_is_freed);
+    engine.write_back_os_writes();
+    assert!(!is_dirty());
+    assert_eq!(engine.oplog.rolls(), 0);
+    engine.let_go();
 }
