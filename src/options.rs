@@ -162,6 +162,11 @@ impl Options {
     }
 
     /// What a write waits for unless its own options say otherwise. Default: `Sync`.
+    ///
+    /// An `os` write to a file is a system call. A store opened with `Os` saves that on ext4 and tmpfs, unless `sigbus` is
+    /// `Guard`: it maps the pool for writing and stores small `os` writes there. A medium or a file system that fails under
+    /// such a store is a SIGBUS, as under a read; a full device is not. And a wild pointer of the program can then damage the
+    /// pool, which checksums find.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
@@ -259,7 +264,7 @@ impl Options {
     /// a recovery), and [`Store::get_pinned`] copies. No signal handler is installed. A page that failed once fails until the store is
     /// opened again; a later put or delete of a key that lay on it cures the key. An unreadable page of the log found
     /// at open makes the open fail. Not covered are stores into persistent memory that breaks while it is written
-    /// (with media `file` writes never signal). A device-dax device can only be mapped: `Unsupported` there.
+    /// (with media `file` writes never signal, but with durability `os` and without the guard: see [`Options::durability`]). A device-dax device can only be mapped: `Unsupported` there.
     pub fn sigbus(mut self, policy: SigbusPolicy) -> Self {
         self.sigbus = policy;
         self
@@ -369,6 +374,12 @@ impl Options {
             }
         }
         Ok(())
+    }
+
+    /// Whether `os` writes may be stored through a mapping of a file: asked for by who wants them fast, and not by who wants
+    /// every failure of the medium to be an error.
+    pub(crate) fn stores_by_mapping(&self) -> bool {
+        self.durability == Durability::Os && self.sigbus == SigbusPolicy::Default
     }
 
     /// Refuses combinations that cannot work.

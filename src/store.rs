@@ -118,6 +118,7 @@ impl Store {
             create: options.create,
             read_only: options.read_only,
             file_mode: options.file_mode,
+            os_by_mapping: options.stores_by_mapping(),
             lock_wait_ms: options.lock_wait_ms,
             holder_offset: HOLDER_OFFSET,
             describe_holder: holder::describe,

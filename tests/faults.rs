@@ -323,6 +323,30 @@ fn a_growth_whose_fsync_fails_poisons_a_file_at_once() {
     }
 }
 
+/// What can go wrong with a store through the mapping is asked for by calls that answer.
+#[test]
+fn an_os_write_whose_window_is_refused_is_written_by_a_call() {
+    let turn = Turn::take();
+    for site in [CallSite::Prefault, CallSite::FindHole] {
+        let directory = memory_dir();
+        turn.arm(Terrain::Plain, None);
+        let path = directory.path().join("pool.fkv");
+        let options = || {
+            let options = work::options(MediaChoice::File, Terrain::Plain, IndexKind::Ordered);
+            options.durability(flatkv::Durability::Os)
+        };
+        let store = options().open(&path).unwrap();
+        turn.arm(Terrain::Plain, Some(Fault { site, failure: FAILURES[0], for_ever: true, nth: 1 }));
+        (0..200_u32).for_each(|key| store.put(&key.to_le_bytes(), &[key as u8; 300]).unwrap());
+        turn.lift();
+        drop(store);
+        let store = options().open(&path).unwrap();
+        for key in 0..200_u32 {
+            assert_eq!(store.get(&key.to_le_bytes()).unwrap(), Some(vec![key as u8; 300]), "{site:?}");
+        }
+    }
+}
+
 /// A store whose free slots cannot be given back, or were and nobody knows how durably, goes on. When only the sync behind
 /// a cut failed, the store took the file to be as long as before, and every growth failed from then on.
 #[test]

@@ -51,6 +51,7 @@ pub(super) fn request(path: &Path, media: MediaChoice) -> OpenRequest<'_> {
         create: true,
         read_only: false,
         file_mode: 0o600,
+        os_by_mapping: false,
         lock_wait_ms: 0,
         holder_offset: HOLDER_OFFSET,
         describe_holder: |record| format!("held by {:#x}", record[0]),
@@ -67,7 +68,7 @@ fn fixture(kind: &Kind) -> Option<Fixture> {
     let base = kind.directory.map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = tempfile::tempdir_in(base).unwrap();
     let path = directory.path().join("pool.fkv");
-    match open(&request(&path, kind.media)) {
+    match open(&OpenRequest { os_by_mapping: true, ..request(&path, kind.media) }) {
         Ok(opened) => {
             assert!(opened.is_new, "{}", kind.name);
             assert_eq!(opened.media.kind(), kind.expected, "{}", kind.name);
@@ -143,6 +144,65 @@ fn lines_written_through_are_read_back() {
             assert_eq!(read(media, at, len), bytes, "{name} at {at}");
         }
     });
+}
+
+#[test]
+fn bytes_that_no_drain_follows_are_read_back_and_drained_later() {
+    on_every_medium(|name, fixture| {
+        let media = &*fixture.media;
+        // Small ones, some of them over the ends of pages and windows, behind each other as a log appends, and a long one.
+        let lens = [1, 64, 192, 4000, 192, 4097, 12_000, 17_000, 64];
+        let mut at = PAGE_BYTES;
+        for (i, len) in lens.into_iter().enumerate() {
+            let bytes = pattern(len + i)[i..].to_vec();
+            media.write_undrained(at, &bytes).unwrap();
+            let range = MediaRange::new(at, len as u64);
+            assert_eq!(media.region().bytes(range).unwrap(), bytes, "{name}: {range:?}");
+            assert_eq!(read(media, at, len), bytes, "{name}: {range:?}");
+            if i % 3 == 0 {
+                media.flush(Site::UndrainedFlush, range);
+                media.drain(Site::SyncDrain).unwrap();
+                assert_eq!(read(media, at, len), bytes, "{name}: {range:?} after a drain");
+            }
+            at += len as u64;
+        }
+        assert!(
+            is_zero(media, MediaRange::new(at, POOL_BYTES - at)),
+            "{name}: what lies behind is untouched"
+        );
+        media.write_undrained(POOL_BYTES, &[]).unwrap();
+    });
+}
+
+#[test]
+fn an_os_write_into_a_hole_on_a_full_device_is_an_error_and_no_signal() {
+    std::thread::spawn(move || {
+        let directory = tempfile::tempdir().unwrap();
+        if let Err(errno) = testing::mount_private_tmpfs(directory.path(), 1 << 20) {
+            eprintln!("not run: a private tmpfs cannot be mounted here (errno {errno})");
+            return;
+        }
+        let path = directory.path().join("pool.fkv");
+        let request = OpenRequest { os_by_mapping: true, ..request(&path, MediaChoice::File) };
+        let pool = open(&request).unwrap().media;
+        assert!(pool.why().contains("through the mapping"), "{}", pool.why());
+        pool.grow(POOL_BYTES).unwrap();
+        let hole = MediaRange::new(4 * PAGE_BYTES, 4 * PAGE_BYTES);
+        pool.write_undrained(hole.offset, b"given back").unwrap();
+        // As if somebody had dug it.
+        pool.punch(&[hole]).unwrap();
+        let fill = std::fs::write(directory.path().join("fill"), vec![1; 1 << 20]);
+        assert!(fill.is_err(), "the device is full");
+        for _ in 0..2 {
+            let refused = pool.write_undrained(hole.offset, b"no room").unwrap_err();
+            assert!(matches!(refused, Error::NoSpace { .. } | Error::Io { .. }), "{refused}");
+        }
+        pool.write_undrained(8 * PAGE_BYTES, b"room").unwrap();
+        assert_eq!(read(&*pool, 8 * PAGE_BYTES, 4), b"room");
+        drop(pool);
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

@@ -45,6 +45,16 @@ impl<T> Dirty<T> {
         Ok(Dirty { value, range: MediaRange::new(at, bytes.len() as u64) })
     }
 
+    /// As [`Dirty::write`], for bytes of `os` writes.
+    ///
+    /// # Errors
+    /// As [`Dirty::write`].
+    #[inline]
+    pub fn write_undrained(media: &dyn Media, at: u64, bytes: &[u8], value: T) -> Result<Dirty<T>> {
+        media.write_undrained(at, bytes)?;
+        Ok(Dirty { value, range: MediaRange::new(at, bytes.len() as u64) })
+    }
+
     /// Stores one aligned word, on persistent memory in one atomic store.
     ///
     /// # Errors

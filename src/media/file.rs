@@ -1,6 +1,7 @@
-//! An ordinary file: written by `pwrite` only, made durable by a shared `fdatasync`, read through a mapping.
+//! An ordinary file: written by `pwrite`, made durable by a shared `fdatasync`, read through a mapping.
 //!
-//!   - nothing is stored through the mapping, so a full or failing device is a return value and never a signal
+//!   - a full or failing device is a return value: nothing is stored through the mapping but `os` writes of a store that is
+//!     opened for them, and these into pages that the system made ready for it (`window.rs`, `docs/decisions/0026`)
 //!   - new bytes are allocated, written as zeros and synced before they are mapped and named: a later drain then writes
 //!     no metadata
 //!   - the kernel reports a failed write-back *once* per descriptor, to whichever sync comes first. Syncs therefore take
@@ -10,6 +11,7 @@
 use super::pool_file::PoolFile;
 use super::region::LARGE_PAGE_BYTES;
 use super::sys::{self, CallSite, Errno, Sys};
+use super::window::Window;
 use super::{FlushGranularity, Media, MediaKind, Region, Site, persist};
 use crate::error::{Error, Result};
 use crate::sync::{Condvar, Mutex};
@@ -27,14 +29,24 @@ pub(super) struct FileMedium {
     why: String,
     syncs: SyncTurns,
     growth: Mutex<()>,
+    /// Where `os` writes are stored through the mapping, if they are.
+    window: Option<Window>,
 }
 
 impl FileMedium {
-    /// Maps a locked pool of `len_bytes`.
-    pub(super) fn new(pool: PoolFile, why: String, len_bytes: u64) -> Result<FileMedium> {
-        let region = Region::reserve(len_bytes, LARGE_PAGE_BYTES, false)?;
+    /// Maps a locked pool of `len_bytes`, for storing `os` writes too if `os_by_mapping` and the file system agree.
+    pub(super) fn new(
+        pool: PoolFile,
+        why: String,
+        len_bytes: u64,
+        os_by_mapping: bool,
+    ) -> Result<FileMedium> {
+        let can_store = os_by_mapping && !pool.is_read_only() && pool.is_writable();
+        let window = can_store.then(|| Window::on(pool.fd().ok()?)).flatten();
+        let region = Region::reserve(len_bytes, LARGE_PAGE_BYTES, window.is_some())?;
         region.map_file(pool.fd()?, len_bytes, libc::MAP_SHARED)?;
-        Ok(FileMedium { region, pool, why, syncs: SyncTurns::default(), growth: Mutex::new(()) })
+        let why = if window.is_some() { why + "; os writes are stored through the mapping" } else { why };
+        Ok(FileMedium { region, pool, why, syncs: SyncTurns::default(), growth: Mutex::new(()), window })
     }
 
     fn put(&self, site: CallSite, at: u64, bytes: &[u8]) -> Result<()> {
@@ -67,6 +79,14 @@ impl FileMedium {
             self.pool.write_zeros(step, to.min(step + FILL_BYTES))?;
         }
         Ok(())
+    }
+
+    /// What was made ready for stores may not be any more: pages that were written back are protected again, and folios may
+    /// have holes.
+    fn close_window(&self) {
+        if let Some(window) = &self.window {
+            window.close();
+        }
     }
 
     fn sync(&self, site: CallSite, what: std::fmt::Arguments<'_>) -> Result<()> {
@@ -102,6 +122,17 @@ impl Media for FileMedium {
         self.put(CallSite::Write, at, bytes)
     }
 
+    fn write_undrained(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let fd = self.pool.fd()?;
+        match &self.window {
+            Some(window) if window.is_ready(fd, &self.region, MediaRange::new(at, bytes.len() as u64)) => {
+                self.region.copy_in(at, bytes);
+                Ok(())
+            }
+            _ => self.put(CallSite::Write, at, bytes),
+        }
+    }
+
     fn write_through(&self, at: u64, bytes: &[u8]) -> Result<()> {
         self.put(CallSite::Write, at, bytes)
     }
@@ -121,9 +152,9 @@ impl Media for FileMedium {
 
     fn drain(&self, _site: Site) -> Result<()> {
         let fd = self.pool.fd()?;
-        self.syncs
-            .sync_shared(|| persist::sync_data(CallSite::Drain, fd))
-            .map_err(|errno| self.pool.error(format_args!("fdatasync"), errno))
+        let synced = self.syncs.sync_shared(|| persist::sync_data(CallSite::Drain, fd));
+        self.close_window();
+        synced.map_err(|errno| self.pool.error(format_args!("fdatasync"), errno))
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
@@ -143,7 +174,9 @@ impl Media for FileMedium {
 
     fn punch(&self, ranges: &[MediaRange]) -> Result<()> {
         let _one_at_a_time = self.growth.lock();
-        self.pool.punch(ranges, self.region.len())?;
+        let punched = self.pool.punch(ranges, self.region.len());
+        self.close_window();
+        punched?;
         self.sync(CallSite::GiveBackSync, format_args!("fsync after punching holes"))
     }
 
@@ -161,6 +194,7 @@ impl Media for FileMedium {
         let _one_at_a_time = self.growth.lock();
         self.pool.shrink(len_bytes, self.region.len())?;
         self.region.shrink(len_bytes);
+        self.close_window();
         self.sync(CallSite::GiveBackSync, format_args!("fsync after a cut to {len_bytes} bytes"))
     }
 

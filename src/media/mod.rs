@@ -5,7 +5,7 @@
 //! [`durable`], never `flush` and `drain` directly, so that "durable" is a type and not a habit.
 //!
 //! Unsafe is allowed in `region.rs` (slices of a mapping), `persist.rs` (cache-line instructions) and `sys.rs` (system
-//! calls); `dax.rs`, `file.rs`, `descriptor.rs` and `pool_file.rs` are safe code on top of those three.
+//! calls); `dax.rs`, `file.rs`, `window.rs`, `descriptor.rs` and `pool_file.rs` are safe code on top of those three.
 
 #[cfg(test)]
 mod conformance;
@@ -23,6 +23,7 @@ mod region;
 pub mod sim;
 pub mod site;
 mod sys;
+mod window;
 
 pub use crate::sync::fork_generation;
 pub use region::Region;
@@ -43,7 +44,7 @@ pub use sys::spawn_without_signals;
 pub enum MediaKind {
     /// Persistent memory mapped with `MAP_SYNC`, or a device-dax device.
     Dax,
-    /// An ordinary file: written by `pwrite`, durable by a shared `fdatasync`.
+    /// An ordinary file: written by `pwrite` (`os` writes also through a mapping), durable by a shared `fdatasync`.
     File,
     /// Cache-line flushes and fences on any shared mapping, e.g. tmpfs. Survives a killed process, **not** a power cut.
     EmulatedPm,
@@ -122,6 +123,13 @@ pub trait Media: Send + Sync {
     /// # Errors
     /// `Io` from the file system; bytes may then be partly written.
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()>;
+    /// As `write`, for bytes of `os` writes: drained some time or never. Files may store them through the mapping.
+    ///
+    /// # Errors
+    /// As `write`.
+    fn write_undrained(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.write(at, bytes)
+    }
     /// `write` and `flush` in one: on persistent memory by non-temporal stores, which cost half of store and write-back.
     /// `at` and the length are multiples of the cache line. Other threads may be shown the bytes only after this thread's
     /// `drain`: such stores are not ordered with the ones behind them.
@@ -207,6 +215,9 @@ pub struct OpenRequest<'a> {
     pub read_only: bool,
     /// Permissions of a created file.
     pub file_mode: u32,
+    /// Store `os` writes through the mapping where the file system allows it. A medium that breaks under such a store is a
+    /// SIGBUS, as it is under a read.
+    pub os_by_mapping: bool,
     /// How long to wait for another holder of the lock.
     pub lock_wait_ms: u64,
     /// Pool offset of the holder record.

@@ -102,7 +102,9 @@ fn finish(pool: PoolFile, request: &OpenRequest<'_>) -> Result<Opened> {
     let (kind, why) = choose(request.media, &pool)?;
     let media: Arc<dyn super::Media> = match kind {
         MediaKind::Dax | MediaKind::EmulatedPm => Arc::new(DaxMedium::new(pool, kind, why, len_bytes)?),
-        MediaKind::File | MediaKind::Sim => Arc::new(FileMedium::new(pool, why, len_bytes)?),
+        MediaKind::File | MediaKind::Sim => {
+            Arc::new(FileMedium::new(pool, why, len_bytes, request.os_by_mapping)?)
+        }
     };
     Ok(Opened { media, is_new })
 }

@@ -18,7 +18,7 @@
 //! is caught by checksums, the second is a SIGBUS, as for every mapped file.
 #![allow(unsafe_code, reason = "turns a mapping into slices; the head of the file is the proof")]
 
-use super::sys::{self, CallSite};
+use super::sys::{self, CallSite, Sys};
 use crate::constants::{PAGE_BYTES, POOL_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -324,19 +324,28 @@ impl Region {
     /// Makes the pages that `range` touches present; `for_writing` also makes them writable without a fault. The part
     /// behind the length is left out. Content is unchanged. A hint, so errors are ignored.
     pub(super) fn populate(&self, range: MediaRange, for_writing: bool) {
+        if for_writing && !self.writable {
+            return;
+        }
+        // EINVAL: a kernel before 5.14. Any other failure would be a signal if the pages were touched instead.
+        if self.try_populate(range, for_writing) == Err(libc::EINVAL) && for_writing {
+            let end = range.offset.saturating_add(range.len).min(self.len());
+            self.touch(range.offset, end);
+        }
+    }
+
+    /// The same, and says what a touch of the pages would have been a signal for.
+    pub(super) fn try_populate(&self, range: MediaRange, for_writing: bool) -> Sys<()> {
+        assert!(self.writable || !for_writing, "a region mapped for reading has no pages to write");
         let start = range.offset - range.offset % PAGE_BYTES;
         let end = range.offset.saturating_add(range.len).min(self.len()).next_multiple_of(PAGE_BYTES);
-        if range.len == 0 || start >= end || (for_writing && !self.writable) {
-            return;
+        if range.len == 0 || start >= end {
+            return Ok(());
         }
         let advice = if for_writing { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
         let at = self.address(start, end - start);
         // SAFETY: `[start, end)` is mapped (`address` asserts it); populating changes no content.
-        let answer = unsafe { sys::advise(CallSite::Prefault, at, end - start, advice) };
-        // EINVAL: a kernel before 5.14. Any other failure would be a signal if the pages were touched instead.
-        if answer == Err(libc::EINVAL) && for_writing {
-            self.touch(range.offset, end.min(range.offset + range.len));
-        }
+        unsafe { sys::advise(CallSite::Prefault, at, end - start, advice) }
     }
 
     /// Writes one byte per page as it is. Only bytes of `[from, to)` are touched: free ones, which nobody else writes.

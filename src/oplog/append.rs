@@ -421,7 +421,7 @@ impl OpLog {
         let written = match terms.mode {
             WriteMode::Sync => InFlight::write_through(&*self.media, offset, bytes, placed)?,
             WriteMode::Os => {
-                let (_, placed) = Dirty::write(&*self.media, offset, bytes, placed)?.leave_dirty();
+                let (_, placed) = Dirty::write_undrained(&*self.media, offset, bytes, placed)?.leave_dirty();
                 head.dirty_from.get_or_insert(head.tail);
                 InFlight::nothing(placed)
             }

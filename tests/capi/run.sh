@@ -27,7 +27,7 @@ for symbol in $(awk '$2 ~ /^flatkv_/ { print $2 }' tests/fixtures/symbols.txt); 
     fi
 done
 
-[ $# -gt 0 ] || set -- happy_paths full iterators keyspaces abuse bad_input threads fork sandbox
+[ $# -gt 0 ] || set -- happy_paths os_writes full iterators keyspaces abuse bad_input threads fork sandbox
 for test in "$@"; do
     # shellcheck disable=SC2086 # words on purpose
     ${CC:-cc} -std=c99 $warnings ${FLATKV_CFLAGS-} -O1 -g -Iinclude -pthread -c "tests/capi/$test.c" -o "$out/$test.o"

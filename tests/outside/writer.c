@@ -244,6 +244,10 @@ int main(int argc, char **argv) {
         fprintf(stderr, "writer: %s\n", flatkv_last_error());
         return 2;
     }
+    /* Half of the sessions of each pool leave their writes to the operating system. */
+    if (session / 2 % 2 == 1 && flatkv_options_set(options, "durability", "os") != FLATKV_OK) {
+        return EXIT_HARNESS;
+    }
     say("O\n");
     flatkv_status_t status = flatkv_open(argv[1], options, &store);
     flatkv_options_free(options);
