@@ -121,7 +121,7 @@ struct Bounds {
 enum Closed<'a> {
     /// The point has others.
     Nothing,
-    /// No point is left: what all shards had goes.
+    /// No point is left: what the shards had goes.
     Last(Vec<Shard>),
     /// What was noted with it in the shards that have anything to look at.
     OneOfSome(Vec<(&'a Mutex<Shard>, Noted)>),
@@ -284,7 +284,7 @@ impl Versions {
         self.bounds.visible_below.store(newest, Ordering::Release);
         // Still under the lock: the same point may be opened again, and none is being opened now.
         if points.is_empty() {
-            return Closed::Last(self.shards.iter().map(|shard| shard.lock().close_last()).collect());
+            return Closed::Last(self.shards.iter().filter_map(|shard| shard.lock().close_last()).collect());
         }
         let noted = self.shards.iter().map(|shard| (&**shard, shard.lock().close(point)));
         Closed::OneOfSome(noted.filter_map(|(shard, noted)| Some((shard, noted?))).collect())

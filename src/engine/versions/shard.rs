@@ -315,8 +315,14 @@ impl Shard {
     }
 
     /// The last point is not there any more, and none is being opened: so nothing is needed.
-    pub(super) fn close_last(&mut self) -> Shard {
-        std::mem::replace(self, Shard { opened: self.opened, ..Shard::default() })
+    pub(super) fn close_last(&mut self) -> Option<Shard> {
+        if self.fresh.is_empty() && self.versions.is_empty() && self.surplus.is_empty() {
+            // As most are if a snapshot was short: nothing is moved then.
+            self.newest = None;
+            self.older.clear();
+            return None;
+        }
+        Some(std::mem::replace(self, Shard { opened: self.opened, ..Shard::default() }))
     }
 
     /// All that is held.
