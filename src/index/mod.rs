@@ -88,6 +88,8 @@ pub trait PassOver {
     fn one(&self, at: Addr) -> bool;
     /// True if nothing from this key on matters.
     fn is_beyond(&self, key: &[u8]) -> bool;
+    /// These are shown next: time to ask a device for them.
+    fn are_next(&self, _entries: &[Addr]) {}
 }
 
 /// For a reader to whom all entries matter.

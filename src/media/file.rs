@@ -45,6 +45,7 @@ impl FileMedium {
         let window = can_store.then(|| Window::on(pool.fd().ok()?)).flatten();
         let region = Region::reserve(len_bytes, LARGE_PAGE_BYTES, window.is_some())?;
         region.map_file(pool.fd()?, len_bytes, libc::MAP_SHARED)?;
+        region.hint_random();
         let why = if window.is_some() { why + "; os writes are stored through the mapping" } else { why };
         Ok(FileMedium { region, pool, why, syncs: SyncTurns::default(), growth: Mutex::new(()), window })
     }
@@ -63,7 +64,9 @@ impl FileMedium {
         self.pool.allocate(from, to)?;
         self.fill(from, to)?;
         self.sync(CallSite::GrowSync, format_args!("fsync after growth to {to} bytes"))?;
-        self.region.map_file(self.pool.fd()?, to, libc::MAP_SHARED)
+        self.region.map_file(self.pool.fd()?, to, libc::MAP_SHARED)?;
+        self.region.hint_random();
+        Ok(())
     }
 
     /// Writes zeros over `[from, to)`, which the caller syncs. Who drains meanwhile waits for one step of it.
@@ -209,6 +212,16 @@ impl Media for FileMedium {
     /// An append is a `pwrite`, which faults nothing; what this saves is the read of a page that is not cached.
     fn prefault(&self, range: MediaRange) {
         self.region.populate(range, false);
+    }
+
+    fn is_cached(&self, offset: u64) -> bool {
+        self.region.is_cached(offset)
+    }
+
+    fn read_ahead(&self, range: MediaRange) {
+        if let Ok(fd) = self.pool.fd() {
+            let _ = sys::read_ahead(CallSite::ReadAhead, fd, range.offset, range.len);
+        }
     }
 
     fn publish(&self) -> Result<()> {

@@ -196,6 +196,13 @@ pub trait Media: Send + Sync {
     }
     /// Touches the pages of `range` so that the next append does not fault. A hint: free bytes only, errors are ignored.
     fn prefault(&self, range: MediaRange);
+    /// Whether the byte at `offset` can be read without waiting for a device, as far as can be known. Costs a system call on
+    /// files.
+    fn is_cached(&self, _offset: u64) -> bool {
+        true
+    }
+    /// Asks the device for bytes that will be read soon, and does not wait for them. A hint: errors are ignored.
+    fn read_ahead(&self, _range: MediaRange) {}
     /// Makes a pool that `open` created under no name visible under its path, durably. No-op for an existing one.
     ///
     /// # Errors

@@ -363,6 +363,23 @@ impl Region {
         }
     }
 
+    /// Whether the page that holds the byte at `offset` is in memory. True where that is not known.
+    pub(super) fn is_cached(&self, offset: u64) -> bool {
+        if !self.contains(offset, 1) {
+            return true;
+        }
+        let at = self.address(offset - offset % PAGE_BYTES, 1);
+        // SAFETY: mapped (`address` asserts it).
+        unsafe { sys::is_cached(CallSite::AskIfCached, at) }.unwrap_or(true)
+    }
+
+    /// Says that what is read next lies anywhere: a page that is missing is read alone, not with what lies around it. A hint.
+    pub(super) fn hint_random(&self) {
+        let at = self.address(0, self.len());
+        // SAFETY: mapped (`address` asserts it); the advice changes no content.
+        let _ = unsafe { sys::advise(CallSite::AdviseRandom, at, self.len(), libc::MADV_RANDOM) };
+    }
+
     /// Asks for large pages in `range`. A hint.
     pub(super) fn hint_large_pages(&self, range: MediaRange) {
         if range.len == 0 {
@@ -425,6 +442,7 @@ fn prefetch_line(_at: *const u8) {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     /// Held by tests that take so much address space that others would get little.
     static ADDRESS_SPACE: Mutex<()> = Mutex::new(());
@@ -451,6 +469,39 @@ mod tests {
         }
         assert_eq!(region.bytes(MediaRange::new(PAGE_BYTES, 0)).unwrap(), b"");
         region.prefetch(u64::MAX);
+    }
+
+    /// Where pages of files cannot be taken from memory this shows nothing, and says so.
+    #[test]
+    fn a_page_that_left_memory_is_not_cached_until_it_is_asked_for() {
+        const PAGES: u64 = 64;
+        // Not the folder for temporary files, which often is memory.
+        let file = tempfile::tempfile_in(".").unwrap();
+        let (fd, len) = (file.as_raw_fd(), PAGES * PAGE_BYTES);
+        sys::write_all_at(CallSite::Write, fd, &vec![1; len as usize], 0).unwrap();
+        let region = Region::reserve(len, LARGE_PAGE_BYTES, false).unwrap();
+        region.map_file(fd, len, libc::MAP_SHARED).unwrap();
+        region.hint_random();
+        let bytes = region.bytes(MediaRange::new(0, len)).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 1));
+        assert!((0..PAGES).all(|page| region.is_cached(page * PAGE_BYTES + 7)), "all were touched");
+        file.sync_all().unwrap();
+        // SAFETY: mapped, and its content stays as it is.
+        let _ = unsafe { sys::advise(CallSite::Prefault, region.address(0, len), len, libc::MADV_PAGEOUT) };
+        let gone = (0..PAGES - 1).rev().find(|page| !region.is_cached(page * PAGE_BYTES));
+        let Some(gone) = gone else {
+            eprintln!(
+                "not run: a page that leaves memory, because this file system or kernel keeps them all"
+            );
+            return;
+        };
+        sys::read_ahead(CallSite::ReadAhead, fd, gone * PAGE_BYTES, PAGE_BYTES).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !region.is_cached(gone * PAGE_BYTES) && std::time::Instant::now() < end {
+            std::thread::yield_now();
+        }
+        assert!(region.is_cached(gone * PAGE_BYTES), "it was asked for");
+        assert!(region.is_cached(len), "nothing is known of what lies behind the end");
     }
 
     #[test]

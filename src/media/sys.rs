@@ -72,6 +72,9 @@ call_sites! {
     Shrink = 33,
     GiveBackSync = 34,
     FindHole = 35,
+    AskIfCached = 36,
+    ReadAhead = 37,
+    AdviseRandom = 38,
 }
 
 #[cfg(feature = "sim")]
@@ -491,6 +494,29 @@ pub unsafe fn unmap(at: *mut u8, len: u64) {
 pub unsafe fn advise(site: CallSite, at: *mut u8, len: u64, advice: i32) -> Sys<()> {
     // SAFETY: the caller's promise.
     once(site, || i64::from(unsafe { libc::madvise(at.cast(), len as usize, advice) })).map(drop)
+}
+
+/// Whether the page that begins at `at` is in memory, so that it can be read without the device.
+///
+/// # Safety
+/// The page must be mapped.
+pub unsafe fn is_cached(site: CallSite, at: *mut u8) -> Sys<bool> {
+    let mut state = 0_u8;
+    // SAFETY: the caller's promise; one byte is written for one page.
+    once(site, || i64::from(unsafe { libc::mincore(at.cast(), PAGE_BYTES as usize, &raw mut state) }))?;
+    Ok(state & 1 != 0)
+}
+
+/// Asks for the bytes of a file that will be read soon; returns before they are there. A hint.
+pub fn read_ahead(site: CallSite, fd: RawFd, offset: u64, len: u64) -> Sys<()> {
+    let (offset, len) = (offset as libc::off_t, len as libc::off_t);
+    // SAFETY: takes numbers only, and changes neither file nor memory of the process.
+    let call = || i64::from(unsafe { libc::posix_fadvise(fd, offset, len, libc::POSIX_FADV_WILLNEED) });
+    // It answers with the error itself.
+    match once(site, call)? {
+        0 => Ok(()),
+        errno => Err(errno as Errno),
+    }
 }
 
 /// True if one page of the file can be mapped with `MAP_SYNC`, else why not. Nothing is touched.

@@ -16,6 +16,12 @@ use crate::types::{Addr, KeyspaceId, MediaRange, Seq};
 /// What a guarded read of an entry asks for before it knows the entry's length.
 const FIRST_COPY_BYTES: u64 = 1024;
 
+/// An entry whose first so many bytes are asked for ahead lies within them, or is long enough to be waited for.
+const READ_AHEAD_BYTES: u64 = 255;
+
+/// Entries of which it is asked whether they are cached, for all that are read ahead together: each is a system call.
+const READ_AHEAD_LOOKS: usize = 2;
+
 /// Reads entries of the log.
 #[derive(Clone)]
 pub struct EntryReader {
@@ -169,6 +175,18 @@ impl EntryReader {
         }
     }
 
+    /// Asks the device for all of these entries at once, in windows of so many bytes that hold one; not if those that are
+    /// looked at are cached.
+    pub fn read_ahead(&self, entries: &[Addr], window_bytes: u64) {
+        let looks = entries.iter().step_by((entries.len() / READ_AHEAD_LOOKS).max(1));
+        if entries.len() < 2 || looks.clone().all(|addr| self.media.is_cached(addr.offset())) {
+            return;
+        }
+        for range in windows_of(entries, window_bytes) {
+            self.media.read_ahead(range);
+        }
+    }
+
     /// The error for an entry that does not verify.
     #[cold]
     pub fn corrupted(&self, addr: Addr) -> Error {
@@ -202,6 +220,17 @@ fn copied_op<'a>(
     Op::decode(guarded.copy(MediaRange::new(offset, len), scratch)?)
 }
 
+/// The windows that hold the first bytes of these entries, those beside each other as one.
+fn windows_of(entries: &[Addr], window_bytes: u64) -> Vec<MediaRange> {
+    let window = |offset: u64| offset - offset % window_bytes;
+    let ends = entries.iter().flat_map(|addr| [addr.offset(), addr.offset() + READ_AHEAD_BYTES]);
+    let mut windows: Vec<u64> = ends.map(window).collect();
+    windows.sort_unstable();
+    windows.dedup();
+    let runs = windows.chunk_by(|window, next| window + window_bytes == *next);
+    runs.map(|run| MediaRange::new(run[0], run.len() as u64 * window_bytes)).collect()
+}
+
 impl LogKeys for EntryReader {
     fn key_hash(&self, at: Addr) -> Option<u64> {
         self.op(at, &Scratch::new()).map(|op| self.hash_of(&op))
@@ -216,5 +245,23 @@ impl LogKeys for EntryReader {
 
     fn prefetch(&self, at: &[Addr]) {
         EntryReader::prefetch(self, at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_ahead_is_each_window_once_and_neighbours_together() {
+        let ranges = |offsets: &[u64], window_bytes| {
+            let entries: Vec<Addr> = offsets.iter().copied().map(Addr::from_offset).collect();
+            let ranges = windows_of(&entries, window_bytes);
+            ranges.into_iter().map(|range| (range.offset / 4096, range.len / 4096)).collect::<Vec<_>>()
+        };
+        assert_eq!(ranges(&[9 * 4096, 4096, 4096 + 80], PAGE_BYTES), [(1, 1), (9, 1)]);
+        assert_eq!(ranges(&[5 * 4096, 4 * 4096], PAGE_BYTES), [(4, 2)]);
+        assert_eq!(ranges(&[2 * 4096 - 8], PAGE_BYTES), [(1, 2)], "it ends in the next page");
+        assert_eq!(ranges(&[33 * 4096, 4096], 32 * PAGE_BYTES), [(0, 64)]);
     }
 }

@@ -8,6 +8,7 @@ use super::super::keyspace::Keyspace;
 use super::plain::{Plain, Stop};
 use super::{Limits, has_no_order};
 use crate::checksum::CheckSite;
+use crate::constants::PAGE_BYTES;
 use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::{Op, OpKind};
@@ -26,6 +27,12 @@ const ENTRY_BYTES_EXPECTED: usize = 96;
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 /// Entries of the index that are looked at under one guard, tombstones and newer ones included.
 const LOOKS_MAX: usize = 512;
+
+/// An iterator that has shown more entries than this share of the pool's pages meets most of them: what lies around an
+/// entry is read with it then.
+const SPARSE_SHARE: u64 = 16;
+const SPARSE_BYTES: u64 = PAGE_BYTES;
+const DENSE_BYTES: u64 = 128 << 10;
 
 /// Where key and value lie among the bytes, one behind the other.
 #[derive(Clone, Copy)]
@@ -257,6 +264,8 @@ struct Unseen<'a, I: Index> {
     direction: Direction,
     limits: &'a Limits,
     point: Seq,
+    /// Entries that the iterator has shown.
+    before: usize,
 }
 
 impl<I: Index + 'static> PassOver for Unseen<'_, I> {
@@ -272,6 +281,12 @@ impl<I: Index + 'static> PassOver for Unseen<'_, I> {
 
     fn is_beyond(&self, key: &[u8]) -> bool {
         self.limits.end_before(key, self.direction)
+    }
+
+    fn are_next(&self, entries: &[Addr]) {
+        let pages = self.engine.media.len_bytes() / PAGE_BYTES;
+        let is_sparse = (self.before as u64) < pages / SPARSE_SHARE;
+        self.engine.reader.read_ahead(entries, if is_sparse { SPARSE_BYTES } else { DENSE_BYTES });
     }
 }
 
@@ -315,7 +330,8 @@ impl<I: Index + 'static> Engine<I> {
         let guard = epoch::pin();
         let mut from = from.as_ref().map(Vec::as_slice);
         let wanted = chunk.wanted.saturating_sub(chunk.entries.len());
-        let passing = Unseen { engine: self, direction: chunk.direction, limits, point };
+        let before = chunk.before + chunk.entries.len();
+        let passing = Unseen { engine: self, direction: chunk.direction, limits, point, before };
         let scan = space.index.scan(&guard, from, chunk.direction, wanted, passing);
         let mut scan = scan.ok_or_else(has_no_order)?;
         if chunk.wanted == 0 {

@@ -111,6 +111,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 }
 
+#[cfg(feature = "sim")]
 #[cfg(test)]
 mod tests {
     use super::*;

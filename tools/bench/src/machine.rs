@@ -148,6 +148,24 @@ fn written_file(path: &Path, flags: i32) -> File {
     file
 }
 
+/// The pages of a file that this process has mapped leave its memory and the page cache.
+pub fn drop_from_memory(path: &Path) {
+    let file = File::open(path).expect("the file is there");
+    file.sync_all().expect("sync");
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux");
+    let path = path.canonicalize().expect("the file is there");
+    for line in maps.lines().filter(|line| line.ends_with(&*path.to_string_lossy())) {
+        let (range, _) = line.split_once(' ').expect("a range comes first");
+        let (start, end) = range.split_once('-').expect("a range has two ends");
+        let [start, end] =
+            [start, end].map(|address| usize::from_str_radix(address, 16).expect("an address is in hex"));
+        let at = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: mapped by this process, and its content stays as it is.
+        let answer = unsafe { libc::madvise(at, end - start, libc::MADV_PAGEOUT) };
+        assert_eq!(answer, 0, "pages of {}: {}", path.display(), std::io::Error::last_os_error());
+    }
+}
+
 /// A write of 64 bytes and fdatasync, one after the other; the same into the page cache only; whole blocks past the page
 /// cache with several in flight.
 pub fn file_writes(dir: &Path, time: Duration, figures: &mut Figures) {

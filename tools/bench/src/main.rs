@@ -39,7 +39,7 @@ usage: flatkv-bench own [options]     FlatKV beside the machine's limits, an ide
   --dir DIR          a folder on a disk, for what is measured on files (target/bench)
   --memory-dir DIR   a folder in memory that stands in for persistent memory (/dev/shm)
   --only PART,..     own: limits, memory, growth, file, dram; peers: names of engines;
-                     order: points, scans, growth, dram, snapshots, deleted, keyspaces
+                     order: points, scans, growth, dram, snapshots, deleted, cold, keyspaces
   --time-ms N        longest time of a phase that is measured for a time (1000)
   --rate N           calls per second of the open loop (50000)
   --sync-rate N      the same where a put waits for a disk (500)

@@ -259,3 +259,42 @@ fn whatever_moves_slots_takes_their_marks_along() {
     }
     marks_stay_with_their_keys(adversarial, 8, 20_000);
 }
+
+/// One that remembers what it was told comes next.
+struct Told<'a>(&'a std::cell::RefCell<Vec<Addr>>);
+
+impl PassOver for Told<'_> {
+    fn all(&self) -> bool {
+        false
+    }
+
+    fn one(&self, _at: Addr) -> bool {
+        false
+    }
+
+    fn is_beyond(&self, _key: &[u8]) -> bool {
+        false
+    }
+
+    fn are_next(&self, entries: &[Addr]) {
+        self.0.borrow_mut().extend(entries);
+    }
+}
+
+#[test]
+fn a_scan_tells_what_comes_next_before_it_shows_it() {
+    let subject = Subject::new();
+    let keys: Vec<Vec<u8>> = (0..1_000_u32).map(|number| number.to_be_bytes().to_vec()).collect();
+    for key in &keys {
+        subject.put(key);
+    }
+    for direction in [Direction::Forward, Direction::Backward] {
+        let told = std::cell::RefCell::new(Vec::new());
+        let guard = epoch::pin();
+        let scan = subject.index.scan(&guard, Bound::Unbounded, direction, 100, Told(&told));
+        let shown = scan.expect("an ordered kind").enumerate().inspect(|(i, at)| {
+            assert_eq!(told.borrow().get(*i), Some(at), "told before, and in order");
+        });
+        assert_eq!(shown.count(), keys.len());
+    }
+}

@@ -1,6 +1,7 @@
 //! `flatkv-bench order`: the ordered index beside the hash index and LMDB, snapshots, keyspaces. Each round makes all stores
 //! anew and asks them in turn; ratios are made within a round.
 
+mod cold;
 mod keyspaces;
 mod loaded;
 mod snapshots;
@@ -92,6 +93,9 @@ fn measure(run: &Run<'_>) -> Figures {
         }
         if plan.wants("deleted") {
             keyspaces::scan_what_was_deleted(run, &mut figures);
+        }
+        if plan.wants("cold") {
+            cold::measure(run, round, &mut figures);
         }
         if plan.wants("keyspaces") {
             keyspaces::drop_one(run, &mut figures);
