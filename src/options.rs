@@ -163,8 +163,8 @@ impl Options {
 
     /// What a write waits for unless its own options say otherwise. Default: `Sync`.
     ///
-    /// An `os` write to a file is a system call. A store opened with `Os` saves that on ext4 and tmpfs, unless `sigbus` is
-    /// `Guard`: it maps the pool for writing and stores small `os` writes there. A medium or a file system that fails under
+    /// An `os` write to a file is a system call. A store opened with `Os` saves that on ext4, and in pools of up to 64 MiB on
+    /// tmpfs, unless `sigbus` is `Guard`: it maps the pool for writing and stores small `os` writes there. A medium or a file system that fails under
     /// such a store is a SIGBUS, as under a read; a full device is not. And a wild pointer of the program can then damage the
     /// pool, which checksums find.
     pub fn durability(mut self, durability: Durability) -> Self {
@@ -263,8 +263,9 @@ impl Options {
     /// a small get, 1.7 us for an overwrite, which looks at what it replaces several times, and five times the time of
     /// a recovery), and [`Store::get_pinned`] copies. No signal handler is installed. A page that failed once fails until the store is
     /// opened again; a later put or delete of a key that lay on it cures the key. An unreadable page of the log found
-    /// at open makes the open fail. Not covered are stores into persistent memory that breaks while it is written
-    /// (with media `file` writes never signal, but with durability `os` and without the guard: see [`Options::durability`]). A device-dax device can only be mapped: `Unsupported` there.
+    /// at open makes the open fail. Not covered are stores into persistent memory that breaks while it is written. With media
+    /// `file` and the guard writes never signal; without it see [`Options::durability`]. A device-dax device can only be
+    /// mapped: `Unsupported` there.
     pub fn sigbus(mut self, policy: SigbusPolicy) -> Self {
         self.sigbus = policy;
         self

@@ -340,6 +340,10 @@ fn an_os_write_whose_window_is_refused_is_written_by_a_call() {
         let store = options().open(&path).unwrap();
         turn.arm(Terrain::Plain, Some(Fault { site, failure: FAILURES[0], for_ever: true, nth: 1 }));
         (0..200_u32).for_each(|key| store.put(&key.to_le_bytes(), &[key as u8; 300]).unwrap());
+        let (calls, struck) = turn.seen();
+        assert!(struck > 0, "{site:?}: no window was asked for");
+        let written = calls.iter().find(|(site, _)| *site == CallSite::Write).map_or(0, |(_, calls)| *calls);
+        assert!(written >= 200, "{site:?}: {written} calls for 200 puts");
         turn.lift();
         drop(store);
         let store = options().open(&path).unwrap();

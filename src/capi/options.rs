@@ -40,8 +40,9 @@ pub extern "C" fn flatkv_options_new() -> *mut flatkv_options_t {
 /// | file_mode              | octal, 0600                                            | permissions at creation           |
 /// | lock_wait_ms           | milliseconds, 0                                        | wait for another process's lock   |
 ///
-/// With durability "os" and sigbus "default" a pool on an ordinary file of ext4 or tmpfs is mapped for writing, and writes of
-/// durability "os" are stored there: a medium that fails under such a store is a SIGBUS, as under a read; a full device is not.
+/// With durability "os" and sigbus "default" a pool on an ordinary file of ext4, or one of up to 64 MiB on tmpfs, is mapped for
+/// writing, and writes of durability "os" are stored there: a medium that fails under such a store is a SIGBUS, as under a
+/// read; a full device is not.
 ///
 /// `options`, `name` and `value` must not be NULL; texts are NUL-terminated UTF-8 and are copied. An error changes
 /// nothing.

@@ -177,11 +177,6 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
         }
         let Some(engine) = engine.upgrade() else { return };
         engine.committer.lead_all(&*engine);
-        // A drain takes milliseconds, a merge one: not while asynchronous writes are to be durable by then.
-        let is_awaited = || shared.wanted.lock().async_since.is_some();
-        if !is_awaited() {
-            engine.write_back_os_writes();
-        }
         let soon = engine.oplog.heads_past_half() + u32::from(std::mem::take(&mut rolled));
         if soon > 0 {
             engine.oplog.note_live_entries(engine.indexed_entries());
@@ -189,6 +184,11 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
         }
         if engine.is_scarce(false) {
             engine.cleaner_thread.kick();
+        }
+        // A drain takes milliseconds, a merge one: not while asynchronous writes are to be durable by then.
+        let is_awaited = || shared.wanted.lock().async_since.is_some();
+        if !is_awaited() {
+            engine.write_back_os_writes();
         }
         if !is_awaited() {
             engine.merge_huge_pages();

@@ -84,11 +84,10 @@ impl FileMedium {
         Ok(())
     }
 
-    /// What was made ready for stores may not be any more: pages that were written back are protected again, and folios may
-    /// have holes.
-    fn close_window(&self) {
+    /// What was made ready for stores may not be any more: folios may have holes.
+    fn forget_windows(&self) {
         if let Some(window) = &self.window {
-            window.close();
+            window.forget();
         }
     }
 
@@ -156,7 +155,9 @@ impl Media for FileMedium {
     fn drain(&self, _site: Site) -> Result<()> {
         let fd = self.pool.fd()?;
         let synced = self.syncs.sync_shared(|| persist::sync_data(CallSite::Drain, fd));
-        self.close_window();
+        if let Some(window) = &self.window {
+            window.close();
+        }
         synced.map_err(|errno| self.pool.error(format_args!("fdatasync"), errno))
     }
 
@@ -177,8 +178,9 @@ impl Media for FileMedium {
 
     fn punch(&self, ranges: &[MediaRange]) -> Result<()> {
         let _one_at_a_time = self.growth.lock();
+        self.forget_windows();
         let punched = self.pool.punch(ranges, self.region.len());
-        self.close_window();
+        self.forget_windows();
         punched?;
         self.sync(CallSite::GiveBackSync, format_args!("fsync after punching holes"))
     }
@@ -197,7 +199,7 @@ impl Media for FileMedium {
         let _one_at_a_time = self.growth.lock();
         self.pool.shrink(len_bytes, self.region.len())?;
         self.region.shrink(len_bytes);
-        self.close_window();
+        self.forget_windows();
         self.sync(CallSite::GiveBackSync, format_args!("fsync after a cut to {len_bytes} bytes"))
     }
 

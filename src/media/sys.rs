@@ -273,16 +273,23 @@ pub fn free_bytes(fd: RawFd) -> Sys<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// True if `fd` lies on a file system where a store to an allocated page of a mapping takes no new block: one that never
-/// copies on write.
+/// A file system where a store to an allocated page of a mapping takes no new block: one that never copies on write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InPlace {
+    Ext4,
+    Tmpfs,
+}
+
+/// Which of them `fd` lies on, if any.
 #[allow(clippy::unnecessary_cast, reason = "the type of magic numbers differs between systems")]
-pub fn overwrites_in_place(fd: RawFd) -> Sys<bool> {
+pub fn overwrites_in_place(fd: RawFd) -> Sys<Option<InPlace>> {
     let mut stat = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: the pointer is valid for writing one `statfs`.
     retried(CallSite::FileSystemStat, || i64::from(unsafe { libc::fstatfs(fd, stat.as_mut_ptr()) }))?;
     // SAFETY: `fstatfs` succeeded, so it filled the structure.
     let kind = unsafe { stat.assume_init() }.f_type as i64;
-    Ok([libc::EXT4_SUPER_MAGIC as i64, libc::TMPFS_MAGIC as i64].contains(&kind))
+    let known = [(libc::EXT4_SUPER_MAGIC as i64, InPlace::Ext4), (libc::TMPFS_MAGIC as i64, InPlace::Tmpfs)];
+    Ok(known.into_iter().find(|(magic, _)| *magic == kind).map(|(_, found)| found))
 }
 
 /// `fchmod`: permissions exactly as asked, whatever the umask.

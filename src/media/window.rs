@@ -15,8 +15,8 @@
 
 use super::Region;
 use super::region::LARGE_PAGE_BYTES;
-use super::sys;
-use crate::constants::PAGE_BYTES;
+use super::sys::{self, InPlace};
+use crate::constants::{PAGE_BYTES, POOL_BYTES_MAX};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::MediaRange;
 use std::os::fd::RawFd;
@@ -25,23 +25,41 @@ use std::os::fd::RawFd;
 const WINDOW_BYTES: u64 = 16 << 10;
 /// Longer writes go by `pwrite`: pages are made ready one by one, and a call that fills several costs less.
 const STORED_BYTES_MAX: u64 = 2 << 10;
-/// Neither open nor refused anywhere.
-const CLOSED: u64 = u64::MAX;
+/// In `state`: which window was asked for last, doubled, and 1 more if it is open; above it how often windows were closed.
+const ANSWER: u64 = (1 << CLOSINGS_SHIFT) - 1;
+const CLOSINGS_SHIFT: u32 = 32;
+/// An answer that is none: neither open nor refused anywhere.
+const CLOSED: u64 = ANSWER;
+/// No large page has this number.
+const NOWHERE: u64 = u64::MAX;
+/// tmpfs finds the next hole by looking at every page up to there (7 ns each): not in pools that are longer.
+const TMPFS_BYTES_MAX: u64 = 64 << 20;
 
 const _: () = assert!(WINDOW_BYTES.is_multiple_of(PAGE_BYTES), "whole pages are made ready");
+const _: () = assert!(LARGE_PAGE_BYTES.is_multiple_of(WINDOW_BYTES), "a window lies in one large page");
 const _: () = assert!(STORED_BYTES_MAX < WINDOW_BYTES, "what is stored can lie in one window");
+const _: () = assert!(POOL_BYTES_MAX / WINDOW_BYTES < ANSWER / 2, "every window has a number");
 
-/// Which window was asked for last, and the answer.
+/// Which window was asked for last, and the answer. Guards no memory: any order of its changes is right.
 pub(super) struct Window {
-    /// The window's number, doubled, and 1 more if it is open. It guards no memory: any order of its changes is right.
     state: AtomicU64,
+    /// The large page in which no hole was found since somebody last made one.
+    solid: AtomicU64,
+    /// Longer pools have no window.
+    pool_bytes_max: u64,
 }
 
 impl Window {
     /// A closed window on the file behind `fd`; none if stores there might need a new block.
     pub(super) fn on(fd: RawFd) -> Option<Window> {
-        let overwrites = sys::overwrites_in_place(fd).unwrap_or(false);
-        overwrites.then(|| Window { state: AtomicU64::new(CLOSED) })
+        Some(Window::in_pools_up_to(match sys::overwrites_in_place(fd).ok()?? {
+            InPlace::Ext4 => u64::MAX,
+            InPlace::Tmpfs => TMPFS_BYTES_MAX,
+        }))
+    }
+
+    fn in_pools_up_to(pool_bytes_max: u64) -> Window {
+        Window { state: AtomicU64::new(CLOSED), solid: AtomicU64::new(NOWHERE), pool_bytes_max }
     }
 
     /// True if `range` is to be stored to: it is short and lies in one window, which is open or could be opened.
@@ -51,34 +69,54 @@ impl Window {
         if range.len == 0 || range.len > STORED_BYTES_MAX || (range.end() - 1) / WINDOW_BYTES != number {
             return false;
         }
-        match self.state.load(Ordering::Relaxed) {
-            state if state == 2 * number + 1 => true,
-            state if state == 2 * number => false,
+        match self.state.load(Ordering::Relaxed) & ANSWER {
+            answer if answer == 2 * number + 1 => true,
+            answer if answer == 2 * number => false,
             _ => self.open(fd, region, number),
         }
     }
 
     #[cold]
     fn open(&self, fd: RawFd, region: &Region, number: u64) -> bool {
+        let before = self.state.load(Ordering::Acquire);
         let range = MediaRange::new(number * WINDOW_BYTES, WINDOW_BYTES);
         let is_open = range.end() <= region.len()
-            && is_solid(fd, range.offset / LARGE_PAGE_BYTES, region.len())
+            && region.len() <= self.pool_bytes_max
+            && self.is_solid(fd, range.offset / LARGE_PAGE_BYTES, region.len())
             && region.try_populate(range, true).is_ok();
-        self.state.store(2 * number + u64::from(is_open), Ordering::Relaxed);
-        is_open
+        let after = (before & !ANSWER) | (2 * number + u64::from(is_open));
+        // What was found out counts only if nobody closed windows meanwhile.
+        let is_current =
+            self.state.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        is_open && is_current
     }
 
-    /// The next store asks again.
+    /// True if the large page of this number, than which no folio is larger, has no hole below `len`.
+    fn is_solid(&self, fd: RawFd, large_page: u64, len: u64) -> bool {
+        if self.solid.load(Ordering::Relaxed) == large_page {
+            return true;
+        }
+        let start = large_page * LARGE_PAGE_BYTES;
+        let end = len.min(start + LARGE_PAGE_BYTES);
+        let is_solid = sys::next_hole(fd, start).is_ok_and(|hole| hole.is_some_and(|hole| hole >= end));
+        if is_solid {
+            self.solid.store(large_page, Ordering::Relaxed);
+        }
+        is_solid
+    }
+
+    /// The next store asks again whether its pages are ready.
     pub(super) fn close(&self) {
-        self.state.store(CLOSED, Ordering::Relaxed);
+        let closed = |state: u64| Some((state | ANSWER).wrapping_add(1 << CLOSINGS_SHIFT));
+        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, closed);
     }
-}
 
-/// True if the large page of this number, than which no folio is larger, has no hole below `len`.
-fn is_solid(fd: RawFd, large_page: u64, len: u64) -> bool {
-    let start = large_page * LARGE_PAGE_BYTES;
-    let end = len.min(start + LARGE_PAGE_BYTES);
-    sys::next_hole(fd, start).is_ok_and(|hole| hole.is_some_and(|hole| hole >= end))
+    /// The same, and whether there is a hole. Called before holes are made, and behind it again: what others found out
+    /// meanwhile is forgotten, too.
+    pub(super) fn forget(&self) {
+        self.solid.store(NOWHERE, Ordering::Release);
+        self.close();
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +133,7 @@ mod tests {
         sys::punch(fd, LARGE_PAGE_BYTES * 3 / 2, PAGE_BYTES).unwrap();
         let region = Region::reserve(len, LARGE_PAGE_BYTES, true).unwrap();
         region.map_file(fd, len - PAGE_BYTES, libc::MAP_SHARED).unwrap();
-        test(&Window { state: AtomicU64::new(CLOSED) }, fd, &region);
+        test(&Window::in_pools_up_to(u64::MAX), fd, &region);
     }
 
     fn fill(fd: RawFd, at: u64, len: u64) {
@@ -134,11 +172,43 @@ mod tests {
             assert!(is_ready());
             sys::punch(fd, 4 * WINDOW_BYTES, PAGE_BYTES).unwrap();
             window.close();
+            assert!(is_ready(), "holes are looked for once");
+            // Once more: making the window ready has filled all of the folio.
+            sys::punch(fd, 4 * WINDOW_BYTES, PAGE_BYTES).unwrap();
+            window.forget();
             assert!(!is_ready());
             fill(fd, 4 * WINDOW_BYTES, PAGE_BYTES);
             assert!(!is_ready(), "known, until it is closed");
             window.close();
             assert!(is_ready());
+        });
+    }
+    #[test]
+    fn what_was_found_out_while_windows_were_closed_does_not_open_one() {
+        with_a_hole(|window, fd, region| {
+            let before = window.state.load(Ordering::Relaxed);
+            window.forget();
+            assert_ne!(
+                window.state.load(Ordering::Relaxed),
+                before,
+                "who asked before sees that it was closed"
+            );
+            assert!(window.is_ready(fd, region, MediaRange::new(0, 64)));
+            let open = window.state.load(Ordering::Relaxed);
+            window.close();
+            assert!(
+                window.state.compare_exchange(open, before, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            );
+            assert_eq!(window.state.load(Ordering::Relaxed) & ANSWER, CLOSED);
+        });
+    }
+
+    #[test]
+    fn a_pool_that_is_too_long_to_be_looked_at_has_no_window() {
+        with_a_hole(|_, fd, region| {
+            let is_ready = |most| Window::in_pools_up_to(most).is_ready(fd, region, MediaRange::new(0, 64));
+            assert!(is_ready(region.len()));
+            assert!(!is_ready(region.len() - 1));
         });
     }
 }

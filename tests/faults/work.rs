@@ -416,6 +416,14 @@ impl<'a> Work<'a> {
                 return Err(format!("a held snapshot shows another value of key {number}"));
             }
         }
+        if self.index == IndexKind::Ordered {
+            let there = values.iter().enumerate().filter(|(number, _)| !is_in_keyspace(*number));
+            let expected = there.filter_map(|(number, value)| Some((key(number), value.clone()?)));
+            let shown: Result<Vec<_>> = snapshot.iter().map_err(wrong)?.collect();
+            if !shown.map_err(wrong)?.into_iter().eq(expected) {
+                return Err("a scan of a held snapshot shows something else".into());
+            }
+        }
         Ok(())
     }
 
