@@ -269,6 +269,7 @@ impl<I: Index + 'static> Engine<I> {
         let point = self.versions.open(|| self.oplog.take_point(), |held| self.let_go_of_version(held));
         let open = Arc::new(OpenPoint { host: Arc::clone(self) as Arc<dyn SnapshotHost>, point });
         self.wait_for_stamped_writes();
+        self.versions.settle(point);
         Ok(self.view_at(open, scope))
     }
 

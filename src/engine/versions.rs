@@ -19,6 +19,14 @@
 //! point, or the opener sees its section, and waits. And either it sees that versions are kept, or the opener sees its
 //! stamp, which then is not above the point: nobody needs what it replaces.
 //!
+//! The order of a key's versions is that of their stamps. Mostly no stamp is read: an entry whose segment has no stamp above
+//! `bound`, a point that is settled (step 4 is over) and the oldest, is kept with `bound` for its stamp. That keeps the order.
+//! Who does so loaded `bound` before it read the index, where by then each entry with a stamp up to `bound` was, or a newer one
+//! of its key: what it found is the newest of its key with a stamp up to `bound`, so the others have earlier stamps, or stamps
+//! above `bound`. If the next older one is kept with a bound too, that is an earlier one, below the stamp of this one, for the
+//! same reason. A point that is not settled is no bound: an entry with a stamp up to it may still come, and would tie with the
+//! one that it replaces, or lie below it.
+//!
 //! Reads need no fence. One at a point comes after its opening. One at no point takes what the index leads to: no
 //! floor, no point and no stamp that somebody else has just written changes what it may answer.
 //!
@@ -93,6 +101,8 @@ impl Held {
 struct Point {
     users: u64,
     since: Instant,
+    /// All that has a stamp up to it is in the index: somebody who opened it has waited for that.
+    is_settled: bool,
 }
 
 /// What is kept, for statistics.
@@ -113,8 +123,9 @@ pub struct Kept {
 struct Bounds {
     /// One above the newest point; 0 if there is none, `u64::MAX` while one is being opened.
     visible_below: AtomicU64,
-    /// No point is older, of those that are open or will be. Changes with `points`, and only grows.
-    oldest: AtomicU64,
+    /// A point that was settled, and than which none is older, of those that are open or will be; 0 before there was one.
+    /// Changes with `points`, and only grows.
+    settled: AtomicU64,
 }
 
 /// What is left to do when a user of a point has gone.
@@ -179,17 +190,27 @@ impl Versions {
         self.may_need(Seq::ZERO)
     }
 
-    /// What has a stamp up to this one is visible at every point that is open, or will be.
+    /// What has a stamp up to this one is visible at every point that is open, or will be, and is in the index. So who asks
+    /// *before* it reads the index may keep an entry of such a stamp with this one instead: see the module.
     #[inline]
-    pub fn oldest_bound(&self) -> Seq {
-        Seq(self.bounds.oldest.load(Ordering::Acquire))
+    pub fn settled_bound(&self) -> Seq {
+        Seq(self.bounds.settled.load(Ordering::Acquire))
     }
 
-    /// With the points locked, after they changed.
-    fn raise_oldest(&self, points: &BTreeMap<Seq, Point>) {
-        if let Some((oldest, _)) = points.first_key_value() {
-            assert!(*oldest >= self.oldest_bound(), "points are opened above all that were open");
-            self.bounds.oldest.store(oldest.0, Ordering::Release);
+    /// Somebody who opened a point has waited until all that has a stamp up to it is in the index.
+    pub fn settle(&self, point: Seq) {
+        let mut points = self.points.lock();
+        points.get_mut(&point).expect("who waited has it open").is_settled = true;
+        self.raise_settled(&points);
+    }
+
+    /// With the points locked, after they changed. If the oldest one is not settled, the bound stays at one that was.
+    fn raise_settled(&self, points: &BTreeMap<Seq, Point>) {
+        if let Some((oldest, point)) = points.first_key_value() {
+            assert!(*oldest >= self.settled_bound(), "points are opened above all that were open");
+            if point.is_settled {
+                self.bounds.settled.store(oldest.0, Ordering::Release);
+            }
         }
     }
 
@@ -222,8 +243,7 @@ impl Versions {
         let mut opening = Opening::begin(self);
         let point = take();
         self.shards.iter().for_each(|shard| shard.lock().open(point, opening.number, &mut gone));
-        points.insert(point, Point { users: 1, since: Instant::now() });
-        self.raise_oldest(&points);
+        points.insert(point, Point { users: 1, since: Instant::now(), is_settled: false });
         opening.visible_below = point.0 + 1;
         drop(opening);
         drop(points);
@@ -279,7 +299,7 @@ impl Versions {
             return Closed::Nothing;
         }
         points.remove(&point);
-        self.raise_oldest(&points);
+        self.raise_settled(&points);
         let newest = points.last_key_value().map_or(0, |(newest, _)| newest.0 + 1);
         self.bounds.visible_below.store(newest, Ordering::Release);
         // Still under the lock: the same point may be opened again, and none is being opened now.

@@ -539,30 +539,15 @@ impl<I: Index + 'static> Engine<I> {
             self.noted.add(key.hash, new.seq, encoded_len_max(key.bytes.len(), 0));
         }
         let mut older = None;
+        // Before the index is read: what is found there is the newest entry up to this stamp, or has a later one.
+        let settled = self.versions.settled_bound();
         let upsert = space.index.upsert_at(spot, key, written.map(|written| written.addr), |known| {
             let scratch = Scratch::new();
             let Some(op) = self.reader.op(known, &scratch).filter(|op| op.key() == key.bytes) else {
                 return Candidate::OtherKey;
             };
             older = Some((op.kind(), op.footprint_bytes()));
-            let is_asked = self.versions.are_needed();
-            // Most are in a segment of which the new entry has the newest stamp: then the frame's header is not looked at.
-            // The one other entry with its stamp could be a move of it, which nobody can make before it is published.
-            let is_older = self.newest_beside(known) <= new.seq;
-            if is_older && !is_asked {
-                return Candidate::Older;
-            }
-            let oldest = self.versions.oldest_bound();
-            let (candidate, seq) = if is_older && self.was_there(known, oldest) {
-                // Visible at every point, and so it would be with this stamp.
-                (Candidate::Older, oldest)
-            } else {
-                self.compare(known, &op, (new.seq, new.frame_seq, new.addr))
-            };
-            if is_asked {
-                self.keep_if_needed(key.hash, candidate, (known, seq), (new.addr, new.seq));
-            }
-            candidate
+            self.judge_and_keep(key.hash, (known, &op), new, settled)
         });
         match upsert {
             Upsert::Inserted => {}
@@ -575,6 +560,35 @@ impl<I: Index + 'static> Engine<I> {
         if new_kind == OpKind::Delete {
             space.index.mark_tombstone(key, new.addr);
         }
+    }
+
+    /// Whether a known entry of a key is older than a new one. The older one of them is kept if a point shows it. `settled` is
+    /// the bound of before the known one was found.
+    #[inline]
+    pub(super) fn judge_and_keep(
+        &self,
+        hash: u64,
+        (known, op): (Addr, &Op<'_>),
+        new: Written,
+        settled: Seq,
+    ) -> Candidate {
+        let is_asked = self.versions.are_needed();
+        // Most are in a segment of which the new entry has the newest stamp: then the frame's header is not looked at.
+        // The one other entry with its stamp could be a move of it, which nobody can make before it is published.
+        let is_older = self.newest_beside(known) <= new.seq;
+        if is_older && !is_asked {
+            return Candidate::Older;
+        }
+        let (candidate, seq) = if is_older && self.was_there(known, settled) {
+            // Visible at every point, and so it is with this stamp, which no other version of the key has.
+            (Candidate::Older, settled)
+        } else {
+            self.compare(known, op, (new.seq, new.frame_seq, new.addr))
+        };
+        if is_asked {
+            self.keep_if_needed(hash, candidate, (known, seq), (new.addr, new.seq));
+        }
+        candidate
     }
 
     #[inline]
