@@ -15,7 +15,7 @@
 //!     being opened may be noted with an older one, and goes on to the newest when that closes
 //!   - a version is in `fresh` or in `versions`; to each of these one lead is in `lone` or in `more`, to those of a key that
 //!     is overwritten over and over one in `lone` at most
-//!   - there are `FRESH_MAX` in `fresh` at most, so that who has to take them in is held up for milliseconds
+//!   - there are `FRESH_MAX` in `fresh` at most, which is what who looks for one may have to take in
 //!   - all pieces of `fresh` but the last are full, and none is empty
 
 use super::{Held, Replaced};
@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BinaryHeap, btree_map};
 /// Versions that a point lets go of, or that are taken in, under one hold of the lock: writers wait for it.
 const AT_ONCE: usize = 64;
 /// Versions that nobody has asked for yet. With more of them writers take in what they add.
-const FRESH_MAX: usize = 64 << 10;
+const FRESH_MAX: usize = 8 << 10;
 /// Versions that a writer takes in together: each needs memory that is in no cache, and all of it is asked for at a time.
 const OF_A_WRITER: usize = 32;
 /// Versions of one piece of memory: none of them is copied when there are more, while writers wait.
