@@ -220,6 +220,8 @@ fn divide_leaves(left: &Leaf, right: &Leaf) -> Divided {
 fn divide_inners(left: &Inner, right: &Inner, separator: u64) -> Divided {
     let (mut slices, mut children, left_passed) = left.contents();
     let (right_slices, right_children, right_passed) = right.contents();
+    // If the small one has grown since it was looked at, there may be more children than bits, and the names of the
+    // last ones are lost. Those leaves stay passed, unnamed: scans look at them, and who puts something in rouses them.
     let passed = left_passed | right_passed << children.len();
     slices.push(separator);
     slices.extend(right_slices);

@@ -166,34 +166,76 @@ fn leaves_without_anything_but_tombstones_are_passed_over_unseen() {
     subject.assert_consistent();
 }
 
-/// Two writers empty the same leaves, each of its own keys, and look for what they have just put.
+/// Keys that two writers empty, in the middle of those that [`emptied`] marked, in pieces.
+const PIECE: u64 = 80;
+const WRITTEN: std::ops::Range<u64> = 2_400..2_640;
+/// Those on either side that [`move_tombstones`] has; beyond them all is as it was.
+const MOVED: [std::ops::Range<u64>; 2] = [1_200..WRITTEN.start, WRITTEN.end..3_800];
+const BEYOND: [u64; 2] = [1_100, 3_900];
+
+impl Subject {
+    /// The first key that a scan from beyond all that was marked shows at or behind `key`, in its direction.
+    fn first_shown(&self, key: &[u8], direction: Direction) -> Option<Addr> {
+        let guard = epoch::pin();
+        let [below, above] = BEYOND.map(number);
+        let from = if direction == Direction::Forward { &below } else { &above };
+        let shown = self.index.scan(&guard, Bound::Included(&from[..]), direction, 50, pass_all(direction));
+        shown.expect("an ordered kind").find(|&at| match direction {
+            Direction::Forward => *self.log.key(at) >= *key,
+            Direction::Backward => *self.log.key(at) <= *key,
+        })
+    }
+}
+
+/// Marks all keys of one of two writers in a piece, puts one of them, which may have been removed before, and looks for
+/// it.
+fn empty_and_put(subject: &Subject, mut at: Vec<Addr>, writer: u64) {
+    let mut rng = Rng((writer + 1) << 32);
+    let pieces = (WRITTEN.end - WRITTEN.start) / PIECE;
+    for round in 0..20_000 {
+        let piece = WRITTEN.start + rng.below(pieces) * PIECE;
+        let own = |n: u64| piece + n * 2 + writer;
+        (0..PIECE / 2).for_each(|n| subject.mark(&number(own(n)), at[own(n) as usize]));
+        let n = own(rng.below(PIECE / 2));
+        if rng.below(4) == 0 {
+            assert!(subject.remove(&number(n), at[n as usize]));
+        }
+        at[n as usize] = subject.put(&number(n)).0;
+        for direction in [Direction::Forward, Direction::Backward] {
+            let shown = subject.first_shown(&number(n), direction);
+            assert_eq!(shown, Some(at[n as usize]), "number {n}, {direction:?}, round {round}");
+        }
+    }
+}
+
+/// Removes and moves the tombstones on either side, and puts them again: leaves and inner nodes join and split.
+fn move_tombstones(subject: &Subject, mut at: Vec<Addr>, is_over: &AtomicBool) {
+    while !is_over.load(Ordering::Relaxed) {
+        for n in MOVED.into_iter().flatten() {
+            let (key, at) = (number(n), &mut at[n as usize]);
+            *at = subject.relocate(&key, *at).expect("it was there");
+            assert!(subject.remove(&key, *at));
+        }
+        for n in MOVED.into_iter().flatten() {
+            at[n as usize] = subject.put(&number(n)).0;
+            subject.mark(&number(n), at[n as usize]);
+        }
+    }
+}
+
+/// Two writers empty the same leaves, each of its own keys, and look for what they have just put, from either side.
 #[test]
 fn what_is_put_is_shown_at_once_whatever_others_empty_beside_it() {
-    const BLOCK: u64 = 80;
     let (subject, at) = emptied();
-    let (subject, at) = (&subject, &at);
-    let empty_and_put = |writer: u64| {
-        let mut at: Vec<Addr> = at.clone();
-        let mut rng = Rng((writer + 1) << 32);
-        for _ in 0..6_000 {
-            let block = 1_000 + rng.below(3) * BLOCK;
-            let own = |n: u64| block + n * 2 + writer;
-            (0..BLOCK / 2).for_each(|n| subject.mark(&number(own(n)), at[own(n) as usize]));
-            let n = own(rng.below(BLOCK / 2));
-            at[n as usize] = subject.put(&number(n)).0;
-            let guard = epoch::pin();
-            let from = number(n);
-            let passing = pass_all(Direction::Forward);
-            let shown = subject.index.scan(&guard, Bound::Included(&from), Direction::Forward, 50, passing);
-            assert_eq!(shown.expect("an ordered kind").next(), Some(at[n as usize]), "number {n}");
-        }
-    };
+    let (subject, at, is_over) = (&subject, &at, &AtomicBool::new(false));
     threads::scope(|scope| {
-        let writers = [0, 1].map(|writer| scope.spawn_to_join(move || empty_and_put(writer)));
-        assert!(
-            writers.into_iter().map(|writer| writer.join()).all(|ended| ended.is_ok()),
-            "a writer failed"
-        );
+        let mover = scope.spawn_to_join(move || move_tombstones(subject, at.clone(), is_over));
+        let writers =
+            [0, 1].map(|writer| scope.spawn_to_join(move || empty_and_put(subject, at.clone(), writer)));
+        let have_ended = writers.map(|writer| writer.join().is_ok());
+        is_over.store(true, Ordering::Relaxed);
+        assert!(mover.join().is_ok(), "who moves tombstones failed");
+        assert_eq!(have_ended, [true, true], "a writer failed");
     });
     subject.assert_consistent();
 }
