@@ -392,7 +392,7 @@ impl<T: Copy> OutArray<T> {
     /// Tells the caller `value` as element `i`.
     #[inline(always)]
     pub(super) fn set(&self, i: usize, value: T) {
-        assert!(i < self.n);
+        assert!(i < self.n, "element {i} of {}", self.n);
         // SAFETY: inside the array (assert), which is not NULL and not too long (`out_array`); C promises that its
         // elements may be written during the call (module comment). No alignment is asked for.
         unsafe { self.first.add(i).write_unaligned(value) }
