@@ -422,12 +422,14 @@ fn a_snapshot_lists_and_opens_keyspaces_by_the_names_of_then() {
 fn snapshots_beside_changes_of_the_catalogue_list_what_they_can_open() {
     let dir = memory_dir();
     let store = options(MediaChoice::File, IndexKind::Ordered).open(dir.path().join("beside.fkv")).unwrap();
-    let is_over = AtomicBool::new(false);
+    let (is_over, is_enough) = (AtomicBool::new(false), AtomicBool::new(false));
     let (mut shown_any, mut snapshots) = (0, 0);
     store.keyspace("always").unwrap().put(b"key", b"there").unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
-            for round in 0..150_u32 {
+            // On a busy machine either thread may do most of its work while the other one waits for a core.
+            let is_done = |round: &u32| *round >= 150 && is_enough.load(Ordering::Acquire);
+            for round in (0..1_000_000_u32).take_while(|round| !is_done(round)) {
                 let keyspace = store.keyspace(&format!("name {}", round % 5)).unwrap();
                 keyspace.put(b"key", &round.to_be_bytes()).unwrap();
                 match round % 3 {
@@ -454,6 +456,7 @@ fn snapshots_beside_changes_of_the_catalogue_list_what_they_can_open() {
                 shown_any += 1;
             }
             snapshots += 1;
+            is_enough.store(snapshots >= 10 && shown_any >= 10, Ordering::Release);
             assert_eq!(names.iter().map(shown).collect::<Vec<_>>(), first, "a moment does not change");
             assert_eq!(then.keyspace_names().unwrap(), names);
         }
