@@ -317,6 +317,17 @@ fn play(
     history
 }
 
+/// Lets all go on when a thread panics, which otherwise wait for it for ever.
+struct LetsGo<'a>(&'a AtomicUsize);
+
+impl Drop for LetsGo<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(usize::MAX / 2, Ordering::SeqCst);
+        }
+    }
+}
+
 /// Plays histories and returns how many calls they had and those that no order explains.
 fn play_histories(subject: &impl Subject, histories: usize, seed: u64) -> (usize, Vec<History>) {
     let clock = Instant::now();
@@ -326,6 +337,7 @@ fn play_histories(subject: &impl Subject, histories: usize, seed: u64) -> (usize
         let (clock, arrived, played) = (&clock, &arrived, &played);
         let play_all = |thread: usize| {
             move || {
+                let _lets_go = LetsGo(arrived);
                 let mut random = Random(seed ^ (thread as u64) << 32);
                 let mut value = (thread as u32) << 24;
                 let mut all = Vec::new();

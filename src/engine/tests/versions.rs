@@ -244,3 +244,38 @@ fn an_opening_that_panics_keeps_nothing() {
     versions.close(point, |_| ());
     assert_eq!(versions.kept().versions, 0);
 }
+
+/// Who closed the earlier one then looked for versions that were gone, and panicked.
+#[test]
+fn the_last_point_may_close_while_what_another_one_had_is_let_go_of() {
+    for is_opened_again in [false, true] {
+        let versions = Versions::default();
+        let held = RefCell::new(0);
+        let keep = |addr: u64, by: u64| {
+            let replaced = Replaced { hash: 7, addr: Addr::from_bits(addr), seq: Seq(addr), by: Seq(by) };
+            versions.keep(replaced, || {
+                *held.borrow_mut() += 1;
+                Held { slot: SegmentSlot(0), entry_bytes: 1, blob: None }
+            });
+        };
+        let let_go = |_: Held| *held.borrow_mut() -= 1;
+        let first = versions.open(|| Seq(1), let_go);
+        keep(1, 2);
+        let second = versions.open(|| Seq(3), let_go);
+        keep(2, 4);
+        assert_eq!((versions.bytes_at(first), versions.bytes_at(second)), (1, 1), "both are taken in");
+        let Closed::OneOfSome(noted) = versions.close_for_one(second) else { panic!("another one is open") };
+        versions.close(first, let_go);
+        assert_eq!(*held.borrow(), 0, "all went with the last");
+        if is_opened_again {
+            versions.open(|| Seq(5), let_go);
+            keep(2, 6);
+            assert_eq!(versions.bytes_at(Seq(5)), 1);
+        }
+        for (shard, noted) in noted {
+            versions.let_go_in(shard, second, noted, |_| panic!("nothing of the second one is left"));
+        }
+        assert_eq!(*held.borrow(), i32::from(is_opened_again));
+        assert_eq!(versions.kept().versions, u64::from(is_opened_again));
+    }
+}

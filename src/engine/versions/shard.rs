@@ -15,6 +15,7 @@
 //!     being opened may be noted with an older one, and goes on to the newest when that closes
 //!   - a version is in `fresh` or in `versions`; to each of these one lead is in `lone` or in `more`, to those of a key that
 //!     is overwritten over and over one in `lone` at most
+//!   - what is noted with a point that is being closed is in `versions`, unless all went since (`cleared`)
 //!   - there are `FRESH_MAX` in `fresh` at most, which is what who looks for one may have to take in
 //!   - all pieces of `fresh` but the last are full, and none is empty
 
@@ -136,6 +137,8 @@ pub(super) struct Noted {
     /// Those that a newer point had.
     sorted: BinaryHeap<Note>,
     bytes: u64,
+    /// Of a point that closes: how often all of the shard had gone until then.
+    cleared: u64,
 }
 
 impl Noted {
@@ -197,6 +200,9 @@ pub(super) struct Shard {
     /// To the others, by hash, stamp and place.
     more: BTreeMap<(u64, Seq, Addr), Lead>,
     bytes: u64,
+    /// How often all that was here went, with the last point: what a point had that closed before, and whose closer is still at
+    /// it, is gone with it.
+    cleared: u64,
 }
 
 impl Shard {
@@ -309,7 +315,7 @@ impl Shard {
 
     /// A point is not there any more: what was noted with it, unless there is nothing to do for it.
     pub(super) fn close(&mut self, point: Seq) -> Option<Noted> {
-        let noted = self.take_noted(point);
+        let noted = Noted { cleared: self.cleared, ..self.take_noted(point) };
         let is_done = noted.is_empty() && self.fresh.is_empty() && self.surplus.is_empty();
         (!is_done).then_some(noted)
     }
@@ -322,7 +328,8 @@ impl Shard {
             self.older.clear();
             return None;
         }
-        Some(std::mem::replace(self, Shard { opened: self.opened, ..Shard::default() }))
+        let emptied = Shard { opened: self.opened, cleared: self.cleared + 1, ..Shard::default() };
+        Some(std::mem::replace(self, emptied))
     }
 
     /// All that is held.
@@ -349,6 +356,9 @@ impl Shard {
         opening: u64,
         gone: &mut Vec<Held>,
     ) -> Left {
+        if noted.cleared != self.cleared {
+            return Left::Nothing;
+        }
         let is_all = self.take_in(opening, AT_ONCE);
         gone.append(&mut self.surplus);
         if !is_all {
