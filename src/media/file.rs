@@ -42,7 +42,7 @@ impl FileMedium {
         os_by_mapping: bool,
     ) -> Result<FileMedium> {
         let can_store = os_by_mapping && !pool.is_read_only() && pool.is_writable();
-        let window = can_store.then(|| Window::on(pool.fd().ok()?)).flatten();
+        let window = can_store.then(|| Window::on(pool.fd().ok()?, len_bytes)).flatten();
         let region = Region::reserve(len_bytes, LARGE_PAGE_BYTES, window.is_some())?;
         region.map_file(pool.fd()?, len_bytes, libc::MAP_SHARED)?;
         region.hint_random();
@@ -213,6 +213,8 @@ impl Media for FileMedium {
 
     /// An append is a `pwrite`, which faults nothing; what this saves is the read of a page that is not cached.
     fn prefault(&self, range: MediaRange) {
+        // Together: the mapping would ask for page after page.
+        self.read_ahead(range);
         self.region.populate(range, false);
     }
 

@@ -31,7 +31,7 @@ const CLOSINGS_SHIFT: u32 = 32;
 /// An answer that is none: neither open nor refused anywhere.
 const CLOSED: u64 = ANSWER;
 /// No large page has this number.
-const NOWHERE: u64 = u64::MAX;
+const NOWHERE: u64 = ANSWER;
 /// tmpfs finds the next hole by looking at every page up to there (7 ns each): not in pools that are longer.
 const TMPFS_BYTES_MAX: u64 = 64 << 20;
 
@@ -43,19 +43,20 @@ const _: () = assert!(POOL_BYTES_MAX / WINDOW_BYTES < ANSWER / 2, "every window 
 /// Which window was asked for last, and the answer. Guards no memory: any order of its changes is right.
 pub(super) struct Window {
     state: AtomicU64,
-    /// The large page in which no hole was found since somebody last made one.
+    /// The large page in which no hole was found since somebody last made one; above it how often that was.
     solid: AtomicU64,
-    /// Longer pools have no window.
+    /// Pools that became longer have no window.
     pool_bytes_max: u64,
 }
 
 impl Window {
-    /// A closed window on the file behind `fd`; none if stores there might need a new block.
-    pub(super) fn on(fd: RawFd) -> Option<Window> {
-        Some(Window::in_pools_up_to(match sys::overwrites_in_place(fd).ok()?? {
+    /// A closed window on the pool of `len` bytes behind `fd`; none if stores there might need a new block.
+    pub(super) fn on(fd: RawFd, len: u64) -> Option<Window> {
+        let most = match sys::overwrites_in_place(fd).ok()?? {
             InPlace::Ext4 => u64::MAX,
             InPlace::Tmpfs => TMPFS_BYTES_MAX,
-        }))
+        };
+        (len <= most).then(|| Window::in_pools_up_to(most))
     }
 
     fn in_pools_up_to(pool_bytes_max: u64) -> Window {
@@ -93,30 +94,35 @@ impl Window {
 
     /// True if the large page of this number, than which no folio is larger, has no hole below `len`.
     fn is_solid(&self, fd: RawFd, large_page: u64, len: u64) -> bool {
-        if self.solid.load(Ordering::Relaxed) == large_page {
+        let before = self.solid.load(Ordering::Acquire);
+        if before & ANSWER == large_page {
             return true;
         }
         let start = large_page * LARGE_PAGE_BYTES;
         let end = len.min(start + LARGE_PAGE_BYTES);
         let is_solid = sys::next_hole(fd, start).is_ok_and(|hole| hole.is_some_and(|hole| hole >= end));
-        if is_solid {
-            self.solid.store(large_page, Ordering::Relaxed);
-        }
-        is_solid
+        // As for `state`: a hole that was made meanwhile may lie where it was looked at before.
+        let after = (before & !ANSWER) | large_page;
+        is_solid && self.solid.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The next store asks again whether its pages are ready.
     pub(super) fn close(&self) {
-        let closed = |state: u64| Some((state | ANSWER).wrapping_add(1 << CLOSINGS_SHIFT));
-        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, closed);
+        take_back(&self.state);
     }
 
     /// The same, and whether there is a hole. Called before holes are made, and behind it again: what others found out
     /// meanwhile is forgotten, too.
     pub(super) fn forget(&self) {
-        self.solid.store(NOWHERE, Ordering::Release);
+        take_back(&self.solid);
         self.close();
     }
+}
+
+/// An answer does not count any more, nor does one that is being looked for.
+fn take_back(answer: &AtomicU64) {
+    let none = |state: u64| Some((state | ANSWER).wrapping_add(1 << CLOSINGS_SHIFT));
+    let _ = answer.fetch_update(Ordering::AcqRel, Ordering::Relaxed, none);
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ const FIRST_COPY_BYTES: u64 = 1024;
 /// An entry whose first so many bytes are asked for ahead lies within them, or is long enough to be waited for.
 const READ_AHEAD_BYTES: u64 = 255;
 
+/// Longer ranges are asked for before they are read: else each page of them is waited for by itself.
+const BRING_BYTES_MIN: u64 = 2 * PAGE_BYTES;
+
 /// Entries of which it is asked whether they are cached, for all that are read ahead together: each is a system call.
 const READ_AHEAD_LOOKS: usize = 2;
 
@@ -81,7 +84,11 @@ impl EntryReader {
         let offset = addr.offset();
         let end = self.space.geometry().segment_end(offset);
         match &self.guarded {
-            None => Op::decode(self.media.region().bytes(MediaRange::new(offset, end - offset))?),
+            None => {
+                let op = Op::decode(self.media.region().bytes(MediaRange::new(offset, end - offset))?)?;
+                self.bring(MediaRange::new(offset, op.footprint_bytes()));
+                Some(op)
+            }
             Some(guarded) => copied_op(guarded, offset, end, scratch),
         }
     }
@@ -98,7 +105,11 @@ impl EntryReader {
     #[inline]
     pub fn bytes<'a>(&'a self, range: MediaRange, scratch: &'a Scratch) -> Option<&'a [u8]> {
         match &self.guarded {
-            None => self.media.region().bytes(range),
+            None => {
+                let bytes = self.media.region().bytes(range)?;
+                self.bring(range);
+                Some(bytes)
+            }
             Some(guarded) => guarded.copy(range, scratch),
         }
     }
@@ -172,6 +183,22 @@ impl EntryReader {
         for addr in entries {
             region.prefetch(addr.offset());
             region.prefetch(addr.offset() + CACHE_LINE_BYTES);
+        }
+    }
+
+    /// Asks the device for all of a range that will be read, if it is longer than what comes with one page, and begins or ends
+    /// with a page that is not cached.
+    #[inline]
+    fn bring(&self, range: MediaRange) {
+        if range.len > BRING_BYTES_MIN {
+            self.bring_long(range);
+        }
+    }
+
+    #[cold]
+    fn bring_long(&self, range: MediaRange) {
+        if !(self.media.is_cached(range.offset) && self.media.is_cached(range.end() - 1)) {
+            self.media.read_ahead(range);
         }
     }
 

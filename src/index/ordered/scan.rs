@@ -109,7 +109,7 @@ impl<'a, P: PassOver> Scan<'a, P> {
             }
         }
         self.wanted = self.wanted.saturating_sub(self.batch.len());
-        self.passing.are_next(&self.batch);
+        self.passing.are_next(&self.batch[..wanted.min(self.batch.len())]);
     }
 }
 
