@@ -84,11 +84,7 @@ impl EntryReader {
         let offset = addr.offset();
         let end = self.space.geometry().segment_end(offset);
         match &self.guarded {
-            None => {
-                let op = Op::decode(self.media.region().bytes(MediaRange::new(offset, end - offset))?)?;
-                self.bring(MediaRange::new(offset, op.footprint_bytes()));
-                Some(op)
-            }
+            None => Op::decode(self.media.region().bytes(MediaRange::new(offset, end - offset))?),
             Some(guarded) => copied_op(guarded, offset, end, scratch),
         }
     }
@@ -153,6 +149,7 @@ impl EntryReader {
     /// True if the entry's bytes are what was written there.
     #[inline(always)]
     pub fn verify(&self, addr: Addr, op: &Op<'_>, site: CheckSite) -> bool {
+        self.bring(MediaRange::new(addr.offset(), op.value().len() as u64));
         op.verify(site, self.seed(addr), addr.offset())
     }
 
