@@ -15,6 +15,7 @@ pub(crate) mod commit;
 mod damage;
 mod housekeeper;
 mod iter;
+mod judge;
 mod keyspace;
 mod pins;
 mod read;

@@ -80,14 +80,20 @@ pub trait InOrder: Iterator<Item = Addr> {
 }
 
 /// Which tombstones do not matter to the reader of a scan, so that emptied ranges cost it little. Asked only about entries
-/// that were marked ([`Index::mark_tombstone`]), after their marks were seen.
+/// that were marked ([`Index::mark_tombstone`]), after their marks were seen. All matter to who says nothing else.
 pub trait PassOver {
     /// True if none of those that were marked so far does.
-    fn all(&self) -> bool;
+    fn all(&self) -> bool {
+        false
+    }
     /// True if the one at this address does not.
-    fn one(&self, at: Addr) -> bool;
+    fn one(&self, _at: Addr) -> bool {
+        false
+    }
     /// True if nothing from this key on matters.
-    fn is_beyond(&self, key: &[u8]) -> bool;
+    fn is_beyond(&self, _key: &[u8]) -> bool {
+        false
+    }
     /// These are shown next: time to ask a device for them.
     fn are_next(&self, _entries: &[Addr]) {}
 }
@@ -95,19 +101,7 @@ pub trait PassOver {
 /// For a reader to whom all entries matter.
 pub struct PassNothing;
 
-impl PassOver for PassNothing {
-    fn all(&self) -> bool {
-        false
-    }
-
-    fn one(&self, _at: Addr) -> bool {
-        false
-    }
-
-    fn is_beyond(&self, _key: &[u8]) -> bool {
-        false
-    }
-}
+impl PassOver for PassNothing {}
 
 /// That of a kind without order.
 impl InOrder for std::iter::Empty<Addr> {

@@ -174,15 +174,22 @@ fn bytes_that_no_drain_follows_are_read_back_and_drained_later() {
     });
 }
 
+/// In a folder of a file system of 1 MiB that only the thread of the test sees.
+fn on_a_small_device(test: impl FnOnce(&Path) + Send) {
+    let run = || {
+        let directory = tempfile::tempdir().unwrap();
+        match testing::mount_private_tmpfs(directory.path(), 1 << 20) {
+            Ok(()) => test(directory.path()),
+            Err(errno) => eprintln!("not run: a private tmpfs cannot be mounted here (errno {errno})"),
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+}
+
 #[test]
 fn an_os_write_into_a_hole_on_a_full_device_is_an_error_and_no_signal() {
-    std::thread::spawn(move || {
-        let directory = tempfile::tempdir().unwrap();
-        if let Err(errno) = testing::mount_private_tmpfs(directory.path(), 1 << 20) {
-            eprintln!("not run: a private tmpfs cannot be mounted here (errno {errno})");
-            return;
-        }
-        let path = directory.path().join("pool.fkv");
+    on_a_small_device(|directory| {
+        let path = directory.join("pool.fkv");
         let request = OpenRequest { os_by_mapping: true, ..request(&path, MediaChoice::File) };
         let pool = open(&request).unwrap().media;
         assert!(pool.why().contains("through the mapping"), "{}", pool.why());
@@ -191,7 +198,7 @@ fn an_os_write_into_a_hole_on_a_full_device_is_an_error_and_no_signal() {
         pool.write_undrained(hole.offset, b"given back").unwrap();
         // As if somebody had dug it.
         pool.punch(&[hole]).unwrap();
-        let fill = std::fs::write(directory.path().join("fill"), vec![1; 1 << 20]);
+        let fill = std::fs::write(directory.join("fill"), vec![1; 1 << 20]);
         assert!(fill.is_err(), "the device is full");
         for _ in 0..2 {
             let refused = pool.write_undrained(hole.offset, b"no room").unwrap_err();
@@ -199,10 +206,7 @@ fn an_os_write_into_a_hole_on_a_full_device_is_an_error_and_no_signal() {
         }
         pool.write_undrained(8 * PAGE_BYTES, b"room").unwrap();
         assert_eq!(read(&*pool, 8 * PAGE_BYTES, 4), b"room");
-        drop(pool);
-    })
-    .join()
-    .unwrap();
+    });
 }
 
 #[test]
@@ -386,13 +390,8 @@ fn a_read_only_medium_refuses_growth() {
 #[test]
 fn growth_on_a_full_device_is_no_space_and_changes_nothing() {
     for media in [MediaChoice::EmulatedPm, MediaChoice::File] {
-        std::thread::spawn(move || {
-            let directory = tempfile::tempdir().unwrap();
-            if let Err(errno) = testing::mount_private_tmpfs(directory.path(), 1 << 20) {
-                eprintln!("not run: a private tmpfs cannot be mounted here (errno {errno})");
-                return;
-            }
-            let path = directory.path().join("pool.fkv");
+        on_a_small_device(|directory| {
+            let path = directory.join("pool.fkv");
             let pool = open(&request(&path, media)).unwrap().media;
             pool.grow(POOL_BYTES).unwrap();
             pool.write(PAGE_BYTES, b"kept").unwrap();
@@ -409,9 +408,6 @@ fn growth_on_a_full_device_is_no_space_and_changes_nothing() {
             pool.grow(2 * POOL_BYTES).unwrap();
             pool.write(2 * POOL_BYTES - 4, b"more").unwrap();
             pool.drain(Site::FrameDrain).unwrap();
-            drop(pool);
-        })
-        .join()
-        .unwrap();
+        });
     }
 }

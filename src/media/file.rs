@@ -44,8 +44,7 @@ impl FileMedium {
         let can_store = os_by_mapping && !pool.is_read_only() && pool.is_writable();
         let window = can_store.then(|| Window::on(pool.fd().ok()?, len_bytes)).flatten();
         let region = Region::reserve(len_bytes, LARGE_PAGE_BYTES, window.is_some())?;
-        region.map_file(pool.fd()?, len_bytes, libc::MAP_SHARED)?;
-        region.hint_random();
+        map_up_to(&region, &pool, len_bytes)?;
         let why = if window.is_some() { why + "; os writes are stored through the mapping" } else { why };
         Ok(FileMedium { region, pool, why, syncs: SyncTurns::default(), growth: Mutex::new(()), window })
     }
@@ -64,9 +63,7 @@ impl FileMedium {
         self.pool.allocate(from, to)?;
         self.fill(from, to)?;
         self.sync(CallSite::GrowSync, format_args!("fsync after growth to {to} bytes"))?;
-        self.region.map_file(self.pool.fd()?, to, libc::MAP_SHARED)?;
-        self.region.hint_random();
-        Ok(())
+        map_up_to(&self.region, &self.pool, to)
     }
 
     /// Writes zeros over `[from, to)`, which the caller syncs. Who drains meanwhile waits for one step of it.
@@ -96,6 +93,13 @@ impl FileMedium {
         let synced = self.syncs.sync_alone(|| persist::sync_all(site, fd));
         synced.map_err(|errno| self.pool.error(what, errno))
     }
+}
+
+/// Maps the pool's bytes up to `to`, to be read anywhere.
+fn map_up_to(region: &Region, pool: &PoolFile, to: u64) -> Result<()> {
+    region.map_file(pool.fd()?, to, libc::MAP_SHARED)?;
+    region.hint_random();
+    Ok(())
 }
 
 impl Media for FileMedium {

@@ -368,8 +368,9 @@ impl Region {
         if !self.contains(offset, 1) {
             return true;
         }
-        let at = self.address(offset - offset % PAGE_BYTES, 1);
-        // SAFETY: mapped (`address` asserts it).
+        let at = self.base.as_ptr().wrapping_add((offset - offset % PAGE_BYTES) as usize);
+        // SAFETY: within the region, as was just looked at, whose pages are all mapped or reserved: `mincore` fails for those that
+        // a cut took away.
         unsafe { sys::is_cached(CallSite::AskIfCached, at) }.unwrap_or(true)
     }
 

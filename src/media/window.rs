@@ -25,13 +25,11 @@ use std::os::fd::RawFd;
 const WINDOW_BYTES: u64 = 16 << 10;
 /// Longer writes go by `pwrite`: pages are made ready one by one, and a call that fills several costs less.
 const STORED_BYTES_MAX: u64 = 2 << 10;
-/// In `state`: which window was asked for last, doubled, and 1 more if it is open; above it how often windows were closed.
-const ANSWER: u64 = (1 << CLOSINGS_SHIFT) - 1;
-const CLOSINGS_SHIFT: u32 = 32;
-/// An answer that is none: neither open nor refused anywhere.
-const CLOSED: u64 = ANSWER;
-/// No large page has this number.
-const NOWHERE: u64 = ANSWER;
+/// Bits of an answer; above them is how often it was taken back.
+const ANSWER: u64 = (1 << TAKEN_BACK_SHIFT) - 1;
+const TAKEN_BACK_SHIFT: u32 = 32;
+/// No answer.
+const NONE: u64 = ANSWER;
 /// tmpfs finds the next hole by looking at every page up to there (7 ns each): not in pools that are longer.
 const TMPFS_BYTES_MAX: u64 = 64 << 20;
 
@@ -40,11 +38,34 @@ const _: () = assert!(LARGE_PAGE_BYTES.is_multiple_of(WINDOW_BYTES), "a window l
 const _: () = assert!(STORED_BYTES_MAX < WINDOW_BYTES, "what is stored can lie in one window");
 const _: () = assert!(POOL_BYTES_MAX / WINDOW_BYTES < ANSWER / 2, "every window has a number");
 
-/// Which window was asked for last, and the answer. Guards no memory: any order of its changes is right.
+/// What was found out last, until somebody takes it back. Guards no memory.
+struct Answer(AtomicU64);
+
+impl Answer {
+    /// With what [`Answer::replace`] wants to know.
+    fn seen(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Another answer, unless one was given or taken back since `seen`; false if so.
+    fn replace(&self, seen: u64, answer: u64) -> bool {
+        let after = (seen & !ANSWER) | answer;
+        self.0.compare_exchange(seen, after, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// The answer does not count any more, nor does one that is being looked for.
+    fn take_back(&self) {
+        let none = |answer: u64| Some((answer | NONE).wrapping_add(1 << TAKEN_BACK_SHIFT));
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, none);
+    }
+}
+
+/// Which window was asked for last, and whether it is open.
 pub(super) struct Window {
-    state: AtomicU64,
-    /// The large page in which no hole was found since somebody last made one; above it how often that was.
-    solid: AtomicU64,
+    /// The number of the window, doubled, and 1 more if it is open.
+    state: Answer,
+    /// The large page in which no hole was found.
+    solid: Answer,
     /// Pools that became longer have no window.
     pool_bytes_max: u64,
 }
@@ -60,7 +81,8 @@ impl Window {
     }
 
     fn in_pools_up_to(pool_bytes_max: u64) -> Window {
-        Window { state: AtomicU64::new(CLOSED), solid: AtomicU64::new(NOWHERE), pool_bytes_max }
+        let none = || Answer(AtomicU64::new(NONE));
+        Window { state: none(), solid: none(), pool_bytes_max }
     }
 
     /// True if `range` is to be stored to: it is short and lies in one window, which is open or could be opened.
@@ -70,7 +92,7 @@ impl Window {
         if range.len == 0 || range.len > STORED_BYTES_MAX || (range.end() - 1) / WINDOW_BYTES != number {
             return false;
         }
-        match self.state.load(Ordering::Relaxed) & ANSWER {
+        match self.state.0.load(Ordering::Relaxed) & ANSWER {
             answer if answer == 2 * number + 1 => true,
             answer if answer == 2 * number => false,
             _ => self.open(fd, region, number),
@@ -79,50 +101,41 @@ impl Window {
 
     #[cold]
     fn open(&self, fd: RawFd, region: &Region, number: u64) -> bool {
-        let before = self.state.load(Ordering::Acquire);
+        let seen = self.state.seen();
         let range = MediaRange::new(number * WINDOW_BYTES, WINDOW_BYTES);
         let is_open = range.end() <= region.len()
             && region.len() <= self.pool_bytes_max
             && self.is_solid(fd, range.offset / LARGE_PAGE_BYTES, region.len())
             && region.try_populate(range, true).is_ok();
-        let after = (before & !ANSWER) | (2 * number + u64::from(is_open));
         // What was found out counts only if nobody closed windows meanwhile.
-        let is_current =
-            self.state.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let is_current = self.state.replace(seen, 2 * number + u64::from(is_open));
         is_open && is_current
     }
 
     /// True if the large page of this number, than which no folio is larger, has no hole below `len`.
     fn is_solid(&self, fd: RawFd, large_page: u64, len: u64) -> bool {
-        let before = self.solid.load(Ordering::Acquire);
-        if before & ANSWER == large_page {
+        let seen = self.solid.seen();
+        if seen & ANSWER == large_page {
             return true;
         }
         let start = large_page * LARGE_PAGE_BYTES;
         let end = len.min(start + LARGE_PAGE_BYTES);
         let is_solid = sys::next_hole(fd, start).is_ok_and(|hole| hole.is_some_and(|hole| hole >= end));
         // As for `state`: a hole that was made meanwhile may lie where it was looked at before.
-        let after = (before & !ANSWER) | large_page;
-        is_solid && self.solid.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        is_solid && self.solid.replace(seen, large_page)
     }
 
     /// The next store asks again whether its pages are ready.
     pub(super) fn close(&self) {
-        take_back(&self.state);
+        self.state.take_back();
     }
 
     /// The same, and whether there is a hole. Called before holes are made, and behind it again: what others found out
     /// meanwhile is forgotten, too.
     pub(super) fn forget(&self) {
-        take_back(&self.solid);
+        self.solid.take_back();
         self.close();
     }
-}
-
-/// An answer does not count any more, nor does one that is being looked for.
-fn take_back(answer: &AtomicU64) {
-    let none = |state: u64| Some((state | ANSWER).wrapping_add(1 << CLOSINGS_SHIFT));
-    let _ = answer.fetch_update(Ordering::AcqRel, Ordering::Relaxed, none);
 }
 
 #[cfg(test)]
@@ -189,23 +202,24 @@ mod tests {
             assert!(is_ready());
         });
     }
+
     #[test]
     fn what_was_found_out_while_windows_were_closed_does_not_open_one() {
         with_a_hole(|window, fd, region| {
-            let before = window.state.load(Ordering::Relaxed);
+            let before = window.state.0.load(Ordering::Relaxed);
             window.forget();
             assert_ne!(
-                window.state.load(Ordering::Relaxed),
+                window.state.0.load(Ordering::Relaxed),
                 before,
                 "who asked before sees that it was closed"
             );
             assert!(window.is_ready(fd, region, MediaRange::new(0, 64)));
-            let open = window.state.load(Ordering::Relaxed);
+            let open = window.state.0.load(Ordering::Relaxed);
             window.close();
             assert!(
-                window.state.compare_exchange(open, before, Ordering::Relaxed, Ordering::Relaxed).is_err()
+                window.state.0.compare_exchange(open, before, Ordering::Relaxed, Ordering::Relaxed).is_err()
             );
-            assert_eq!(window.state.load(Ordering::Relaxed) & ANSWER, CLOSED);
+            assert_eq!(window.state.0.load(Ordering::Relaxed) & ANSWER, NONE);
         });
     }
 

@@ -202,8 +202,8 @@ impl EntryReader {
     /// Asks the device for all of these entries at once, in windows of so many bytes that hold one; not if those that are
     /// looked at are cached.
     pub fn read_ahead(&self, entries: &[Addr], window_bytes: u64) {
-        let looks = entries.iter().step_by((entries.len() / READ_AHEAD_LOOKS).max(1));
-        if entries.len() < 2 || looks.clone().all(|addr| self.media.is_cached(addr.offset())) {
+        let mut looks = entries.iter().step_by((entries.len() / READ_AHEAD_LOOKS).max(1));
+        if entries.len() < 2 || looks.all(|addr| self.media.is_cached(addr.offset())) {
             return;
         }
         for range in windows_of(entries, window_bytes) {

@@ -219,16 +219,13 @@ impl Chunk {
     #[inline]
     fn push(&mut self, addr: Addr, op: &Op<'_>) {
         let (key_len, value_len) = (op.key().len(), op.value().len());
-        let is_short = op.kind() == OpKind::Put && value_len <= VALUE_BYTES_MAX;
-        let at = self.bytes.len() as u32;
-        if is_short {
-            self.bytes.extend_from_slice(op.key_and_value());
-        } else {
-            self.bytes.extend_from_slice(op.key());
-            self.unread.push((self.entries.len(), addr));
+        if op.kind() == OpKind::Put && value_len <= VALUE_BYTES_MAX {
+            return self.push_pair(op.key_and_value(), key_len);
         }
-        let value_len = is_short.then_some(value_len as u32);
-        self.entries.push(Ok(Entry { at, key_len: key_len as u32, value_len }));
+        self.unread.push((self.entries.len(), addr));
+        let at = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(op.key());
+        self.entries.push(Ok(Entry { at, key_len: key_len as u32, value_len: None }));
     }
 
     /// The key of the last entry, if that can be shown.

@@ -32,16 +32,8 @@ struct PassOne {
 }
 
 impl PassOver for PassOne {
-    fn all(&self) -> bool {
-        false
-    }
-
     fn one(&self, at: Addr) -> bool {
         at == self.at
-    }
-
-    fn is_beyond(&self, _key: &[u8]) -> bool {
-        false
     }
 }
 
@@ -306,18 +298,6 @@ fn whatever_moves_slots_takes_their_marks_along() {
 struct Told<'a>(&'a std::cell::RefCell<Vec<Addr>>);
 
 impl PassOver for Told<'_> {
-    fn all(&self) -> bool {
-        false
-    }
-
-    fn one(&self, _at: Addr) -> bool {
-        false
-    }
-
-    fn is_beyond(&self, _key: &[u8]) -> bool {
-        false
-    }
-
     fn are_next(&self, entries: &[Addr]) {
         self.0.borrow_mut().extend(entries);
     }
