@@ -395,12 +395,15 @@ fn growth_on_a_full_device_is_no_space_and_changes_nothing() {
             let pool = open(&request(&path, media)).unwrap().media;
             pool.grow(POOL_BYTES).unwrap();
             pool.write(PAGE_BYTES, b"kept").unwrap();
-            let error = pool.grow(2 << 20).unwrap_err();
-            let needed = (2 << 20) - POOL_BYTES;
-            assert!(
-                matches!(error, Error::NoSpace { needed_bytes, .. } if needed_bytes == needed),
-                "{error}"
-            );
+            // By less than a large page, and by some of them.
+            for to in [2 << 20, 9 << 20] {
+                let error = pool.grow(to).unwrap_err();
+                let needed = to - POOL_BYTES;
+                assert!(
+                    matches!(error, Error::NoSpace { needed_bytes, .. } if needed_bytes == needed),
+                    "{error}"
+                );
+            }
             assert_eq!(pool.len_bytes(), POOL_BYTES);
             pool.publish().unwrap();
             assert_eq!(std::fs::metadata(&path).unwrap().len(), POOL_BYTES, "the length was restored");

@@ -12,8 +12,9 @@
 
 use super::pool_file::PoolFile;
 use super::region::{HUGE_PAGE_BYTES, LARGE_PAGE_BYTES};
-use super::sys::{self, CallSite};
+use super::sys::{self, CallSite, InPlace};
 use super::{FlushGranularity, Media, MediaKind, Region, Site, persist};
+use crate::constants::PAGE_BYTES;
 use crate::error::{Error, Result};
 use crate::sync::Mutex;
 use crate::types::MediaRange;
@@ -58,9 +59,30 @@ impl DaxMedium {
     }
 
     fn lengthen(&self, from: u64, to: u64) -> Result<()> {
-        self.pool.allocate(from, to)?;
+        let old = self.pool.stat()?.len;
+        self.allocate_large_pages(from, to);
+        self.pool.allocate_from(from, to, old)?;
         self.sync(CallSite::GrowSync, format_args!("fsync after growth to {to} bytes"))?;
         self.map(to)
+    }
+
+    /// Allocates `[from, to)` on tmpfs in large pages, where the system merges them: one small page of each is allocated, and
+    /// the merge clears the rest. `fallocate` makes 512 small ones, which are cleared one by one, and copied by a later merge.
+    /// Whatever is left out here is allocated afterwards, so it fails in silence.
+    fn allocate_large_pages(&self, from: u64, to: u64) {
+        let (start, end) = (from.next_multiple_of(LARGE_PAGE_BYTES), to - to % LARGE_PAGE_BYTES);
+        if start >= end || self.region.has_no_large_pages() {
+            return;
+        }
+        let Ok(fd) = self.pool.fd() else { return };
+        if sys::overwrites_in_place(fd) != Ok(Some(InPlace::Tmpfs)) {
+            return;
+        }
+        // The last page of all as well, so that the file is as long as what is merged.
+        let seeds = (start..end).step_by(LARGE_PAGE_BYTES as usize).chain([to - PAGE_BYTES]);
+        if seeds.into_iter().all(|at| sys::allocate(fd, at, at + PAGE_BYTES).is_ok()) {
+            self.region.merge_behind_end(fd, MediaRange::new(start, end - start));
+        }
     }
 
     fn sync(&self, site: CallSite, what: std::fmt::Arguments<'_>) -> Result<()> {

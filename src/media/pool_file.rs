@@ -291,7 +291,7 @@ impl PoolFile {
         self.writable
     }
 
-    fn stat(&self) -> Result<Stat> {
+    pub(super) fn stat(&self) -> Result<Stat> {
         sys::stat(self.fd()?).map_err(|errno| self.error(format_args!("fstat"), errno))
     }
 
@@ -385,7 +385,11 @@ impl PoolFile {
 
     /// Allocates `[from, to)`, zeroed, and raises the file's length.
     pub(super) fn allocate(&self, from: u64, to: u64) -> Result<()> {
-        let old = self.stat()?.len;
+        self.allocate_from(from, to, self.stat()?.len)
+    }
+
+    /// The same for a file that was `old` bytes long, whatever was allocated behind them since then.
+    pub(super) fn allocate_from(&self, from: u64, to: u64, old: u64) -> Result<()> {
         match sys::allocate(self.fd()?, from, to) {
             Ok(()) => {}
             Err(libc::EOPNOTSUPP | libc::ENOSYS) => return self.write_zeros(from, to),

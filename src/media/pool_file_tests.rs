@@ -281,16 +281,18 @@ fn auto_says_what_it_chose_and_dax_is_refused_where_it_is_none() {
 
 #[test]
 fn a_file_with_part_of_a_page_is_opened_without_it_and_growth_zeroes_it() {
-    for media in [MediaChoice::File, MediaChoice::EmulatedPm] {
-        let directory = tempfile::tempdir().unwrap();
+    let media = [MediaChoice::File, MediaChoice::EmulatedPm];
+    // To some pages, and to so many that large ones are allocated.
+    for (media, to) in media.into_iter().flat_map(|media| [(media, 3 * PAGE_BYTES), (media, 9 << 20)]) {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = directory.path().join("pool.fkv");
         std::fs::write(&path, vec![7; 2 * PAGE_BYTES as usize + 100]).unwrap();
         let opened = super::open(&request(&path, media)).unwrap();
         assert!(!opened.is_new);
         assert_eq!(opened.media.len_bytes(), 2 * PAGE_BYTES);
-        opened.media.grow(3 * PAGE_BYTES).unwrap();
-        let tail = opened.media.region().bytes(MediaRange::new(2 * PAGE_BYTES, PAGE_BYTES)).unwrap();
-        assert!(tail.iter().all(|&byte| byte == 0));
+        opened.media.grow(to).unwrap();
+        let grown = MediaRange::new(2 * PAGE_BYTES, to - 2 * PAGE_BYTES);
+        assert!(opened.media.region().bytes(grown).unwrap().iter().all(|&byte| byte == 0), "{media:?}, {to}");
     }
 }
 

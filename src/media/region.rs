@@ -408,8 +408,18 @@ impl Region {
         };
     }
 
+    /// The same for `range` of a file, whole large pages behind the end of this region: in a mapping of its own. What is merged
+    /// counts once it is merged here.
+    pub(super) fn merge_behind_end(&self, fd: RawFd, range: MediaRange) {
+        let Ok(whole) = Region::reserve_exactly(range.end(), LARGE_PAGE_BYTES, true) else { return };
+        if whole.map_file(fd, range.end(), libc::MAP_SHARED).is_ok() {
+            whole.merge_large_pages(range);
+            self.merge_refusals.fetch_add(whole.merged_large_pages().1, Ordering::Relaxed);
+        }
+    }
+
     /// The system was asked for large pages often enough, and gave none.
-    fn has_no_large_pages(&self) -> bool {
+    pub(super) fn has_no_large_pages(&self) -> bool {
         let (merged, refusals) = self.merged_large_pages();
         merged == 0 && refusals >= MERGE_TRIES_MAX
     }

@@ -274,6 +274,7 @@ pub fn description() -> serde_json::Value {
         "clwb": pmem::has_clwb(),
         "transparent_hugepage": whole("/sys/kernel/mm/transparent_hugepage/enabled"),
         "transparent_hugepage_shmem": whole("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
+        "free_pages_reported_to_host_from_order": whole("/sys/module/page_reporting/parameters/page_reporting_order"),
         "load_average": whole("/proc/loadavg"),
     })
 }
