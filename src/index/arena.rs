@@ -51,8 +51,12 @@ pub struct Line {
 
 /// Entries of a leaf of the ordered index: what fills eight cache lines, so that no leaf lies on two pages.
 pub const LEAF_SLOTS: usize = 31;
-/// Separators of an inner node of the ordered index.
-pub const INNER_SLICES: usize = 82;
+/// Children in one line of an inner node of the ordered index, beside the separators between them.
+pub const GROUP_CHILDREN: usize = 6;
+/// Such lines in an inner node.
+pub const INNER_GROUPS: usize = 13;
+/// Separators of an inner node.
+pub const INNER_SLICES: usize = INNER_GROUPS * GROUP_CHILDREN - 1;
 /// Words of key bytes in a [`Layer`].
 pub const LAYER_WORDS: usize = 5;
 
@@ -72,19 +76,30 @@ pub struct Leaf {
     pub words: [AtomicU64; LEAF_SLOTS],
 }
 
-/// An inner node of the ordered index: child `i` holds the slices from separator `i - 1` up to separator `i`.
+/// An inner node of the ordered index: child `i` holds the slices from separator `i - 1` up to separator `i`. Each line
+/// of children is full before the next one has any. A search reads three lines: the two before the groups, and one of
+/// those.
 #[repr(C, align(1024))]
 pub struct Inner {
     /// Its version lock.
     pub version: AtomicU64,
     /// Separators in use; there is one child more.
     pub count: AtomicU64,
+    /// The separators between groups.
+    pub pivots: [AtomicU64; INNER_GROUPS - 1],
     /// A bit for each child that a scan may pass over.
     pub passed: [AtomicU64; 2],
+    /// The children, and the other separators.
+    pub groups: [Group; INNER_GROUPS],
+}
+
+/// A cache line of an inner node: some of its children, and the separators between them.
+#[repr(C, align(64))]
+pub struct Group {
     /// The separators.
-    pub slices: [AtomicU64; INNER_SLICES],
+    pub slices: [AtomicU64; GROUP_CHILDREN - 1],
     /// The children.
-    pub children: [AtomicU32; INNER_SLICES + 1],
+    pub children: [AtomicU32; GROUP_CHILDREN],
 }
 
 /// The head of one tree of the ordered index, or more bytes of its prefix.
@@ -114,6 +129,8 @@ const _: () =
 const _: () = assert!(size_of::<Page>() as u64 == PAGE_BYTES);
 const _: () = assert!(size_of::<Leaf>() == 512 && size_of::<Inner>() == 1024);
 const _: () = assert!(size_of::<Layer>() as u64 == CACHE_LINE_BYTES);
+const _: () = assert!(size_of::<Group>() as u64 == CACHE_LINE_BYTES);
+const _: () = assert!(std::mem::offset_of!(Inner, groups) as u64 == 2 * CACHE_LINE_BYTES);
 const _: () = assert!(size_of::<usize>() == 8, "reservations are larger than a 32-bit address space");
 
 /// What a reservation may hold.
@@ -166,8 +183,11 @@ unsafe impl Node for Inner {
     fn clear(&self) {
         self.version.store(0, Ordering::Relaxed);
         self.count.store(0, Ordering::Relaxed);
-        self.passed.iter().chain(&self.slices).for_each(|word| word.store(0, Ordering::Relaxed));
-        self.children.iter().for_each(|child| child.store(0, Ordering::Relaxed));
+        let slices = self.groups.iter().flat_map(|group| &group.slices);
+        let words = self.pivots.iter().chain(&self.passed).chain(slices);
+        words.for_each(|word| word.store(0, Ordering::Relaxed));
+        let children = self.groups.iter().flat_map(|group| &group.children);
+        children.for_each(|child| child.store(0, Ordering::Relaxed));
     }
 }
 

@@ -90,8 +90,8 @@ impl Nodes {
         let inner = self.inners.get(number & !INNER);
         let count = inner.len();
         let [low, high] = range.slices();
-        let first = low.map_or(0, |(slice, _)| inner.child_of(count, slice));
-        let last = high.map_or(count, |(slice, _)| inner.child_of(count, slice));
+        let first = low.map_or(0, |(slice, _)| inner.child_of(count, slice).0);
+        let last = high.map_or(count, |(slice, _)| inner.child_of(count, slice).0);
         if first >= last {
             return self.estimate_node(inner.child(last), range, samples, layers);
         }

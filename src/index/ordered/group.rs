@@ -87,7 +87,7 @@ impl Nodes {
                 let seen = version(&inner.version)?;
                 check(way.lock, way.seen)?;
                 (way.lock, way.seen) = (&inner.version, seen);
-                let child = inner.child(inner.child_of(inner.len(), way.slice));
+                let (_, child) = inner.child_of(inner.len(), way.slice);
                 self.ask_for(child);
                 way.next = Next::Node(child);
             }

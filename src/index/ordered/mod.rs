@@ -14,6 +14,7 @@
 //!   - the slots of a leaf are sorted by slice and rank; keys of a run, equal in both, by their bytes
 //!   - a link covers every key that starts with its bytes of the slice: no other slot of its tree holds such a key, and no
 //!     separator lies among them
+//!   - slices that are not in use, in nodes of trees, are the greatest there is: searches look at them, too
 //!   - slots with one slice lie in one leaf: separators are slices. So `RUN_MAX` leaves a leaf that can be split
 //!   - no leaf has a version twice, not even when it was given back and handed out again: see `look.rs`
 //!   - what a node says of places changes only together with its version. A word alone changes under the lock and the old
@@ -194,7 +195,7 @@ impl OrderedIndex {
             inners: Pool::new(space.take(leaves)),
             leaves: Pool::new(space.take(leaves)),
         };
-        let first = nodes.new_layer(&[], nodes.leaves.allocate());
+        let first = nodes.new_tree();
         Ok(OrderedIndex { nodes: Arc::new(nodes), first, log, entries, unplaced: Unplaced::default() })
     }
 
@@ -506,7 +507,7 @@ impl Index for OrderedIndex {
         let mut space = AddressSpace::reserve(EntryCount::needed_bytes())?;
         let entries = EntryCount::new(&mut space);
         let nodes = Arc::clone(&self.nodes);
-        let first = nodes.new_layer(&[], nodes.leaves.allocate());
+        let first = nodes.new_tree();
         Ok(OrderedIndex { nodes, first, log: Arc::clone(&self.log), entries, unplaced: Unplaced::default() })
     }
 

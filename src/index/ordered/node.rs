@@ -6,10 +6,10 @@
 //! with `Acquire`, so whoever sees a new value also sees that the version was locked before it.
 
 use super::super::arena::{
-    INNER_SLICES, Inner, LAYER_WORDS, LEAF_SLOTS, Layer, Leaf, VERSION_FLAGS, prefetch,
+    GROUP_CHILDREN, INNER_SLICES, Inner, LAYER_WORDS, LEAF_SLOTS, Layer, Leaf, VERSION_FLAGS, prefetch,
 };
 use crate::constants::ADDR_BITS;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::Backoff;
 use std::hint::select_unpredictable;
@@ -224,22 +224,23 @@ pub fn step_over(key: &mut Vec<u8>) -> bool {
     false
 }
 
-/// How many of `slices`, of which the first `count` are sorted, hold `is_before`. No branch depends on what is loaded.
-#[inline]
-fn partition(slices: &[AtomicU64], count: usize, is_before: impl Fn(u64) -> bool) -> usize {
-    if count == 0 {
-        return 0;
-    }
-    let (mut base, mut size) = (0, count);
-    while size > 1 {
-        let half = size / 2;
-        // What the comparison says cannot be predicted: a branch would be wrong half of the time, at each step.
-        let is_upper = is_before(slices[base + half - 1].load(Ordering::Acquire));
-        base = select_unpredictable(is_upper, base + half, base);
-        size -= half;
-    }
-    base + usize::from(is_before(slices[base].load(Ordering::Acquire)))
+/// How many of `slices`, which are sorted, hold `is_before`. All are compared, and no branch depends on what is loaded:
+/// the comparisons wait neither for each other nor for what cannot be predicted.
+#[inline(always)]
+fn partition<const N: usize>(slices: [&AtomicU64; N], is_before: impl Fn(u64) -> bool) -> usize {
+    slices.iter().enumerate().fold(0, |found, (at, slice)| {
+        select_unpredictable(is_before(slice.load(Ordering::Acquire)), at + 1, found)
+    })
 }
+
+/// In slots that are not in use: searches look at them, too, and none is behind it.
+const UNUSED: u64 = u64::MAX;
+
+/// Slices of a leaf that share a cache line, and those beside version and count.
+const LINE_SLICES: usize = 8;
+const HEAD_SLICES: usize = 6;
+/// The lines of slices, but for the last one.
+const LEAF_LINES: usize = (LEAF_SLOTS - HEAD_SLICES).div_ceil(LINE_SLICES);
 
 /// Where a leaf's marks begin in the word that counts its slots: bit `i` of them says that slot `i` holds a tombstone. A slot
 /// without may hold one, too.
@@ -308,7 +309,14 @@ impl Leaf {
     /// The first slot that is not below a slice.
     #[inline]
     pub fn first_of(&self, count: usize, slice: u64) -> usize {
-        partition(&self.slices, count, |other| other < slice)
+        let is_before = |other| other < slice;
+        let lasts = std::array::from_fn(|line| &self.slices[HEAD_SLICES - 1 + line * LINE_SLICES]);
+        let lines = partition::<LEAF_LINES>(lasts, is_before);
+        let from =
+            (HEAD_SLICES + lines * LINE_SLICES).saturating_sub(LINE_SLICES).min(LEAF_SLOTS - LINE_SLICES);
+        let line = std::array::from_fn(|at| &self.slices[from + at]);
+        // More than there are only while the leaf changes.
+        (from + partition::<LINE_SLICES>(line, is_before)).min(count)
     }
 
     /// The first slot from `at` on that is not below a slice and rank, if `at` is the first that is not below the slice.
@@ -416,6 +424,11 @@ impl Leaf {
         self.words[at].store(word, Ordering::Release);
     }
 
+    /// The slots from `count` on are not in use.
+    fn clear_from(&self, count: usize) {
+        self.slices[count..].iter().for_each(|slice| slice.store(UNUSED, Ordering::Release));
+    }
+
     #[inline]
     pub fn insert(&self, at: usize, slice: u64, word: Word) {
         let (count, marks) = (self.len(), self.marks());
@@ -434,6 +447,7 @@ impl Leaf {
         for at in to..count {
             self.set(at - (to - from), self.slice(at), self.word(at).0);
         }
+        self.clear_from(count - (to - from));
         self.set_count(count - (to - from), marks >> to << from | marks & ((1 << from) - 1));
     }
 
@@ -450,6 +464,7 @@ impl Leaf {
             "a leaf is sorted by slice and rank"
         );
         entries.iter().enumerate().for_each(|(at, &(slice, word))| self.set(at, slice, word.0));
+        self.clear_from(entries.len());
         self.set_count(entries.len(), marks);
     }
 }
@@ -461,26 +476,50 @@ impl Inner {
         (self.count.load(Ordering::Acquire) as usize).min(INNER_SLICES)
     }
 
+    /// Where separator `at` lies: behind the child with its number, which is the last one of a group or not.
+    #[inline]
+    fn slice_slot(&self, at: usize) -> &AtomicU64 {
+        let (group, at) = (at / GROUP_CHILDREN, at % GROUP_CHILDREN);
+        self.groups[group].slices.get(at).unwrap_or_else(|| &self.pivots[group])
+    }
+
+    #[inline]
+    fn child_slot(&self, at: usize) -> &AtomicU32 {
+        &self.groups[at / GROUP_CHILDREN].children[at % GROUP_CHILDREN]
+    }
+
     #[inline]
     pub fn slice(&self, at: usize) -> u64 {
-        self.slices[at].load(Ordering::Acquire)
+        self.slice_slot(at).load(Ordering::Acquire)
     }
 
     #[inline]
     pub fn child(&self, at: usize) -> u32 {
-        self.children[at].load(Ordering::Acquire)
+        self.child_slot(at).load(Ordering::Acquire)
     }
 
-    /// Which child holds `slice`.
+    /// Which of the children holds `slice`, and that child.
     #[inline]
-    pub fn child_of(&self, count: usize, slice: u64) -> usize {
-        partition(&self.slices, count, |separator| separator <= slice)
+    pub fn child_of(&self, count: usize, slice: u64) -> (usize, u32) {
+        let is_before = |separator| separator <= slice;
+        let number = partition(self.pivots.each_ref(), is_before);
+        let group = &self.groups[number];
+        let at = partition(group.slices.each_ref(), is_before);
+        let child = number * GROUP_CHILDREN + at;
+        // What is behind the last separator counts only for the greatest of all slices, or while the node changes.
+        if child <= count {
+            (child, group.children[at].load(Ordering::Acquire))
+        } else {
+            (count, self.child(count))
+        }
     }
 
+    /// Asks for all that a search may read: who asks for the line of children once it is known waits twice.
     #[inline]
     pub fn prefetch(&self) {
         prefetch(&self.version);
-        (4..INNER_SLICES).step_by(8).for_each(|at| prefetch(&self.slices[at]));
+        prefetch(&self.passed);
+        self.groups.iter().for_each(prefetch);
     }
 
     /// Bit `i` says that a scan may pass over child `i`, a leaf with nothing but marked slots. It changes without the version.
@@ -502,12 +541,18 @@ impl Inner {
         self.set_passed(others | u128::from(is_passed) << child);
     }
 
-    pub fn set_child(&self, at: usize, child: u32) {
-        self.children[at].store(child, Ordering::Release);
+    fn set_child(&self, at: usize, child: u32) {
+        self.child_slot(at).store(child, Ordering::Release);
     }
 
     pub fn set_slice(&self, at: usize, slice: u64) {
-        self.slices[at].store(slice, Ordering::Release);
+        self.slice_slot(at).store(slice, Ordering::Release);
+    }
+
+    /// Leaves the first `count` separators.
+    pub fn truncate(&self, count: usize) {
+        (count..INNER_SLICES).for_each(|at| self.set_slice(at, UNUSED));
+        self.count.store(count as u64, Ordering::Release);
     }
 
     /// Puts separator `at` and the child to its right in place. Neither half may be passed over.
@@ -535,7 +580,7 @@ impl Inner {
             self.set_slice(from - 1, self.slice(from));
             self.set_child(from, self.child(from + 1));
         }
-        self.count.store(count as u64 - 1, Ordering::Release);
+        self.truncate(count - 1);
     }
 
     /// Separators, and children, of which there is one more; and which of them may be passed over.
@@ -552,7 +597,7 @@ impl Inner {
         slices.iter().enumerate().for_each(|(at, &slice)| self.set_slice(at, slice));
         children.iter().enumerate().for_each(|(at, &child)| self.set_child(at, child));
         self.set_passed(halves(passed, children.len()).0);
-        self.count.store(slices.len() as u64, Ordering::Release);
+        self.truncate(slices.len());
     }
 }
 

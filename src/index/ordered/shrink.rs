@@ -71,8 +71,8 @@ impl OrderedIndex {
                 self.retire_node(number);
                 return Ok(true);
             }
-            let child = inner.child_of(count, slice);
-            number = inner.child(child);
+            let child;
+            (child, number) = inner.child_of(count, slice);
             parent = Some((inner, child));
             (lock, seen) = (node_lock, node_seen);
         }

@@ -25,6 +25,13 @@ struct Edges {
 }
 
 impl Nodes {
+    /// A layer that holds nothing.
+    pub fn new_tree(&self) -> u32 {
+        let leaf = self.leaves.allocate();
+        self.leaves.get(leaf).fill(&[], 0);
+        self.new_layer(&[], leaf)
+    }
+
     /// A layer that nobody can see yet.
     pub fn new_layer(&self, prefix: &[u8], root: u32) -> u32 {
         let first = self.layers.allocate();
@@ -106,7 +113,7 @@ impl Nodes {
         let (lower, upper) = halves(passed, cut + 1);
         self.inners.get(right).fill(&slices[cut + 1..], &children[cut + 1..], upper);
         inner.set_passed(lower);
-        inner.count.store(cut as u64, Ordering::Release);
+        inner.truncate(cut);
         (slices[cut], right | INNER)
     }
 }
@@ -153,10 +160,10 @@ impl OrderedIndex {
                 return Ok(());
             }
             let count = inner.len();
-            let child = inner.child_of(count, slice);
+            let child;
+            (child, number) = inner.child_of(count, slice);
             edges =
                 Edges { is_first: edges.is_first && child == 0, is_last: edges.is_last && child == count };
-            number = inner.child(child);
             parent = Parent::Inner(inner, child);
             parent_version = seen;
         }

@@ -2,11 +2,13 @@
 //! bytes, long common parts, one byte to 64 KiB. A failure names the family of keys and the seed.
 
 mod marks;
+mod search;
 
 use super::look::Slots;
 use super::node::{INNER, RANK_LONGER, SLICE_BYTES, Word, padded, slice_at};
 use super::{OrderedIndex, RUN_MAX};
 use crate::epoch;
+use crate::index::arena::{INNER_SLICES, LEAF_SLOTS};
 use crate::index::conformance::{Rng, mix};
 use crate::index::{Candidate, Direction, Edge, Index, Key, LogKeys, PassNothing, PassOver, Upsert};
 use crate::media::durable::Durable;
@@ -156,6 +158,9 @@ impl Subject {
         }
         let (slices, children, passed) = self.index.nodes.inners.get(number & !INNER).contents();
         assert_eq!(passed >> 1 >> slices.len(), 0, "nothing but children is named");
+        let inner = self.index.nodes.inners.get(number & !INNER);
+        let unused = (slices.len()..INNER_SLICES).map(|at| inner.slice(at));
+        assert!(unused.into_iter().all(|slice| slice == u64::MAX), "no search stops at what is not in use");
         assert!(slices.is_sorted_by(|a, b| a < b), "separators part children");
         assert!(slices.iter().all(|&slice| slice >= low && slice <= high));
         for (at, &child) in children.iter().enumerate() {
@@ -171,6 +176,8 @@ impl Subject {
     fn check_leaf(&self, number: u32, start: &[u8], (low, high): (u64, u64), seen: &mut (usize, usize)) {
         let leaf = self.index.nodes.leaves.get(number);
         let entries = leaf.entries();
+        let unused = (entries.len()..LEAF_SLOTS).map(|at| leaf.slice(at));
+        assert!(unused.into_iter().all(|slice| slice == u64::MAX), "no search stops at what is not in use");
         seen.0 += 1;
         assert!(
             !leaf.is_passed() || entries.is_empty() || leaf.holds_marks_alone(),

@@ -98,9 +98,9 @@ impl Nodes {
             let inner_version = version(&inner.version)?;
             check(lock, seen)?;
             let count = inner.len();
-            let child = inner.child_of(count, slice);
+            let child;
+            (child, number) = inner.child_of(count, slice);
             passed(inner, inner_version, child, count);
-            number = inner.child(child);
             (lock, seen) = (&inner.version, inner_version);
         }
     }
@@ -190,7 +190,7 @@ impl Nodes {
             for (number, slice) in at.iter_mut() {
                 if *number & INNER != 0 {
                     let inner = self.inners.get(*number & !INNER);
-                    *number = inner.child(inner.child_of(inner.len(), *slice));
+                    (_, *number) = inner.child_of(inner.len(), *slice);
                     if *number & INNER != 0 {
                         self.inners.get(*number & !INNER).prefetch();
                         is_deeper = true;
