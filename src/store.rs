@@ -2,9 +2,9 @@
 
 #[cfg(feature = "sim")]
 use crate::engine::Aim;
-#[cfg(feature = "capi")]
-pub(crate) use crate::engine::FETCH_GROUP;
 use crate::engine::{Engine, Named, WholeStore};
+#[cfg(feature = "capi")]
+pub(crate) use crate::engine::{FETCH_GROUP, Look, copy_value};
 use crate::error::{Error, Result};
 use crate::format::{HOLDER_OFFSET, HolderRecord};
 use crate::holder;
@@ -241,10 +241,10 @@ impl Store {
         with_keyspace!(self.target, (engine, scope) => engine.multi_get(scope, keys))
     }
 
-    /// Asks for the memory of at most [`FETCH_GROUP`] keys that are read next.
+    /// Shows what is seen of each of at most [`FETCH_GROUP`] keys, in their order.
     #[cfg(feature = "capi")]
-    pub(crate) fn fetch_ahead(&self, keys: &[&[u8]]) {
-        with_keyspace!(self.target, (engine, scope) => engine.fetch_ahead(scope, keys));
+    pub(crate) fn look_group(&self, keys: &[&[u8]], show: impl FnMut(usize, Look<'_>)) {
+        with_keyspace!(self.target, (engine, scope) => engine.look_group(scope, keys, show));
     }
 
     /// Accepts a put and returns at once. It is visible and durable within `commit_wait_us_max` without further calls, or

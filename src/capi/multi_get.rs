@@ -6,9 +6,8 @@ use super::last_error;
 use super::snapshot::on_snapshot;
 use super::types::{flatkv_buffer_t, flatkv_slice_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
 use crate::error::{Error, Result, status};
-use crate::store::{FETCH_GROUP, Snapshot, Store};
+use crate::store::{FETCH_GROUP, Look, Snapshot, Store, copy_value};
 use std::ffi::c_void;
-use std::ops::Range;
 
 /// Reads `n` keys, each value into a buffer of its own.
 ///
@@ -180,37 +179,34 @@ fn read_packed(store: &Store, keys: Keys, n: usize, buf: &mut [u8], outputs: Pac
         handle::check_apart(key.data.cast(), key.len, buf.as_ptr().cast(), buf.len())?;
     }
     let (mut used, mut needed) = (0_usize, 0_usize);
-    for i in 0..n {
-        if i.is_multiple_of(FETCH_GROUP) {
-            fetch_ahead(store, &keys, i..n.min(i + FETCH_GROUP));
-        }
-        let room = &mut buf[used..];
-        let (status, value, len) = match key_of(&keys, i).and_then(|key| store.get_into(key, room)) {
-            Ok(Some(len)) => (status::OK, handle::borrowed(&room[..len]), len),
-            Ok(None) => (status::NOT_FOUND, NO_SLICE, 0),
-            Err(Error::BufferTooSmall { needed: len, .. }) => {
-                (status::E_BUFFER_TOO_SMALL, flatkv_slice_t { len, ..NO_SLICE }, len)
-            }
-            Err(error) => (failed_key(INTO, i, &error), NO_SLICE, 0),
-        };
-        outputs.statuses.set(i, status);
-        outputs.values.set(i, value);
-        needed = needed.saturating_add(len);
-        used += if status == status::OK { len } else { 0 };
+    for first in (0..n).step_by(FETCH_GROUP) {
+        let mut group: [&[u8]; FETCH_GROUP] = [&[]; FETCH_GROUP];
+        let group = &mut group[..FETCH_GROUP.min(n - first)];
+        // A key that will be refused stays empty: of that nothing is seen, and a get tells what is wrong.
+        (first..).zip(group.iter_mut()).for_each(|(i, key)| *key = key_of(&keys, i).unwrap_or_default());
+        store.look_group(group, |at, look| {
+            let (i, room) = (first + at, &mut buf[used..]);
+            let read = match look {
+                Look::Value(value) => copy_value(value, room).map(Some),
+                Look::Missing => Ok(None),
+                Look::Unknown => key_of(&keys, i).and_then(|key| store.get_into(key, room)),
+            };
+            let (status, value, len) = match read {
+                Ok(Some(len)) => (status::OK, handle::borrowed(&room[..len]), len),
+                Ok(None) => (status::NOT_FOUND, NO_SLICE, 0),
+                Err(Error::BufferTooSmall { needed: len, .. }) => {
+                    (status::E_BUFFER_TOO_SMALL, flatkv_slice_t { len, ..NO_SLICE }, len)
+                }
+                Err(error) => (failed_key(INTO, i, &error), NO_SLICE, 0),
+            };
+            outputs.statuses.set(i, status);
+            outputs.values.set(i, value);
+            needed = needed.saturating_add(len);
+            used += if status == status::OK { len } else { 0 };
+        });
     }
     outputs.needed.set(needed);
     if needed > used { Err(Error::BufferTooSmall { needed, capacity: buf.len() }) } else { Ok(()) }
-}
-
-/// Asks for the memory of a group's keys; those that will be refused are passed over.
-fn fetch_ahead(store: &Store, keys: &Keys, group: Range<usize>) {
-    let mut bytes: [&[u8]; FETCH_GROUP] = [&[]; FETCH_GROUP];
-    let mut count = 0;
-    for key in group.filter_map(|i| key_of(keys, i).ok()) {
-        bytes[count] = key;
-        count += 1;
-    }
-    store.fetch_ahead(&bytes[..count]);
 }
 
 /// Records what was wrong with one key, which does not make the call fail.

@@ -17,6 +17,7 @@ mod housekeeper;
 mod iter;
 mod judge;
 mod keyspace;
+mod look;
 mod pins;
 mod read;
 mod recovery;
@@ -33,9 +34,11 @@ mod write;
 pub use cleaner::Aim;
 pub use iter::{Iter, RangeEstimate};
 pub use keyspace::{Named, WholeStore};
+#[cfg(feature = "capi")]
+pub use look::{FETCH_GROUP, Look};
 pub use pins::ValueRef;
 #[cfg(feature = "capi")]
-pub use read::FETCH_GROUP;
+pub use read::copy_value;
 pub use snapshot::Snapshot;
 pub use verify::{Finding, Verification};
 

@@ -13,10 +13,6 @@ use crate::sync::Arc;
 use crate::types::{Addr, MediaRange};
 use crate::write_batch::check_key;
 
-/// Keys whose memory is asked for together. Enough to hide the latency of both steps; more would push each other's lines
-/// out of the first-level cache.
-pub const FETCH_GROUP: usize = 32;
-
 impl<I: Index + 'static> Engine<I> {
     /// Finds the newest entry of a key, a tombstone included. The caller holds an epoch guard as long as it uses the entry.
     ///
@@ -99,12 +95,7 @@ impl<I: Index + 'static> Engine<I> {
         let space = scope.look(self)?;
         let Some((addr, op)) = self.find_live(&space, space.key(key), &scratch)? else { return Ok(None) };
         if op.kind() == OpKind::Put {
-            let value = op.value();
-            let capacity = buf.len();
-            let target =
-                buf.get_mut(..value.len()).ok_or(Error::BufferTooSmall { needed: value.len(), capacity })?;
-            target.copy_from_slice(value);
-            return Ok(Some(value.len()));
+            return copy_value(op.value(), buf).map(Some);
         }
         let descriptor = self.descriptor(op.value(), addr.offset())?;
         self.copy_blob(&descriptor, buf)
@@ -160,49 +151,15 @@ impl<I: Index + 'static> Engine<I> {
         let space = scope.look(self)?;
         Ok(self.find_live(&space, space.key(key), &Scratch::new())?.is_some())
     }
+}
 
-    /// Copies many values; asks for the memory of a group of keys before it works on them.
-    pub fn multi_get(&self, scope: impl Scope<I>, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>>> {
-        let mut values = Vec::with_capacity(keys.len());
-        for group in keys.chunks(FETCH_GROUP) {
-            self.fetch_ahead(scope, group);
-            values.extend(group.iter().map(|key| self.get(scope, key)));
-        }
-        values
-    }
-
-    /// Asks for the memory that a get of each of these at most [`FETCH_GROUP`] keys reads.
-    pub fn fetch_ahead(&self, scope: impl Scope<I>, keys: &[&[u8]]) {
-        let _guard = epoch::pin();
-        let Ok(space) = scope.look(self) else { return };
-        self.fetch_ahead_in(&space, keys);
-    }
-
-    /// The same, in a keyspace that may have been dropped since.
-    pub(super) fn fetch_ahead_in(&self, space: &Keyspace<I>, keys: &[&[u8]]) {
-        let _guard = epoch::pin();
-        let mut group = [Key { bytes: &[], hash: 0 }; FETCH_GROUP];
-        group.iter_mut().zip(keys).for_each(|(key, bytes)| *key = space.key(bytes));
-        if self.check_open().is_ok() {
-            self.fetch_keys(&space.index, &group[..keys.len().min(FETCH_GROUP)]);
-        }
-    }
-
-    /// Asks for the memory that a look at each of these keys reads, all keys in step: first where the index may have them,
-    /// then, from there, their entries. The misses of one step overlap, where those of one look follow each other. A hint.
-    /// Under an epoch guard.
-    fn fetch_keys(&self, index: &I, keys: &[Key<'_>]) {
-        if self.reader.is_guarded() {
-            return;
-        }
-        index.prefetch(keys);
-        for &key in keys {
-            index.get(key, |addr| {
-                self.reader.prefetch(&[addr]);
-                None::<()>
-            });
-        }
-    }
+/// Copies a value to the front of `buf` and returns its length.
+#[inline(always)]
+pub fn copy_value(value: &[u8], buf: &mut [u8]) -> Result<usize> {
+    let capacity = buf.len();
+    let target = buf.get_mut(..value.len()).ok_or(Error::BufferTooSmall { needed: value.len(), capacity })?;
+    target.copy_from_slice(value);
+    Ok(value.len())
 }
 
 /// The range of a blob whose chunks follow each other without a gap in one segment.

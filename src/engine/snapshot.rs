@@ -4,7 +4,7 @@
 use super::Engine;
 use super::iter::{Chunk, Iter, Limits};
 use super::keyspace::{Keyspace, Scope};
-use super::read::FETCH_GROUP;
+use super::look::FETCH_GROUP;
 use super::versions::{Held, HeldBlob, Kept, Replaced};
 use crate::checksum::CheckSite;
 use crate::epoch::{self, OpenSection};
@@ -159,7 +159,7 @@ impl<I: Index + 'static> ViewHost for Engine<I> {
     }
 
     fn fetch_ahead(&self, keys: &[&[u8]]) {
-        self.fetch_ahead_in(&self.default, keys);
+        Engine::fetch_ahead(self, &self.default, keys);
     }
 
     fn fill(&self, chunk: &mut Chunk, limits: &Limits, point: Seq) -> Result<()> {
@@ -187,7 +187,7 @@ impl<I: Index + 'static> ViewHost for KeyspaceView<I> {
 
     fn fetch_ahead(&self, keys: &[&[u8]]) {
         if let Some(space) = &self.space {
-            self.engine.fetch_ahead_in(space, keys);
+            self.engine.fetch_ahead(space, keys);
         }
     }
 

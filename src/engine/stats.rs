@@ -53,7 +53,13 @@ impl Counters {
     /// Counts a get.
     #[inline]
     pub fn get(&self) {
-        add(&self.shard().gets, 1);
+        self.gets(1);
+    }
+
+    /// Counts so many.
+    #[inline]
+    pub fn gets(&self, count: u64) {
+        add(&self.shard().gets, count);
     }
 
     fn sum(&self, field: impl Fn(&Shard) -> &AtomicU64) -> u64 {

@@ -5,7 +5,7 @@ use super::Engine;
 use super::blob::StagedBlob;
 use super::commit::{Publisher, Terms, Written};
 use super::keyspace::{Keyspace, OfBatch, Scope};
-use super::read::FETCH_GROUP;
+use super::look::FETCH_GROUP;
 use crate::checksum::CheckSite;
 use crate::constants::FRAME_OPS_MAX;
 use crate::epoch;

@@ -43,6 +43,12 @@ impl<'a> Put<'a> {
         &self.key_and_value[..self.key_len]
     }
 
+    /// The value.
+    #[inline(always)]
+    pub fn value(&self) -> &'a [u8] {
+        &self.key_and_value[self.key_len..]
+    }
+
     /// Bytes of the value.
     #[inline(always)]
     pub fn value_len(&self) -> usize {

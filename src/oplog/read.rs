@@ -20,7 +20,7 @@ const FIRST_COPY_BYTES: u64 = 1024;
 const READ_AHEAD_BYTES: u64 = 255;
 
 /// Longer ranges are asked for before they are read: else each page of them is waited for by itself.
-const BRING_BYTES_MIN: u64 = 2 * PAGE_BYTES;
+pub const BRING_BYTES_MIN: u64 = 2 * PAGE_BYTES;
 
 /// Entries of which it is asked whether they are cached, for all that are read ahead together: each is a system call.
 const READ_AHEAD_LOOKS: usize = 2;
@@ -51,6 +51,12 @@ impl<'a> MappedEntries<'a> {
         let end = self.geometry.offset_of(slot) + self.geometry.segment_size_bytes;
         let put = Put::decode(self.region.bytes(MediaRange::new(offset, end - offset))?)?;
         Some((put, self.table.slot(slot)))
+    }
+
+    /// As [`EntryReader::prefetch`].
+    #[inline(always)]
+    pub fn prefetch(&self, addr: Addr) {
+        prefetch_entry(self.region, addr);
     }
 }
 
@@ -177,10 +183,7 @@ impl EntryReader {
     pub fn prefetch(&self, entries: &[Addr]) {
         // A prefetch never faults; guarded reads do not use the mapping.
         let region = self.media.region();
-        for addr in entries {
-            region.prefetch(addr.offset());
-            region.prefetch(addr.offset() + CACHE_LINE_BYTES);
-        }
+        entries.iter().for_each(|addr| prefetch_entry(region, *addr));
     }
 
     /// Asks the device for all of a range that will be read, if it is longer than what comes with one page, and begins or ends
@@ -216,6 +219,12 @@ impl EntryReader {
     pub fn corrupted(&self, addr: Addr) -> Error {
         Error::Corrupted { what: "entry checksum", offset: addr.offset(), expected: 0, found: 0 }
     }
+}
+
+#[inline(always)]
+fn prefetch_entry(region: &Region, addr: Addr) {
+    region.prefetch(addr.offset());
+    region.prefetch(addr.offset() + CACHE_LINE_BYTES);
 }
 
 /// First a piece within one page, which is all of most entries; then exactly the entry, so that an unreadable page behind

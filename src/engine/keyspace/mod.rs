@@ -65,6 +65,14 @@ impl<I: Index> Keyspace<I> {
         Key { bytes, hash: hash64(self.hash_seed, bytes) }
     }
 
+    /// The keys with their hashes, in `group`, which is as long or longer.
+    #[inline]
+    pub(super) fn key_group<'k, 'g>(&self, keys: &[&'k [u8]], group: &'g mut [Key<'k>]) -> &'g [Key<'k>] {
+        let group = &mut group[..keys.len()];
+        group.iter_mut().zip(keys).for_each(|(key, bytes)| *key = self.key(bytes));
+        group
+    }
+
     /// True if what open found damaged hides nothing of it.
     pub(super) fn is_newer_than_damage(&self) -> bool {
         self.is_newer_than_damage
