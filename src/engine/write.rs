@@ -27,6 +27,7 @@ use crate::types::{Addr, KeyspaceId, SegmentSlot, Seq};
 use crate::write_batch::{WriteBatch, check_key, check_value_len};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use std::ops::ControlFlow;
 
 /// An operation of a batch, ready for the log.
 struct BatchEntry<'a, I: Index> {
@@ -468,6 +469,7 @@ impl<I: Index + 'static> Engine<I> {
         let spot = space.index.look(key, |addr| {
             self.reader.prefetch(&[addr]);
             above = above.max(self.newest_beside(addr));
+            ControlFlow::Continue(())
         });
         (above, spot)
     }

@@ -13,6 +13,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, threads};
 use crate::types::Addr;
 use std::collections::HashMap;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,10 +108,20 @@ impl<I: Index> Subject<I> {
         self.publish(key, seq, self.log.append(key, seq))
     }
 
-    /// Every other one after a look.
+    /// Two of three after a look, half of which break off.
     fn publish(&self, key: u64, seq: u64, at: Addr) -> Upsert {
-        let spot = if seq.is_multiple_of(2) { self.look(key).0 } else { I::Spot::default() };
+        let spot = match seq % 3 {
+            0 => self.look(key).0,
+            1 => self.look_for_one(key),
+            _ => I::Spot::default(),
+        };
         self.publish_at(spot, key, seq, at)
+    }
+
+    /// The key's spot, by a look that breaks off where something is shown that may be the key's.
+    fn look_for_one(&self, key: u64) -> I::Spot {
+        let _guard = epoch::pin();
+        self.index.look(self.key(key, &key.to_le_bytes()), |_| ControlFlow::Break(()))
     }
 
     /// The key's spot, and whether its entry was shown.
@@ -119,6 +130,7 @@ impl<I: Index> Subject<I> {
         let mut is_shown = false;
         let spot = self.index.look(self.key(key, &key.to_le_bytes()), |at| {
             is_shown |= self.log.entry(at).0 == key;
+            ControlFlow::Continue(())
         });
         (spot, is_shown)
     }
@@ -234,6 +246,7 @@ fn behaves_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I, hash: fn(u64) -> u6
             (3, _) => {
                 let (spot, is_shown) = subject.look(key);
                 assert_eq!(is_shown, known.is_some(), "step {step}: look at {key}");
+                let spot = if step.is_multiple_of(2) { spot } else { subject.look_for_one(key) };
                 spots.entry(key).or_insert(spot);
                 epoch::help_grace_period();
             }

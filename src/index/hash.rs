@@ -40,6 +40,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::{Backoff, CachePadded};
 use look::Spot;
+use std::ops::ControlFlow;
 
 const ADDR_MASK: u64 = (1 << ADDR_BITS) - 1;
 const FROZEN: u64 = 1 << ADDR_BITS;
@@ -806,7 +807,7 @@ impl Index for HashIndex {
     }
 
     #[inline]
-    fn look(&self, key: Key<'_>, visit: impl FnMut(Addr)) -> Spot {
+    fn look(&self, key: Key<'_>, visit: impl FnMut(Addr) -> ControlFlow<()>) -> Spot {
         self.look_at(key.hash, visit)
     }
 

@@ -16,6 +16,7 @@ use crate::epoch::Guard;
 use crate::error::Result;
 use crate::media::durable::{Durable, Publishable};
 use crate::types::Addr;
+use std::ops::ControlFlow;
 
 /// One end of a range of keys; `Unbounded` is the end of all keys.
 pub type Edge<'a> = std::ops::Bound<&'a [u8]>;
@@ -132,8 +133,9 @@ pub trait Index: Send + Sync {
     /// Where a key is, or would be: a hint, true or not for as long as it is kept. By default it says nothing.
     type Spot: Copy + Default;
 
-    /// Shows `visit` each entry that may be the key's, of all that were published before the call.
-    fn look(&self, key: Key<'_>, visit: impl FnMut(Addr)) -> Self::Spot;
+    /// Shows `visit` each entry that may be the key's, of all that were published before the call, or those up to where it
+    /// breaks off.
+    fn look(&self, key: Key<'_>, visit: impl FnMut(Addr) -> ControlFlow<()>) -> Self::Spot;
 
     /// [`Index::upsert_if_newer`] of a key that was looked at.
     fn upsert_at(

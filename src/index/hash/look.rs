@@ -13,6 +13,7 @@ use super::{
 use crate::index::arena::{BUCKET_SLOTS, Bucket, Line, PAGE_BUCKETS};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Addr;
+use std::ops::ControlFlow;
 
 /// Where a publication may start to look for its key. By default at the beginning: there is no cell 0.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +113,7 @@ impl HashIndex {
     /// Shows `visit` what may be the key's, as of a time since the call began: a cell that is replaced meanwhile lacks only
     /// what was published since then.
     #[inline]
-    pub(super) fn look_at(&self, hash: u64, mut visit: impl FnMut(Addr)) -> Spot {
+    pub(super) fn look_at(&self, hash: u64, mut visit: impl FnMut(Addr) -> ControlFlow<()>) -> Spot {
         let cell = self.cell(hash);
         let tag = tag(hash, cell.depth());
         let mut first = None;
@@ -128,8 +129,10 @@ impl HashIndex {
                         return Spot::new(cell, bucket_at, slot_at);
                     }
                     if may_be(word, tag) {
-                        first.get_or_insert((at, slot_at));
-                        visit(addr(word));
+                        let (bucket_at, slot_at) = *first.get_or_insert((at, slot_at));
+                        if visit(addr(word)).is_break() {
+                            return Spot::new(cell, bucket_at, slot_at);
+                        }
                     }
                 }
                 left = &left[strangers + 1..];

@@ -12,7 +12,7 @@ use super::{Nodes, OrderedIndex, PREFETCH_GROUP};
 use crate::index::arena::{LEAF_SLOTS, prefetch};
 use crate::index::{Candidate, Index, Key, Upsert};
 use crate::types::Addr;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Slots of a leaf that may hold a key, or did. By default none: nobody ever hands out leaf 0.
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,17 +115,22 @@ impl OrderedIndex {
 
     /// Shows `visit` what may be the key's, and tells where it is.
     #[inline]
-    pub(super) fn try_look(&self, key: Key<'_>, visit: &mut impl FnMut(Addr)) -> Attempt<Slots> {
+    pub(super) fn try_look(
+        &self,
+        key: Key<'_>,
+        visit: &mut impl FnMut(Addr) -> ControlFlow<()>,
+    ) -> Attempt<Slots> {
         let Place::Here(spot) = self.nodes.locate(self.first, key.bytes)? else {
             return Ok(Slots::default());
         };
         let wanted = Word::entry(Addr::from_bits(0), spot.rank, key.hash);
         let mut count = 0;
+        let mut is_over = false;
         for word in spot.candidates() {
             count += 1;
-            if word.may_be(wanted) {
+            if !is_over && word.may_be(wanted) {
                 spot.check()?;
-                visit(word.addr());
+                is_over = visit(word.addr()).is_break();
             }
         }
         spot.check()?;

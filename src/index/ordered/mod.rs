@@ -55,6 +55,7 @@ use crossbeam_utils::Backoff;
 use look::Slots;
 use node::{Attempt, INNER, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word};
 use std::cell::Cell;
+use std::ops::ControlFlow;
 use walk::{Place, Spot};
 
 /// Longer keys with one slice that stay in a leaf.
@@ -369,9 +370,9 @@ impl Index for OrderedIndex {
     }
 
     #[inline]
-    fn look(&self, key: Key<'_>, mut visit: impl FnMut(Addr)) -> Slots {
+    fn look(&self, key: Key<'_>, mut visit: impl FnMut(Addr) -> ControlFlow<()>) -> Slots {
         let slots = retry(|| self.try_look(key, &mut visit));
-        self.unplaced.candidates(key.hash).into_iter().for_each(|word| visit(word.addr()));
+        let _ = self.unplaced.candidates(key.hash).into_iter().try_for_each(|word| visit(word.addr()));
         slots
     }
 
