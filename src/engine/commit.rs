@@ -49,11 +49,8 @@ impl Written {
 
 /// Publishes what nobody waits for: entries of asynchronous writes.
 pub trait Publisher {
-    /// Publishes one entry.
-    ///
-    /// # Errors
-    /// The entry cannot be read back: the store is poisoned, and the write must not be acknowledged.
-    fn publish_written(&self, written: Publishable<Written>) -> Result<()>;
+    /// Publishes the operations of a frame that begin at these places.
+    fn publish_frame(&self, frame: &FrameBuilder, op_ats: &[u32], placed: Publishable<Placed>);
 }
 
 /// How a submission is made.
@@ -72,6 +69,8 @@ struct StagedFrame {
     hashes: Vec<u32>,
     above: Seq,
     purpose: Purpose,
+    /// Where the operations begin that the leader publishes.
+    asynchronous: Vec<u32>,
 }
 
 /// How often a follower looks before it sleeps, where a drain takes less than a sleeper's way back: about two microseconds,
@@ -105,8 +104,6 @@ struct Group {
     /// Somebody is on the way to lead it.
     led: bool,
     done: Arc<Latch<Outcome>>,
-    /// Frame and place of the entries that the leader publishes.
-    asynchronous: Vec<(usize, u32)>,
     async_bytes: u64,
     first_ticket: Option<u64>,
     /// Claimed when the first write was accepted: for a roll, and to back the log's first head.
@@ -308,8 +305,7 @@ impl Committer {
         hash: u32,
         terms: &Terms,
     ) -> Result<Publishable<Written>> {
-        let (done, frame, op_at, lead) =
-            self.stage_op(lane, sink, op, hash, terms, true, |_, _, _| Ok(()))?.0;
+        let (done, frame, op_at, lead) = self.stage_op(lane, sink, op, hash, terms, true, |_| Ok(()))?.0;
         if lead {
             self.lead(lane, sink);
         }
@@ -331,7 +327,7 @@ impl Committer {
         hash: u32,
         terms: &Terms,
         waits: bool,
-        also: impl FnOnce(&mut Group, usize, u32) -> Result<R>,
+        also: impl FnOnce(&mut Group) -> Result<R>,
     ) -> Result<((Arc<Latch<Outcome>>, usize, u32, bool), R)> {
         let need = padded(encoded_len_max(op.key.len(), op.value.len()) + FRAME_HEADER_BYTES as u64);
         let mut stage = self.room_in_group(lane, sink, need, 1)?;
@@ -342,8 +338,7 @@ impl Committer {
                 && last.purpose == terms.purpose
         });
         let frame = group.frames.len() - usize::from(joins);
-        let op_at = if joins { group.frames[frame].frame.next_op_at() } else { FRAME_HEADER_BYTES as u32 };
-        let extra = also(group, frame, op_at)?;
+        let extra = also(group)?;
         if !joins {
             let frame = FrameBuilder::new(FrameKind::Ops);
             group.frames.push(StagedFrame {
@@ -351,12 +346,15 @@ impl Committer {
                 hashes: Vec::new(),
                 above: Seq::ZERO,
                 purpose: terms.purpose,
+                asynchronous: Vec::new(),
             });
         }
         let staged = &mut group.frames[frame];
-        let pushed_at = staged.frame.push(op);
-        debug_assert_eq!(pushed_at, op_at);
+        let op_at = staged.frame.push(op);
         staged.hashes.push(hash);
+        if !waits {
+            staged.asynchronous.push(op_at);
+        }
         staged.above = staged.above.max(terms.above);
         group.joined(need, 1, terms.mode);
         let lead = waits && group.claim_lead();
@@ -410,7 +408,8 @@ impl Committer {
             let (need, entries) = (padded(frame.len_bytes()), hashes.len() as u64);
             let mut stage = self.room_in_group(lane, sink, need, entries)?;
             let group = stage.get_or_insert_with(Group::default);
-            group.frames.push(StagedFrame { frame, hashes, above: terms.above, purpose: terms.purpose });
+            let (above, purpose) = (terms.above, terms.purpose);
+            group.frames.push(StagedFrame { frame, hashes, above, purpose, asynchronous: Vec::new() });
             group.joined(need, entries, terms.mode);
             let lead = group.claim_lead();
             group.sections.extend(epoch::own_section());
@@ -439,9 +438,8 @@ impl Committer {
         self.wait_for_async_room(lane, sink);
         self.oplog.check_poison()?;
         let bytes = encoded_len_max(op.key.len(), op.value.len());
-        let result = self.stage_op(lane, sink, op, hash, terms, false, |group, frame, op_at| {
+        let result = self.stage_op(lane, sink, op, hash, terms, false, |group| {
             let is_first = self.accept_async(lane, group)?;
-            group.asynchronous.push((frame, op_at));
             Ok((group.note_ticket(self.tickets.issue(lane, bytes), bytes), is_first))
         });
         Ok(result?.1)
@@ -465,9 +463,9 @@ impl Committer {
         let mut stage = self.room_in_group(lane, sink, need, entries)?;
         let group = stage.get_or_insert_with(Group::default);
         let is_first = self.accept_async(lane, group)?;
-        let at = group.frames.len();
-        group.asynchronous.extend(frame.op_offsets().map(|op_at| (at, op_at)));
-        group.frames.push(StagedFrame { frame, hashes, above: terms.above, purpose: terms.purpose });
+        let asynchronous = frame.op_offsets().collect();
+        let (above, purpose) = (terms.above, terms.purpose);
+        group.frames.push(StagedFrame { frame, hashes, above, purpose, asynchronous });
         let ticket = group.note_ticket(self.tickets.issue(lane, need), need);
         group.joined(need, entries, WriteMode::Sync);
         self.lanes[lane].staged.store(true, Ordering::Release);
@@ -564,10 +562,14 @@ impl Committer {
     fn place_group(&self, state: &mut LogState, group: &mut Group) -> Vec<Result<Placed>> {
         let mode = if group.sync { WriteMode::Sync } else { WriteMode::Os };
         let count = group.frames.len();
+        let is_accepted = |staged: &StagedFrame| !staged.asynchronous.is_empty();
+        // Nobody looked for what these replace. That has a stamp which was given before.
+        let newest =
+            if group.frames.iter().any(is_accepted) { self.oplog.newest_seq_seen() } else { Seq::ZERO };
         let place = |(i, staged): (usize, &mut StagedFrame)| {
             let terms = FrameTerms {
                 hashes: &staged.hashes,
-                above: staged.above,
+                above: staged.above.max(newest),
                 purpose: staged.purpose,
                 mode,
                 last: i + 1 == count,
@@ -594,25 +596,12 @@ impl Committer {
     fn finish_async(&self, lane: usize, group: &Group, outcome: &Outcome, sink: &dyn Publisher) {
         let Some(first_ticket) = group.first_ticket else { return };
         let mut failure = None;
-        for (frame, op_at) in &group.asynchronous {
-            let shares_seq = group.frames[*frame].frame.kind().shares_seq();
-            let written = match outcome {
-                Outcome::Durable(placed) => match &placed.get()[*frame] {
-                    Ok(_) => placed.as_ref().map(|placed| {
-                        Written::at(placed[*frame].as_ref().expect("just seen"), *op_at, shares_seq)
-                    }),
-                    Err(error) => {
-                        failure = Some(error.clone());
-                        continue;
-                    }
-                },
-                Outcome::Os(placed) => {
-                    failure = placed[*frame].as_ref().err().cloned();
-                    continue;
+        for (number, staged) in group.frames.iter().enumerate() {
+            if !staged.asynchronous.is_empty() {
+                match outcome.of_frame(number) {
+                    Ok(placed) => sink.publish_frame(&staged.frame, &staged.asynchronous, placed),
+                    Err(error) => failure = Some(error),
                 }
-            };
-            if let Err(error) = sink.publish_written(written.into()) {
-                failure = Some(error);
             }
         }
         if let Some(error) = failure {

@@ -12,12 +12,17 @@ use crate::epoch;
 use crate::error::Result;
 use crate::index::{Index, Key};
 use crate::oplog::read::{BRING_BYTES_MIN, MappedEntries};
+use crate::sync::{Work, work};
 use crate::types::Addr;
 use crate::write_batch::check_key;
+use std::ops::ControlFlow;
 
 /// Keys whose memory is asked for together. Enough to hide the latency of both steps; more would push each other's lines
 /// out of the first-level cache.
 pub const FETCH_GROUP: usize = 32;
+
+/// For groups that are not full.
+pub(super) const NO_KEY: Key<'static> = Key { bytes: &[], hash: 0 };
 
 /// What was seen of a key.
 pub enum Look<'a> {
@@ -53,7 +58,7 @@ impl<I: Index + 'static> Engine<I> {
         let (Some(entries), Ok(space)) = (entries, scope.look(self)) else {
             return (0..keys.len()).for_each(|at| show(at, Look::Unknown));
         };
-        let mut group = [Key { bytes: &[], hash: 0 }; FETCH_GROUP];
+        let mut group = [NO_KEY; FETCH_GROUP];
         let group = space.key_group(keys, &mut group);
         let mut found = [None; FETCH_GROUP];
         self.find_first(&space.index, &entries, group, &mut found);
@@ -90,7 +95,7 @@ impl<I: Index + 'static> Engine<I> {
     pub(super) fn fetch_ahead(&self, space: &Keyspace<I>, keys: &[&[u8]]) {
         let _guard = epoch::pin();
         if let Some(entries) = self.reader.mapped().filter(|_| self.check_open().is_ok()) {
-            let mut group = [Key { bytes: &[], hash: 0 }; FETCH_GROUP];
+            let mut group = [NO_KEY; FETCH_GROUP];
             let group = space.key_group(keys, &mut group);
             self.find_first(&space.index, &entries, group, &mut [None; FETCH_GROUP]);
         }
@@ -112,6 +117,19 @@ impl<I: Index + 'static> Engine<I> {
             *found = index.get(*key, |addr| {
                 entries.prefetch(addr);
                 Some(addr)
+            });
+        }
+    }
+
+    /// The same for keys that are written: where each is, or would be.
+    #[inline]
+    pub(super) fn find_spots(&self, index: &I, keys: &[Key<'_>], spots: &mut [I::Spot; FETCH_GROUP]) {
+        index.prefetch(keys);
+        for (key, spot) in keys.iter().zip(spots) {
+            work(Work::Look);
+            *spot = index.look(*key, |addr| {
+                self.reader.prefetch(&[addr]);
+                ControlFlow::Break(())
             });
         }
     }

@@ -19,6 +19,7 @@ mod judge;
 mod keyspace;
 mod look;
 mod pins;
+mod publish;
 mod read;
 mod recovery;
 mod snapshot;

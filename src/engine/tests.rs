@@ -84,7 +84,7 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
             engine.put(WholeStore, &os, b"key", &[i]).expect("room");
         }
     });
-    engine.publish(&engine.default, OpKind::Put, key, written);
+    engine.publish_at(&engine.default, Default::default(), (OpKind::Put, key), written);
     blob.keep();
     assert_eq!(
         engine.get(WholeStore, b"key").expect("intact"),

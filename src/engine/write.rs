@@ -1,12 +1,10 @@
-//! Writing: look up where what is replaced lies -> blob -> log -> publish. Racing writers of a key may publish in any order: the
-//! higher stamp stays, in memory as at recovery.
+//! Writing: look up where what is replaced lies -> blob -> log -> publish (`publish.rs`). What is written together needs no
+//! look: its stamp exceeds all that were given before.
 
 use super::Engine;
 use super::blob::StagedBlob;
-use super::commit::{Publisher, Terms, Written};
+use super::commit::{Terms, Written};
 use super::keyspace::{Keyspace, OfBatch, Scope};
-use super::look::FETCH_GROUP;
-use crate::checksum::CheckSite;
 use crate::constants::FRAME_OPS_MAX;
 use crate::epoch;
 use crate::error::{Error, Result};
@@ -14,7 +12,7 @@ use crate::format::{
     CommitRecord, FRAME_HEADER_BYTES, Filter, FrameBuilder, FrameKind, OpKind, OpSpec, PartsInSegment,
     encoded_len_max,
 };
-use crate::index::{Candidate, Index, Key, Upsert};
+use crate::index::{Index, Key};
 use crate::media::Site;
 use crate::media::durable::{InFlight, Publishable};
 use crate::media::guarded::Scratch;
@@ -23,19 +21,17 @@ use crate::oplog::append::{FrameTerms, LogState, Placed, WriteMode};
 use crate::options::{Durability, WriteOptions};
 use crate::space::Purpose;
 use crate::sync::{Work, work};
-use crate::types::{Addr, KeyspaceId, SegmentSlot, Seq};
+use crate::types::{KeyspaceId, SegmentSlot, Seq};
 use crate::write_batch::{WriteBatch, check_key, check_value_len};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use std::ops::ControlFlow;
 
 /// An operation of a batch, ready for the log.
-struct BatchEntry<'a, I: Index> {
-    space: &'a Keyspace<I>,
-    key: Key<'a>,
-    /// Where the index has it, or would.
-    spot: I::Spot,
-    kind: OpKind,
+pub(super) struct BatchEntry<'a, I: Index> {
+    pub(super) space: &'a Keyspace<I>,
+    pub(super) key: Key<'a>,
+    pub(super) kind: OpKind,
     value: &'a [u8],
     blob: Option<StagedBlob>,
 }
@@ -179,12 +175,9 @@ impl<I: Index + 'static> Engine<I> {
             Some((frame, hashes)) => {
                 let offsets: Vec<u32> = frame.op_offsets().collect();
                 let placed = self.committer.submit_frame(self, frame, hashes, &terms)?;
-                let placed = placed.into_inner();
-                for (entry, op_at) in entries.iter().zip(offsets) {
-                    let written = Written::at(&placed, op_at, true);
-                    let (kind, key) = (entry.kind, entry.key);
-                    self.publish_at(entry.space, entry.spot, (kind, key), Publishable::from_batch(written));
-                }
+                let written =
+                    |at: usize| placed.as_ref().map(|placed| Written::at(placed, offsets[at], true));
+                self.publish_entries(&entries, placed.get().base_seq, written);
             }
             None => self.write_large(&entries, &terms)?,
         }
@@ -208,8 +201,7 @@ impl<I: Index + 'static> Engine<I> {
         let space = &*scope.enter(self)?;
         let key = space.key(key);
         self.check_index_room(&space.index, std::iter::once(key.bytes.len()))?;
-        let above = self.damage_bound().max(self.above(space, key, &epoch::pin()).0);
-        let terms = Terms { above, purpose: Purpose::Put, mode: WriteMode::Sync };
+        let terms = Terms { above: self.damage_bound(), purpose: Purpose::Put, mode: WriteMode::Sync };
         let blob = if value.len() <= self.inline_value_bytes_max {
             None
         } else {
@@ -293,21 +285,12 @@ impl<I: Index + 'static> Engine<I> {
         let mut in_flight = InFlight::nothing(());
         let mut terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode };
         for (i, (op, key)) in batch.ops().iter().zip(&keys).enumerate() {
-            if i.is_multiple_of(FETCH_GROUP) {
-                let group = i..keys.len().min(i + FETCH_GROUP);
-                let ops = &batch.ops()[group.clone()];
-                if ops.iter().all(|other| other.scope == op.scope) {
-                    spaces.keyspace(op.scope).index.prefetch(&keys[group]);
-                }
-            }
             if !is_last[i] {
                 continue;
             }
             let (key, bytes, space) = (*key, key.bytes, spaces.keyspace(op.scope));
             let value = batch.value(op);
-            let (above, spot) = self.above(space, key, &epoch::pin());
-            terms.above = terms.above.max(above);
-            let mut entry = BatchEntry { space, key, spot, kind: OpKind::Delete, value, blob: None };
+            let mut entry = BatchEntry { space, key, kind: OpKind::Delete, value, blob: None };
             if !op.is_delete {
                 terms.purpose = purpose_of_put;
                 entry.kind = OpKind::Put;
@@ -322,6 +305,10 @@ impl<I: Index + 'static> Engine<I> {
         }
         if entries.iter().any(|entry| entry.blob.is_some()) {
             self.drain_blobs(in_flight)?;
+        }
+        if let [alone] = &entries[..] {
+            // The stamp of several exceeds all others.
+            terms.above = terms.above.max(self.above(alone.space, alone.key, &epoch::pin()).0);
         }
         Ok((entries, terms))
     }
@@ -356,10 +343,8 @@ impl<I: Index + 'static> Engine<I> {
     fn write_large(&self, entries: &[BatchEntry<'_, I>], terms: &Terms) -> Result<()> {
         let written =
             self.committer.with_log(self, |oplog, state| self.write_parts(oplog, state, entries, terms))?;
-        for (entry, written) in entries.iter().zip(written) {
-            let (kind, key) = (entry.kind, entry.key);
-            self.publish_at(entry.space, entry.spot, (kind, key), Publishable::from_batch(written));
-        }
+        let seq = written.first().map_or(Seq::ZERO, |written| written.seq);
+        self.publish_entries(entries, seq, |at| Publishable::from_batch(written[at]));
         Ok(())
     }
 
@@ -504,115 +489,6 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     fn damage_bound(&self) -> Seq {
         if self.has_damage() { self.oplog.newest_seq() } else { Seq::ZERO }
-    }
-
-    /// Shows an entry to readers, unless a newer one of its key is there.
-    pub(super) fn publish(
-        &self,
-        space: &Keyspace<I>,
-        kind: OpKind,
-        key: Key<'_>,
-        written: Publishable<Written>,
-    ) {
-        self.publish_at(space, I::Spot::default(), (kind, key), written);
-    }
-
-    /// The same, for a key that was looked at.
-    #[inline]
-    fn publish_at(
-        &self,
-        space: &Keyspace<I>,
-        spot: I::Spot,
-        (new_kind, key): (OpKind, Key<'_>),
-        written: Publishable<Written>,
-    ) {
-        work(Work::Publish);
-        let guard = epoch::pin();
-        let new = *written.get();
-        self.oplog.settle_stamp(new.seq);
-        if new_kind == OpKind::Delete {
-            // The cleaner has to know of tombstones, to let go of them; and scans, once they see the mark.
-            self.noted.add(key.hash, new.seq, encoded_len_max(key.bytes.len(), 0));
-        }
-        let mut older = None;
-        // Before the index is read: what is found there is the newest entry up to this stamp, or has a later one.
-        let settled = self.versions.settled_bound();
-        let upsert = space.index.upsert_at(spot, key, written.map(|written| written.addr), |known| {
-            let scratch = Scratch::new();
-            let Some(op) = self.reader.op(known, &scratch).filter(|op| op.key() == key.bytes) else {
-                return Candidate::OtherKey;
-            };
-            older = Some((op.kind(), op.footprint_bytes()));
-            self.judge_and_keep(key.hash, (known, &op), new, settled)
-        });
-        match upsert {
-            Upsert::Inserted => {}
-            Upsert::Replaced(dead) => {
-                let (kind, bytes) = older.expect("what is replaced was judged");
-                self.bury(dead, kind, bytes, new.addr, &guard);
-            }
-            Upsert::Lost(winner) => return self.bury_unseen(new.addr, winner, &guard),
-        }
-        if new_kind == OpKind::Delete {
-            space.index.mark_tombstone(key, new.addr);
-        }
-    }
-
-    /// The entry of `bytes` at `addr` does not count any more.
-    #[inline]
-    pub(super) fn note_dead(&self, addr: Addr, kind: OpKind, bytes: u64) {
-        let info = self.space.table().slot(self.space.geometry().slot_of_addr(addr));
-        info.add_dead(bytes);
-        if kind == OpKind::Delete {
-            info.remove_tombstone(bytes);
-        }
-    }
-
-    /// Accounts for an entry of `bytes` that no key points at any more, because of the entry at `by`.
-    #[inline]
-    fn bury(&self, dead: Addr, kind: OpKind, bytes: u64, by: Addr, guard: &epoch::Guard) {
-        self.note_dead(dead, kind, bytes);
-        if kind == OpKind::PutBlob {
-            self.bury_blob(dead, by, guard);
-        }
-    }
-
-    /// A new entry that is older than what is known already.
-    #[cold]
-    fn bury_unseen(&self, dead: Addr, by: Addr, guard: &epoch::Guard) {
-        let scratch = Scratch::new();
-        let Some(op) = self.reader.op(dead, &scratch) else { return };
-        self.bury(dead, op.kind(), op.footprint_bytes(), by, guard);
-    }
-
-    #[inline(never)]
-    fn bury_blob(&self, dead: Addr, by: Addr, guard: &epoch::Guard) {
-        let scratch = Scratch::new();
-        let Some(op) = self.reader.op(dead, &scratch) else { return };
-        // A descriptor that rotted since names anybody's extents: those of the real one stay in use until the next open.
-        if op.kind() == OpKind::PutBlob && self.reader.verify(dead, &op, CheckSite::EntryOnGet) {
-            self.retire_blob(dead, op.value(), by, guard);
-        }
-    }
-}
-
-impl<I: Index + 'static> Publisher for Engine<I> {
-    fn publish_written(&self, written: Publishable<Written>) -> Result<()> {
-        let guard = epoch::pin();
-        let addr = written.get().addr;
-        let scratch = Scratch::new();
-        let Some(op) = self.reader.op(addr, &scratch) else {
-            // Guarded reads only: the page went bad since. Readers cannot be shown the write, so it is not acknowledged.
-            let error = scratch.failure().unwrap_or_else(|| self.reader.corrupted(addr));
-            self.poison(&error.to_string());
-            return Err(error);
-        };
-        let key = self.key_of(&op);
-        // Who drops a keyspace waits for what was accepted before.
-        let space = self.keyspace(op.keyspace()).expect("it is registered as long as entries of it come");
-        self.publish(&space, op.kind(), key, written);
-        drop(guard);
-        Ok(())
     }
 }
 

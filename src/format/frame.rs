@@ -4,7 +4,7 @@
 //! op count u16 | kind u8 | flags u8 | crc32c u32 of the header's bytes 8..28. The header's own crc makes its Seq and
 //! length trustworthy even where the rest of the frame is damaged, and makes looking for frames behind a hole cheap.
 
-use super::op::{self, OpKind, OpSpec};
+use super::op::{self, Op, OpKind, OpSpec};
 use super::{align_up, put, u16_at, u32_at, u64_at};
 use crate::checksum::{self, CheckSite, SegmentSeed};
 use crate::constants::{CACHE_LINE_BYTES, ENTRY_ALIGN_BYTES};
@@ -270,6 +270,12 @@ impl FrameBuilder {
             let len = self.len_bytes() + bytes;
             self.bytes.resize(len as usize, 0);
         }
+    }
+
+    /// The operation that begins there.
+    #[inline]
+    pub fn op(&self, op_at: u32) -> Op<'_> {
+        Op::decode(&self.bytes[op_at as usize..]).expect("it was pushed")
     }
 
     /// Where each operation begins in the frame.

@@ -176,6 +176,12 @@ impl<T> Publishable<T> {
         Publishable { value }
     }
 
+    /// The same, borrowed: each entry of a frame gets its part of it.
+    #[inline]
+    pub fn as_ref(&self) -> Publishable<&T> {
+        Publishable { value: &self.value }
+    }
+
     /// What may be shown.
     #[inline]
     pub fn get(&self) -> &T {

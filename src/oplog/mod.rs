@@ -186,7 +186,8 @@ impl OpLog {
         self.order.divide(|| self.next_seq(state, above.max(self.newest_seq_seen())))
     }
 
-    fn newest_seq_seen(&self) -> Seq {
+    /// No entry that is visible now has a later stamp.
+    pub fn newest_seq_seen(&self) -> Seq {
         let newest = self.logs.iter().map(|log| log.newest_seq.load(Ordering::SeqCst)).max();
         Seq(newest.unwrap_or(0)).max(self.floor())
     }

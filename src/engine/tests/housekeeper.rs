@@ -47,7 +47,7 @@ fn a_write_that_meets_the_thread_on_its_way_to_sleep_is_marked_in_time() {
         let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
         let hash = Filter::short_hash(key.hash);
         let written = engine.committer.submit_op(&*engine, &op, hash, &terms, || || Seq::ZERO).expect("room");
-        engine.publish(&engine.default, OpKind::Put, key, written);
+        engine.publish_at(&engine.default, Default::default(), (OpKind::Put, key), written);
         wait_until(|| !engine.oplog.lock(0).needs_mark()) < SLEEP_MAX / 5
     });
     engine.let_go();

@@ -70,7 +70,7 @@ fn stamped_batch(engine: &Engine<HashIndex>, keys: &[&[u8]], value: &[u8]) -> Ve
 }
 
 fn publish(engine: &Engine<HashIndex>, key: &[u8], written: Publishable<Written>) {
-    engine.publish(&engine.default, OpKind::Put, engine.default.key(key), written);
+    engine.publish_at(&engine.default, Default::default(), (OpKind::Put, engine.default.key(key)), written);
 }
 
 /// Returns when so many snapshots have their points, whether or not they wait for writes.
