@@ -16,7 +16,9 @@ use super::tickets::Tickets;
 use crate::constants::{CACHE_LINE_BYTES, FRAME_OPS_MAX, GROUP_BYTES_MAX};
 use crate::epoch::{self, OpenSection};
 use crate::error::{Error, Result};
-use crate::format::{FRAME_HEADER_BYTES, FrameBuilder, FrameKind, OpSpec, align_up, encoded_len_max};
+use crate::format::{
+    FRAME_HEADER_BYTES, FrameBuilder, FrameKind, OpSpec, SHORT_DISTANCE_END, align_up, encoded_len_max,
+};
 use crate::media::durable::{Durable, InFlight, Publishable};
 use crate::media::{FlushGranularity, Site};
 use crate::oplog::OpLog;
@@ -335,6 +337,7 @@ impl Committer {
         let joins = group.frames.last().is_some_and(|last| {
             last.frame.kind() == FrameKind::Ops
                 && last.frame.op_count() < FRAME_OPS_MAX
+                && last.frame.next_op_at() < SHORT_DISTANCE_END
                 && last.purpose == terms.purpose
         });
         let frame = group.frames.len() - usize::from(joins);

@@ -280,12 +280,13 @@ impl<I: Index + 'static> Engine<I> {
         self.check_index_room(&self.default.index, puts.map(|op| batch.key(op).len()))?;
         let keys: Vec<Key<'a>> =
             batch.ops().iter().map(|op| spaces.keyspace(op.scope).key(batch.key(op))).collect();
-        let is_last = last_of_each(&keys, |i| spaces.keyspace(batch.ops()[i].scope).id());
+        let keyspace_of = |i: usize| spaces.keyspace(batch.ops()[i].scope).id();
+        let is_last = may_repeat(&keys).then(|| last_of_each(&keys, keyspace_of));
         let mut entries = Vec::with_capacity(keys.len());
         let mut in_flight = InFlight::nothing(());
         let mut terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode };
         for (i, (op, key)) in batch.ops().iter().zip(&keys).enumerate() {
-            if !is_last[i] {
+            if is_last.as_ref().is_some_and(|is_last| !is_last[i]) {
                 continue;
             }
             let (key, bytes, space) = (*key, key.bytes, spaces.keyspace(op.scope));
@@ -332,7 +333,7 @@ impl<I: Index + 'static> Engine<I> {
         if entries.len() > FRAME_OPS_MAX || bytes > self.oplog.frame_bytes_max(entries.len() as u64) {
             return None;
         }
-        let mut frame = FrameBuilder::new(FrameKind::Batch);
+        let mut frame = FrameBuilder::with_room(FrameKind::Batch, entries.len(), bytes);
         entries.iter().for_each(|entry| {
             frame.push(&entry.spec());
         });
@@ -490,6 +491,27 @@ impl<I: Index + 'static> Engine<I> {
     fn damage_bound(&self) -> Seq {
         if self.has_damage() { self.oplog.newest_seq() } else { Seq::ZERO }
     }
+}
+
+/// False if all keys are different; for few keys that takes little. Says nothing of many.
+fn may_repeat(keys: &[Key<'_>]) -> bool {
+    const SLOTS: usize = 256;
+    if keys.len() > SLOTS / 2 {
+        return true;
+    }
+    // Numbers of keys, from one on, by their hashes.
+    let mut slots = [0_u8; SLOTS];
+    for (number, key) in (1..).zip(keys) {
+        let mut at = key.hash as usize % SLOTS;
+        while slots[at] != 0 {
+            if keys[usize::from(slots[at]) - 1].hash == key.hash {
+                return true;
+            }
+            at = (at + 1) % SLOTS;
+        }
+        slots[at] = number;
+    }
+    false
 }
 
 /// Whether each key is the last of those that are equal, in the keyspace that `keyspace_of` tells.

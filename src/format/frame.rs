@@ -181,6 +181,15 @@ impl FrameBuilder {
         FrameBuilder { bytes: vec![0; FRAME_HEADER_BYTES], ops: Vec::new(), tombstone_bytes: 0, kind }
     }
 
+    /// An empty frame with room for so many operations of so many bytes in all.
+    pub fn with_room(kind: FrameKind, ops: usize, bytes: u64) -> Self {
+        let mut frame =
+            FrameBuilder { bytes: Vec::new(), ops: Vec::with_capacity(ops), tombstone_bytes: 0, kind };
+        frame.bytes.reserve(FRAME_HEADER_BYTES + bytes as usize);
+        frame.bytes.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+        frame
+    }
+
     /// False if it owns more memory than small frames need.
     #[inline]
     pub fn is_worth_keeping(&self) -> bool {
@@ -208,7 +217,11 @@ impl FrameBuilder {
     pub fn push(&mut self, spec: &OpSpec<'_>) -> u32 {
         work(Work::Entry);
         let start = align_up(self.bytes.len() as u64, ENTRY_ALIGN_BYTES) as usize;
-        self.bytes.resize(start, 0);
+        if start > self.bytes.len() {
+            // A whole word: how many bytes are missing differs from one operation to the next.
+            self.bytes.extend_from_slice(&[0; ENTRY_ALIGN_BYTES as usize]);
+            self.bytes.truncate(start);
+        }
         let crc_at = op::encode(&mut self.bytes, start, spec);
         self.ops.push((start as u32, crc_at as u32));
         if spec.kind == OpKind::Delete {

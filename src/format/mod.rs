@@ -34,7 +34,9 @@ pub use catalogue::{KeyspaceRecord, catalogue_id, catalogue_key, keyspace_hash_s
 pub use digest::{Digest, DigestEntry};
 pub use footer::{Filter, Footer, filter_len};
 pub use frame::{FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, frame_checksum, verify_frame};
-pub use op::{OP_FIELDS_BYTES_MAX, Op, OpKind, OpSpec, Ops, encoded_len_max, keyspace_len_max};
+pub use op::{
+    OP_FIELDS_BYTES_MAX, Op, OpKind, OpSpec, Ops, SHORT_DISTANCE_END, encoded_len_max, keyspace_len_max,
+};
 pub use put::Put;
 pub use repair::{Work, repair_frame};
 pub use segment::{SegmentClass, SegmentHeader, SegmentState, StateWord};

@@ -109,10 +109,19 @@ pub(super) fn encode(frame: &mut Vec<u8>, start: usize, spec: &OpSpec<'_>) -> us
     }
     frame.reserve(encoded_len_max(spec.key.len(), spec.value.len()) as usize);
     let lengths = [spec.key.len(), spec.value.len()];
-    let is_plain = first && spec.moved.is_none() && spec.keyspace == KeyspaceId::DEFAULT;
-    if let (true, [key_len @ ..0x80, value_len @ ..0x80]) = (is_plain, lengths) {
+    let is_plain = spec.moved.is_none() && spec.keyspace == KeyspaceId::DEFAULT;
+    let units = start / ENTRY_ALIGN_BYTES as usize;
+    if let (true, [key_len @ ..0x80, value_len @ ..0x80], ..SHORT_UNITS_END) = (is_plain, lengths, units) {
         // Most operations. All at once: what a byte at a time costs is a third of the encoding.
-        frame.extend_from_slice(&[flags, key_len as u8, value_len as u8, 0, 0, 0, 0]);
+        let (key_len, value_len) = (key_len as u8, value_len as u8);
+        match units {
+            _ if first => frame.extend_from_slice(&[flags, key_len, value_len, 0, 0, 0, 0]),
+            ..0x80 => frame.extend_from_slice(&[flags, units as u8, key_len, value_len, 0, 0, 0, 0]),
+            _ => {
+                let (low, high) = (units as u8 | 0x80, (units >> 7) as u8);
+                frame.extend_from_slice(&[flags, low, high, key_len, value_len, 0, 0, 0, 0]);
+            }
+        }
     } else {
         frame.push(flags);
         if spec.keyspace != KeyspaceId::DEFAULT {
@@ -152,6 +161,12 @@ fn decode_keyspace(bytes: &[u8]) -> Option<(KeyspaceId, usize)> {
     let keyspace = KeyspaceId(u32::try_from(keyspace).ok()?);
     (keyspace != KeyspaceId::DEFAULT).then_some((keyspace, end))
 }
+
+/// The first distance that takes more than two bytes.
+const SHORT_UNITS_END: usize = 1 << 14;
+
+/// Operations that begin below here in their frame are encoded and decoded quickly.
+pub const SHORT_DISTANCE_END: u32 = SHORT_UNITS_END as u32 * ENTRY_ALIGN_BYTES as u32;
 
 /// Bytes of a distance that a byte or two tell.
 #[inline]
