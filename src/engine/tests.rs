@@ -1,6 +1,7 @@
 //! Orders of events that no caller can force from outside.
 
 mod forged;
+mod groups;
 mod index_room;
 mod points;
 
