@@ -23,9 +23,10 @@ pub extern "C" fn flatkv_put_async(
     value_len: usize,
     out_ticket: *mut u64,
 ) -> flatkv_status_t {
-    let out = handle::out(out_ticket, 0, "out_ticket");
+    handle::empty(out_ticket, 0);
     guard::with_store("flatkv_put_async", store, |store| {
-        let (out, key, value) = (out?, handle::key(key, key_len)?, handle::value(value, value_len)?);
+        let out = handle::out(out_ticket, 0, "out_ticket")?;
+        let (key, value) = (handle::key(key, key_len)?, handle::value(value, value_len)?);
         out.set(store.put_async(key, value)?.0);
         Ok(())
     })
