@@ -203,7 +203,7 @@ impl Committer {
         ask: impl FnOnce() -> A,
     ) -> Result<Publishable<Written>> {
         let lane = self.home_lane();
-        if let Some((lane, mut state)) = self.lock_alone(lane, terms.purpose) {
+        if let Some((lane, mut state)) = self.lock_alone(lane, sink, terms.purpose) {
             self.lead_locked(lane, &mut state, sink);
             return self.submit_alone(&mut state, op, hash, terms, ask);
         }
@@ -213,14 +213,19 @@ impl Committer {
 
     /// A log to write to alone, and its lane, if the policy has writers do so: the own one if nobody uses it.
     #[inline(always)]
-    fn lock_alone(&self, lane: usize, purpose: Purpose) -> Option<(usize, MutexGuard<'_, LogState>)> {
+    fn lock_alone(
+        &self,
+        lane: usize,
+        sink: &dyn Publisher,
+        purpose: Purpose,
+    ) -> Option<(usize, MutexGuard<'_, LogState>)> {
         let state = match self.policy {
             CommitPolicy::Lone => Some(self.oplog.lock(lane)),
             CommitPolicy::Grouped => None,
             CommitPolicy::Auto => self.try_alone(lane),
         }?;
         if purpose == Purpose::Delete && !state.has_backed_head() {
-            return Some(self.lock_with_head(lane, state));
+            return Some(self.lock_with_head(lane, sink, state));
         }
         Some((lane, state))
     }
@@ -231,9 +236,16 @@ impl Committer {
     fn lock_with_head<'a>(
         &'a self,
         lane: usize,
-        own: MutexGuard<'a, LogState>,
+        sink: &dyn Publisher,
+        mut own: MutexGuard<'a, LogState>,
     ) -> (usize, MutexGuard<'a, LogState>) {
         if self.oplog.space().available(Purpose::Delete) >= 2 {
+            return (lane, own);
+        }
+        // What this thread staged before comes before: what is in two logs is in the order of their stamps. It gives the log a
+        // head, too, with the slots that were claimed for it.
+        self.lead_locked(lane, &mut own, sink);
+        if own.has_backed_head() {
             return (lane, own);
         }
         // Nobody holds two logs.
@@ -403,7 +415,7 @@ impl Committer {
         terms: &Terms,
     ) -> Result<Publishable<Placed>> {
         let lane = self.home_lane();
-        if let Some((lane, mut state)) = self.lock_alone(lane, terms.purpose) {
+        if let Some((lane, mut state)) = self.lock_alone(lane, sink, terms.purpose) {
             self.lead_locked(lane, &mut state, sink);
             return self.write_alone(&mut state, &mut frame, &hashes, terms);
         }
@@ -598,6 +610,7 @@ impl Committer {
     /// finds them published.
     fn finish_async(&self, lane: usize, group: &Group, outcome: &Outcome, sink: &dyn Publisher) {
         let Some(first_ticket) = group.first_ticket else { return };
+        debug_assert!(group.sync, "a ticket promises durability");
         let mut failure = None;
         for (number, staged) in group.frames.iter().enumerate() {
             if !staged.asynchronous.is_empty() {

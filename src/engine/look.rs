@@ -50,25 +50,40 @@ impl<I: Index + 'static> Engine<I> {
         values
     }
 
-    /// Shows what is seen of each of at most [`FETCH_GROUP`] keys, in their order.
+    /// Shows what is seen of each of at most [`FETCH_GROUP`] keys, in their order. From the first on of which a get has to tell,
+    /// gets have to tell of all: each for itself, so that nothing is pinned as long as they take together.
     #[inline]
     pub fn look_group(&self, scope: impl Scope<I>, keys: &[&[u8]], mut show: impl FnMut(usize, Look<'_>)) {
+        let seen = self.look_at_plain(scope, keys, &mut show);
+        (seen..keys.len()).for_each(|at| show(at, Look::Unknown));
+    }
+
+    /// Shows keys up to one of which a get has to tell; how many it were.
+    #[inline]
+    fn look_at_plain(
+        &self,
+        scope: impl Scope<I>,
+        keys: &[&[u8]],
+        show: &mut impl FnMut(usize, Look<'_>),
+    ) -> usize {
         let _guard = epoch::pin();
         let entries = self.reader.mapped().filter(|_| self.check_open().is_ok() && self.damage.is_empty());
-        let (Some(entries), Ok(space)) = (entries, scope.look(self)) else {
-            return (0..keys.len()).for_each(|at| show(at, Look::Unknown));
-        };
+        let (Some(entries), Ok(space)) = (entries, scope.look(self)) else { return 0 };
         let mut group = [NO_KEY; FETCH_GROUP];
         let group = space.key_group(keys, &mut group);
         let mut found = [None; FETCH_GROUP];
         self.find_first(&space.index, &entries, group, &mut found);
         let mut seen = 0;
-        for (at, (key, found)) in group.iter().zip(found).enumerate() {
+        for (key, found) in group.iter().zip(found) {
             let look = self.look_at(&entries, key, found);
-            seen += u64::from(!matches!(look, Look::Unknown));
-            show(at, look);
+            if matches!(look, Look::Unknown) {
+                break;
+            }
+            show(seen, look);
+            seen += 1;
         }
-        self.counters.gets(seen);
+        self.counters.gets(seen as u64);
+        seen
     }
 
     /// What is seen of a key whose first candidate in the index is this one.

@@ -46,6 +46,10 @@ impl<I: Index + 'static> Engine<I> {
         newest: Seq,
         written: impl Fn(usize) -> (OpKind, Publishable<Written>),
     ) {
+        if let [key] = keys {
+            let (kind, written) = written(0);
+            return self.publish_at(space, I::Spot::default(), (kind, *key), written);
+        }
         let guard = epoch::pin();
         self.oplog.settle_stamp(newest);
         let settled = self.versions.settled_bound();

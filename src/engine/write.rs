@@ -307,9 +307,9 @@ impl<I: Index + 'static> Engine<I> {
         if entries.iter().any(|entry| entry.blob.is_some()) {
             self.drain_blobs(in_flight)?;
         }
-        if let [alone] = &entries[..] {
-            // The stamp of several exceeds all others.
-            terms.above = terms.above.max(self.above(alone.space, alone.key, &epoch::pin()).0);
+        if entries.len() == 1 {
+            // The stamp of several exceeds all others as it is.
+            terms.above = terms.above.max(self.oplog.newest_seq_seen());
         }
         Ok((entries, terms))
     }

@@ -133,7 +133,7 @@ pub trait Index: Send + Sync {
     /// Where a key is, or would be: a hint, true or not for as long as it is kept. By default it says nothing.
     type Spot: Copy + Default;
 
-    /// Shows `visit` each entry that may be the key's, of all that were published before the call, or those up to where it
+    /// Shows `visit` each entry that may be the key's, of all that were published before the call, or some of them, if it
     /// breaks off.
     fn look(&self, key: Key<'_>, visit: impl FnMut(Addr) -> ControlFlow<()>) -> Self::Spot;
 
