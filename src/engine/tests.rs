@@ -13,7 +13,7 @@ use crate::format::{Filter, HolderRecord, OpKind, OpSpec, SegmentClass};
 use crate::index::hash::HashIndex;
 use crate::media::sim::{Fault, SimKind, SimMedia};
 use crate::oplog::append::WriteMode;
-use crate::options::{Durability, WriteOptions};
+use crate::options::{Durability, Options, WriteOptions};
 use crate::space::Purpose;
 use crate::sync::{Arc, thread_number};
 use crate::testing;
@@ -32,8 +32,11 @@ fn opened_on(media: Arc<SimMedia>, is_new: bool) -> Arc<Engine<HashIndex>> {
 }
 
 fn opened_with_logs(media: Arc<SimMedia>, is_new: bool, logs: usize) -> Arc<Engine<HashIndex>> {
+    opened_with(media, is_new, testing::with_logs(testing::options(), logs))
+}
+
+fn opened_with(media: Arc<SimMedia>, is_new: bool, options: Options) -> Arc<Engine<HashIndex>> {
     let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
-    let options = testing::with_logs(testing::options(), logs);
     Engine::open(media, is_new, options, &holder, HashIndex::with_expected).expect("a sound simulated pool")
 }
 

@@ -1,14 +1,19 @@
 //! What is read and written together: groups of keys, one after the other and as a whole.
 
-use super::{engine_with_two_logs, on_the_other_log, opened_on};
+use super::{engine_with_two_logs, on_the_other_log, opened_on, opened_with};
+use crate::engine::look::Look;
 use crate::engine::{Engine, WholeStore};
+use crate::epoch;
 use crate::error::{Error, Result};
 use crate::index::hash::HashIndex;
 use crate::media::Media;
 use crate::media::sim::{SimKind, SimMedia};
-use crate::options::WriteOptions;
-use crate::sync::Arc;
+use crate::options::{CommitPolicy, WriteOptions};
+use crate::space::Purpose;
+use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::testing;
 use crate::write_batch::WriteBatch;
+use std::time::{Duration, Instant};
 
 fn put(engine: &Engine<HashIndex>, key: &[u8], value: &[u8]) {
     engine.put(WholeStore, &WriteOptions::default(), key, value).expect("room");
@@ -26,6 +31,54 @@ fn batch_of(puts: &[(&[u8], &[u8])]) -> WriteBatch {
 
 fn write(engine: &Engine<HashIndex>, batch: &WriteBatch) {
     engine.write(WholeStore, &WriteOptions::default(), batch).expect("room");
+}
+
+/// The gets of large values among many keys were made under the pin of the group: nothing came free while they were copied.
+#[test]
+fn nothing_is_pinned_while_a_large_value_is_read_among_many() {
+    let engine = engine_with_two_logs();
+    put(&engine, b"small", &[1; 40]);
+    put(&engine, b"large", &[7; 20_000]);
+    let mut left_to_gets = Vec::new();
+    engine.look_group(WholeStore, &[b"small", b"large", b"small"], |at, look| {
+        if matches!(look, Look::Unknown) {
+            left_to_gets.push(at);
+            let freed = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&freed);
+            epoch::retire(&epoch::pin(), 0, move || told.store(true, Ordering::Release));
+            // Other tests pin for a moment.
+            let begin = Instant::now();
+            while !freed.load(Ordering::Acquire) {
+                assert!(begin.elapsed() < Duration::from_secs(60), "key {at} is got under a pin");
+                epoch::help_grace_period();
+            }
+        }
+    });
+    assert_eq!(left_to_gets, [1, 2]);
+}
+
+/// With `commit=lone` the delete went to a log that had a head, past the put, which came later then.
+#[test]
+fn a_batch_of_one_delete_from_a_full_pool_comes_behind_the_asynchronous_put_before_it() {
+    let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+    let engine = opened_on(Arc::clone(&media), true);
+    put(&engine, b"before", b"value");
+    on_the_other_log(|| put(&engine, b"before", b"value"));
+    engine.abandon();
+    let options = testing::with_logs(testing::options(), 2).commit(CommitPolicy::Lone);
+    let engine = opened_with(media, false, options);
+    on_the_other_log(|| put(&engine, b"other", b"value"));
+    let ticket = engine.put_async(WholeStore, b"key", b"value").expect("room");
+    let mut taken = Vec::new();
+    while engine.space.available(Purpose::Delete) >= 2 {
+        taken.push(engine.space.take_slot(Purpose::Delete).expect("it is available"));
+    }
+    let mut batch = WriteBatch::new();
+    batch.delete(b"key").expect("sound");
+    write(&engine, &batch);
+    engine.wait(ticket).expect("durable");
+    assert_eq!(get(&engine, b"key"), None);
+    taken.into_iter().for_each(|slot| engine.space.return_slot(slot));
 }
 
 /// Neither looks for the stamps of what it replaces: they ask the logs.
