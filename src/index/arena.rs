@@ -178,7 +178,7 @@ unsafe impl Node for Leaf {
     }
 }
 
-// SAFETY: integer atomics and arrays of them, aligned to less than a page.
+// SAFETY: integer atomics, arrays of them, and arrays of lines of them without a gap; aligned to less than a page.
 unsafe impl Node for Inner {
     fn clear(&self) {
         self.version.store(0, Ordering::Relaxed);

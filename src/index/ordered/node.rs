@@ -13,6 +13,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::Backoff;
 use std::hint::select_unpredictable;
+use std::ops::Range;
 
 /// Bytes of a key in one slice.
 pub const SLICE_BYTES: usize = 8;
@@ -233,7 +234,7 @@ fn partition<const N: usize>(slices: [&AtomicU64; N], is_before: impl Fn(u64) ->
     })
 }
 
-/// In slots that are not in use: searches look at them, too, and none is behind it.
+/// In slots that are not in use: searches look at them, too, and none is behind it. A node that was just handed out has zeros.
 const UNUSED: u64 = u64::MAX;
 
 /// Slices of a leaf that share a cache line, and those beside version and count.
@@ -424,9 +425,9 @@ impl Leaf {
         self.words[at].store(word, Ordering::Release);
     }
 
-    /// The slots from `count` on are not in use.
-    fn clear_from(&self, count: usize) {
-        self.slices[count..].iter().for_each(|slice| slice.store(UNUSED, Ordering::Release));
+    /// These slots are not in use any more.
+    fn clear(&self, slots: Range<usize>) {
+        self.slices[slots].iter().for_each(|slice| slice.store(UNUSED, Ordering::Release));
     }
 
     #[inline]
@@ -447,7 +448,7 @@ impl Leaf {
         for at in to..count {
             self.set(at - (to - from), self.slice(at), self.word(at).0);
         }
-        self.clear_from(count - (to - from));
+        self.clear(count - (to - from)..count);
         self.set_count(count - (to - from), marks >> to << from | marks & ((1 << from) - 1));
     }
 
@@ -456,7 +457,7 @@ impl Leaf {
         (0..self.len()).map(|at| (self.slice(at), self.word(at))).collect()
     }
 
-    /// Replaces all slots, and their marks.
+    /// Replaces all slots, and their marks. A leaf that is new has to be filled, if only with nothing: see [`UNUSED`].
     pub fn fill(&self, entries: &[(u64, Word)], marks: u64) {
         assert!(entries.len() <= LEAF_SLOTS);
         debug_assert!(
@@ -464,7 +465,7 @@ impl Leaf {
             "a leaf is sorted by slice and rank"
         );
         entries.iter().enumerate().for_each(|(at, &(slice, word))| self.set(at, slice, word.0));
-        self.clear_from(entries.len());
+        self.clear(entries.len()..LEAF_SLOTS);
         self.set_count(entries.len(), marks);
     }
 }
@@ -476,7 +477,7 @@ impl Inner {
         (self.count.load(Ordering::Acquire) as usize).min(INNER_SLICES)
     }
 
-    /// Where separator `at` lies: behind the child with its number, which is the last one of a group or not.
+    /// Where separator `at` lies: behind child `at`, in its group, or among those between groups if the child is the last of one.
     #[inline]
     fn slice_slot(&self, at: usize) -> &AtomicU64 {
         let (group, at) = (at / GROUP_CHILDREN, at % GROUP_CHILDREN);
@@ -580,7 +581,8 @@ impl Inner {
             self.set_slice(from - 1, self.slice(from));
             self.set_child(from, self.child(from + 1));
         }
-        self.truncate(count - 1);
+        self.set_slice(count - 1, UNUSED);
+        self.count.store(count as u64 - 1, Ordering::Release);
     }
 
     /// Separators, and children, of which there is one more; and which of them may be passed over.

@@ -37,6 +37,26 @@ fn every_slot_of_a_leaf_of_every_length_is_found_also_after_it_was_longer() {
 }
 
 #[test]
+fn the_first_slot_of_equal_slices_is_found_wherever_they_lie() {
+    let subject = Subject::new();
+    let leaf = subject.index.nodes.leaves.get(subject.index.nodes.leaves.allocate());
+    for (start, end) in (0..LEAF_SLOTS).flat_map(|start| (start..=LEAF_SLOTS).map(move |end| (start, end))) {
+        let slices = (0..LEAF_SLOTS).map(|at| if at < start { 10 } else { 20 + 10 * u64::from(at >= end) });
+        let entries: Vec<(u64, Word)> =
+            slices.map(|slice| (slice, Word::entry(Addr::from_bits(1), 8, 0))).collect();
+        leaf.fill(&entries, 0);
+        for slice in [10, 20, 30, 31] {
+            let expected = entries.partition_point(|(other, _)| *other < slice);
+            assert_eq!(
+                leaf.first_of(LEAF_SLOTS, slice),
+                expected,
+                "{slice}, equal ones from {start} to {end}"
+            );
+        }
+    }
+}
+
+#[test]
 fn every_child_of_an_inner_node_of_every_length_is_found_also_after_it_was_longer() {
     let subject = Subject::new();
     let inner = subject.index.nodes.inners.get(subject.index.nodes.inners.allocate());
@@ -60,15 +80,17 @@ fn separators_come_and_go_at_every_place_of_an_inner_node() {
     for at in 0..INNER_SLICES {
         let all: Vec<u64> = (0..INNER_SLICES as u64).collect();
         let children: Vec<u32> = (0..=INNER_SLICES as u32).collect();
-        inner.fill(&all, &children, 0);
+        let passed = 1 << (INNER_SLICES as u32) | 1;
+        inner.fill(&all, &children, passed);
         inner.remove(at);
         let (mut fewer, mut fewer_children) = (all.clone(), children.clone());
         fewer.remove(at);
         fewer_children.remove(at + 1);
-        assert_eq!(inner.contents(), (fewer, fewer_children, 0));
+        let moved = if at + 1 == INNER_SLICES { 1 } else { 1 << (INNER_SLICES - 1) | 1 };
+        assert_eq!(inner.contents(), (fewer, fewer_children, moved));
         assert_eq!(inner.slice(INNER_SLICES - 1), u64::MAX, "what is not in use stops no search");
         inner.insert(at, at as u64, at as u32 + 1);
-        assert_eq!(inner.contents(), (all, children, 0));
+        assert_eq!((inner.contents().0, inner.contents().1), (all, children));
     }
 }
 
