@@ -74,6 +74,14 @@ fn key_of(bytes: &[u8]) -> Key<'_> {
     Key { bytes, hash: hash(bytes) }
 }
 
+/// What a check has seen, and the layers that it has still to see.
+#[derive(Default)]
+struct Seen {
+    leaves: usize,
+    entries: usize,
+    layers: Vec<(u32, Vec<u8>)>,
+}
+
 impl Subject {
     fn new() -> Subject {
         Subject::with_most(u64::MAX)
@@ -140,19 +148,18 @@ impl Subject {
 
     /// Checks what the module says of the nodes, when nobody changes them. Returns leaves and their entries.
     fn assert_consistent(&self) -> (usize, usize) {
-        let mut seen = (0, 0);
-        self.check_tree(self.index.first, &[], &mut seen);
-        seen
+        let mut seen = Seen::default();
+        seen.layers.push((self.index.first, Vec::new()));
+        // One after the other: long keys make more layers than calls fit a stack.
+        while let Some((layer, mut start)) = seen.layers.pop() {
+            self.index.nodes.push_prefix(layer, &mut start);
+            let root = self.index.nodes.layers.get(layer).root.load(Ordering::Relaxed);
+            self.check_node(root, &start, (0, u64::MAX), &mut seen);
+        }
+        (seen.leaves, seen.entries)
     }
 
-    fn check_tree(&self, layer: u32, start: &[u8], seen: &mut (usize, usize)) {
-        let mut start = start.to_vec();
-        self.index.nodes.push_prefix(layer, &mut start);
-        let root = self.index.nodes.layers.get(layer).root.load(Ordering::Relaxed);
-        self.check_node(root, &start, (0, u64::MAX), seen);
-    }
-
-    fn check_node(&self, number: u32, start: &[u8], (low, high): (u64, u64), seen: &mut (usize, usize)) {
+    fn check_node(&self, number: u32, start: &[u8], (low, high): (u64, u64), seen: &mut Seen) {
         if number & INNER == 0 {
             return self.check_leaf(number, start, (low, high), seen);
         }
@@ -173,12 +180,12 @@ impl Subject {
         }
     }
 
-    fn check_leaf(&self, number: u32, start: &[u8], (low, high): (u64, u64), seen: &mut (usize, usize)) {
+    fn check_leaf(&self, number: u32, start: &[u8], (low, high): (u64, u64), seen: &mut Seen) {
         let leaf = self.index.nodes.leaves.get(number);
         let entries = leaf.entries();
         let unused = (entries.len()..LEAF_SLOTS).map(|at| leaf.slice(at));
         assert!(unused.into_iter().all(|slice| slice == u64::MAX), "no search stops at what is not in use");
-        seen.0 += 1;
+        seen.leaves += 1;
         assert!(
             !leaf.is_passed() || entries.is_empty() || leaf.holds_marks_alone(),
             "who is passed holds marks"
@@ -200,9 +207,9 @@ impl Subject {
             if word.is_link() {
                 let mut below = start.to_vec();
                 super::node::push_bytes(&mut below, slice, word.rank() as usize);
-                self.check_tree(word.layer(), &below, seen);
+                seen.layers.push((word.layer(), below));
             } else {
-                seen.1 += 1;
+                seen.entries += 1;
                 let key = self.log.key(word.addr());
                 assert!(key.starts_with(start), "keys start with what leads to them");
                 assert_eq!(slice_at(&key, start.len()), (slice, word.rank()));
