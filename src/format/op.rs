@@ -190,23 +190,30 @@ impl ShortFields {
     }
 }
 
-/// The fields of such an operation; whether the bytes go as far as it does is not looked at.
+/// The fields of such an operation; whether the bytes go as far as it does is not looked at. One branch for all conditions:
+/// how many bytes a distance takes cannot be predicted, and a wrong guess is noticed only when the operation has come from memory.
 #[inline(always)]
 pub(super) fn short(bytes: &[u8]) -> Option<ShortFields> {
-    let (distance, key_at, key_len, value_len) = match *bytes {
-        [FIRST_PUT, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
-            (FRAME_HEADER_BYTES as u32, 3 + 4, key_len, value_len)
-        }
-        [LATER_PUT, units @ LATER_UNITS_MIN..0x80, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
-            (distance_of(u32::from(units)), 4 + 4, key_len, value_len)
-        }
-        [LATER_PUT, low @ 0x80..=0xff, high @ 1..0x80, key_len @ 1..0x80, value_len @ ..0x80, ..] => {
-            let units = u32::from(low & 0x7f) | u32::from(high) << 7;
-            (distance_of(units), 5 + 4, key_len, value_len)
-        }
-        _ => return None,
-    };
-    Some(ShortFields { distance, key_at, key_len: key_len.into(), value_len: value_len.into() })
+    // The shortest has as many: a kind, two lengths, a crc, a byte of a key.
+    let word = u64::from_le_bytes(*bytes.first_chunk()?);
+    let [kind, low, high, ..] = word.to_le_bytes();
+    let is_first = kind == FIRST_PUT;
+    let is_long = !is_first & (low >= 0x80);
+    let units_len = u32::from(!is_first) + u32::from(is_long);
+    let [key_len, value_len, ..] = (word >> (8 + 8 * units_len)).to_le_bytes();
+    let is_distance = (low >= LATER_UNITS_MIN) & (!is_long | (1..0x80).contains(&high));
+    let is_short =
+        (is_first | ((kind == LATER_PUT) & is_distance)) & (1..0x80).contains(&key_len) & (value_len < 0x80);
+    if !is_short {
+        return None;
+    }
+    let units = u32::from(low & 0x7f) | if is_long { u32::from(high) << 7 } else { 0 };
+    Some(ShortFields {
+        distance: if is_first { FRAME_HEADER_BYTES as u32 } else { distance_of(units) },
+        key_at: 1 + units_len + 2 + 4,
+        key_len: key_len.into(),
+        value_len: value_len.into(),
+    })
 }
 
 /// An operation as it lies on the medium: lengths checked, bytes not yet verified.

@@ -16,10 +16,19 @@ impl<'a> Put<'a> {
     /// Reads the put at the start of `bytes`; `None` if that is another operation, or as [`Op::decode`].
     #[inline(always)]
     pub fn decode(bytes: &'a [u8]) -> Option<Put<'a>> {
-        let (key_at, key_len, end) = match short(bytes) {
-            Some(fields) => (fields.key_at as usize, fields.key_len as usize, fields.end()),
-            None => other_lengths(bytes)?,
-        };
+        match short(bytes) {
+            Some(fields) => {
+                Put::of_lengths(bytes, fields.key_at as usize, fields.key_len as usize, fields.end())
+            }
+            None => {
+                let (key_at, key_len, end) = other_lengths(bytes)?;
+                Put::of_lengths(bytes, key_at, key_len, end)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn of_lengths(bytes: &'a [u8], key_at: usize, key_len: usize, end: usize) -> Option<Put<'a>> {
         let (fields, key_and_value) = bytes.get(..end)?.split_at_checked(key_at)?;
         let (fields, crc) = fields.split_last_chunk()?;
         (key_len <= key_and_value.len()).then_some(Put {
