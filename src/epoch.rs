@@ -9,7 +9,7 @@ mod barrier;
 mod clock;
 mod sections;
 
-pub use clock::{Guard, Visit};
+pub use clock::{Guard, Here, Visit};
 pub use sections::{
     OpenSection, open_sections, own_section, wait_for_writes, write_section, write_section_around,
 };
@@ -46,19 +46,30 @@ impl Drop for Registration {
 /// ends with one).
 #[inline]
 pub fn pin() -> Guard {
-    match READER.get() {
-        Some(reader) if reader.is_of(fork_generation()) => reader.pin(),
-        _ => pin_anew(),
+    match here() {
+        Some(here) => here.pin(),
+        None => pin_for_once(),
     }
 }
 
-/// The first pin of a thread, or its first since a `fork`.
 #[cold]
-fn pin_anew() -> Guard {
-    match register() {
-        Some(reader) => reader.pin(),
-        None => Clock::of(fork_generation()).take().pin_for_once(),
+fn pin_for_once() -> Guard {
+    Clock::of(fork_generation()).take().pin_for_once()
+}
+
+/// The calling thread, for calls that pin or visit more than once: to find it takes longer than either. `None` in a thread that
+/// is about to end.
+#[inline]
+pub fn here() -> Option<Here> {
+    match READER.get() {
+        Some(reader) if reader.is_of(fork_generation()) => Some(reader.here()),
+        _ => register().map(Reader::here),
     }
+}
+
+/// Whether the calling thread is somewhere.
+pub fn is_visiting() -> bool {
+    READER.get().is_some_and(Reader::is_visiting)
 }
 
 /// A record for this thread; `None` in destructors of thread-locals behind the registration's end.
@@ -74,10 +85,7 @@ fn register() -> Option<&'static Reader> {
 /// passed. `None`, and nothing is said, if the thread is somewhere already or is about to end.
 #[inline]
 pub fn visit(place: u64) -> Option<Visit> {
-    match READER.get() {
-        Some(reader) if reader.is_of(fork_generation()) => reader.visit(place),
-        _ => register()?.visit(place),
-    }
+    here()?.visit(place)
 }
 
 /// Returns when no thread of this process is at a place which the caller has just forbidden; calls `pause` between

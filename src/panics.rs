@@ -2,6 +2,7 @@
 //! where nobody else would notice. The panic hook stays silent for them, because a library does not write to its host's
 //! stderr; panics of the host (when it is a Rust program) still reach the hook that was installed before.
 
+use crate::epoch::{self, Visit};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -31,6 +32,14 @@ pub fn stop<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     result.unwrap_or_else(|payload| Err(panic_error(payload)))
 }
 
+/// As [`stop`], of a body that answers with what fits registers, in a thread that visits something: there nothing panics but
+/// the library, so the hook need not be told.
+#[inline(always)]
+pub fn stop_in_visit<T>(_visit: &Visit, body: impl FnOnce() -> T) -> Result<T> {
+    keep_quiet();
+    panic::catch_unwind(AssertUnwindSafe(body)).map_err(panic_error)
+}
+
 /// Installs the hook. Before a thread is started rather than in it: a host that sets its own hook meanwhile would lose it.
 #[inline]
 pub fn keep_quiet() {
@@ -54,7 +63,7 @@ fn panic_error(payload: Box<dyn Any + Send>) -> Error {
 fn install_hook() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        if GUARDED.try_with(Cell::get).unwrap_or(false) {
+        if GUARDED.try_with(Cell::get).unwrap_or(false) || epoch::is_visiting() {
             let _ = PANIC.try_with(|told| *told.borrow_mut() = Some(describe(info)));
         } else {
             previous(info);

@@ -4,7 +4,9 @@
 use crate::engine::Aim;
 use crate::engine::{Engine, Named, WholeStore};
 #[cfg(feature = "capi")]
-pub(crate) use crate::engine::{FETCH_GROUP, Look, copy_value};
+pub(crate) use crate::engine::{FETCH_GROUP, Look, NoValue, copy_value};
+#[cfg(feature = "capi")]
+use crate::epoch::Here;
 use crate::error::{Error, Result};
 use crate::format::{HOLDER_OFFSET, HolderRecord};
 use crate::holder;
@@ -174,6 +176,17 @@ impl Store {
     /// `Forked`.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         with_keyspace!(self.target, (engine, scope) => engine.get(scope, key))
+    }
+
+    /// [`Store::get_into`], if a short look tells. Not of a keyspace, whose gets have more to look at.
+    #[cfg(feature = "capi")]
+    #[inline(always)]
+    pub(crate) fn copy_plain(&self, here: Here, key: &[u8], buf: &mut [u8]) -> Option<Option<usize>> {
+        match &self.target {
+            Target::Hash(engine) => engine.copy_plain(here, WholeStore, key, buf),
+            Target::Ordered(engine) => engine.copy_plain(here, WholeStore, key, buf),
+            Target::InHash(..) | Target::InOrdered(..) => None,
+        }
     }
 
     /// Copies the value of `key` into `buf` and returns its length; allocates nothing for inline values.

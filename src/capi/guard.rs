@@ -6,6 +6,7 @@
 use super::handle;
 use super::last_error;
 use super::types::{flatkv_status_t, flatkv_t};
+use crate::epoch::Here;
 use crate::error::{Error, Result, status};
 use crate::panics;
 use crate::store::Store;
@@ -51,6 +52,28 @@ pub(super) fn with_store<A: Answer>(
     body: impl FnOnce(&Store) -> Result<A>,
 ) -> flatkv_status_t {
     answer(function, on_store(store, body))
+}
+
+/// Runs the short way of a call on a store; `None` if it leaves the call to [`with_store`], or cannot be tried. It has no errors,
+/// and recorded none: so what it answers fits a register, where a result is written to memory and read again.
+#[inline(always)]
+pub(super) fn short(
+    function: &'static str,
+    store: *const flatkv_t,
+    body: impl FnOnce(&Store, Here) -> Option<Presence>,
+) -> Option<flatkv_status_t> {
+    let store = handle::visited_store(store)?;
+    match panics::stop_in_visit(store.visit(), || body(&store, store.visit().here())) {
+        Ok(answer) => answer.map(Answer::status),
+        Err(error) => Some(panicked(function, &store, error)),
+    }
+}
+
+#[cold]
+fn panicked(function: &'static str, store: &Store, error: Error) -> flatkv_status_t {
+    let result: Result<()> = Err(error);
+    poison_after_panic(&result, |why| store.poison(why));
+    answer(function, result)
 }
 
 /// As [`with_store`], for a function that has no status to return: `default` stands for every failure.

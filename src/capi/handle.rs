@@ -15,7 +15,7 @@
 
 use super::iter::Cursor;
 use super::objects::{self, Exclusive, Object, ObjectSlot, Shared};
-use super::stores::{self, Entered};
+use super::stores::{self, Entered, Visited};
 use super::table::{Place, Refusal, SLOT_BITS, Table};
 use super::types::{
     flatkv, flatkv_batch, flatkv_buffer_t, flatkv_iter, flatkv_options, flatkv_pin, flatkv_slice_t,
@@ -145,6 +145,12 @@ pub(super) fn store(pointer: *const flatkv_t) -> Result<Entered> {
     stores::enter(place).map_err(|refusal| refused(KIND_STORE, pointer, refusal))
 }
 
+/// The same for a short way: `None` if it cannot be gone.
+#[inline(always)]
+pub(super) fn visited_store(pointer: *const flatkv_t) -> Option<Visited> {
+    stores::visit(to_place(KIND_STORE, pointer).ok()?)
+}
+
 /// Closes the store behind a handle.
 pub(super) fn close_store(pointer: *const flatkv_t) -> Result<()> {
     let place = to_place(KIND_STORE, pointer)?;
@@ -240,6 +246,7 @@ fn null(what: &str) -> Error {
 }
 
 /// The caller's buffer of `capacity` bytes. NULL is fine without capacity.
+#[inline]
 pub(super) fn buffer<'a>(data: *mut c_void, capacity: usize) -> Result<&'a mut [u8]> {
     if capacity == 0 {
         return Ok(&mut []);
@@ -257,6 +264,7 @@ pub(super) fn buffer<'a>(data: *mut c_void, capacity: usize) -> Result<&'a mut [
 }
 
 /// Refuses a key that lies in the buffer that its value is to be written to.
+#[inline]
 pub(super) fn check_apart(
     key: *const c_void,
     key_len: usize,

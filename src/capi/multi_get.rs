@@ -6,7 +6,7 @@ use super::last_error;
 use super::snapshot::on_snapshot;
 use super::types::{flatkv_buffer_t, flatkv_slice_t, flatkv_snapshot_t, flatkv_status_t, flatkv_t};
 use crate::error::{Error, Result, status};
-use crate::store::{FETCH_GROUP, Look, Snapshot, Store, copy_value};
+use crate::store::{FETCH_GROUP, NoValue, Snapshot, Store, copy_value};
 use std::ffi::c_void;
 
 /// Reads `n` keys, each value into a buffer of its own.
@@ -187,9 +187,9 @@ fn read_packed(store: &Store, keys: Keys, n: usize, buf: &mut [u8], outputs: Pac
         store.look_group(group, |at, look| {
             let (i, room) = (first + at, &mut buf[used..]);
             let read = match look {
-                Look::Value(value) => copy_value(value, room).map(Some),
-                Look::Missing => Ok(None),
-                Look::Unknown => key_of(&keys, i).and_then(|key| store.get_into(key, room)),
+                Ok(value) => copy_value(value, room).map(Some),
+                Err(NoValue::Missing) => Ok(None),
+                Err(NoValue::Unknown) => key_of(&keys, i).and_then(|key| store.get_into(key, room)),
             };
             let (status, value, len) = match read {
                 Ok(Some(len)) => (status::OK, handle::borrowed(&room[..len]), len),

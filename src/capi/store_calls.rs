@@ -118,6 +118,27 @@ pub extern "C" fn flatkv_get_into(
     out_len: *mut usize,
 ) -> flatkv_status_t {
     handle::empty(out_len, 0);
+    let plain = guard::short("flatkv_get_into", store, |store, here| {
+        let (out, key_bytes) = (handle::out(out_len, 0, "out_len").ok()?, handle::key(key, key_len).ok()?);
+        handle::check_apart(key, key_len, buf, cap).ok()?;
+        let buf = handle::buffer(buf, cap).ok()?;
+        let found = store.copy_plain(here, key_bytes, buf)?;
+        out.set(found.unwrap_or(0));
+        Some(Presence::from(found.is_some()))
+    });
+    plain.unwrap_or_else(|| get_any_into(store, key, key_len, buf, cap, out_len))
+}
+
+/// The same of a value of any kind, and whatever the arguments are.
+#[inline(never)]
+fn get_any_into(
+    store: *mut flatkv_t,
+    key: *const c_void,
+    key_len: usize,
+    buf: *mut c_void,
+    cap: usize,
+    out_len: *mut usize,
+) -> flatkv_status_t {
     guard::with_store("flatkv_get_into", store, |store| {
         let (out, key_bytes) = (handle::out(out_len, 0, "out_len")?, handle::key(key, key_len)?);
         handle::check_apart(key, key_len, buf, cap)?;

@@ -124,6 +124,15 @@ impl Drop for Call {
 }
 
 impl StoreSlot {
+    /// For a call that was let in, until it ends.
+    #[inline]
+    fn opened(&self) -> &Store {
+        // SAFETY: the call said that it is here and then saw the word let it in, so close waits for its end before it takes the
+        // store out (module comment); the word's value was stored after the store was put in.
+        let store = unsafe { &*self.store.get() };
+        store.as_ref().expect("an open slot holds a store")
+    }
+
     /// What calls say that they visit.
     #[inline]
     fn place(&self) -> u64 {
@@ -145,10 +154,39 @@ impl Deref for Entered {
 
     #[inline]
     fn deref(&self) -> &Store {
-        // SAFETY: `enter` said that this call is here and then saw the word let it in, so close waits for its end
-        // before it takes the store out (module comment); the word's value was stored after the store was put in.
-        let store = unsafe { &*self.at.store.get() };
-        store.as_ref().expect("an open slot holds a store")
+        self.at.opened()
+    }
+}
+
+/// The same for a call that says where it is in its thread's record, as most do.
+pub(super) struct Visited {
+    at: &'static StoreSlot,
+    visit: Visit,
+}
+
+/// Lets such a call in; `None` for all others, and for those that are refused.
+#[inline(always)]
+pub(super) fn visit(place: Place) -> Option<Visited> {
+    let at = STORES.get(place.slot)?;
+    let visited = Visited { at, visit: epoch::visit(at.place())? };
+    table::check(place.generation, at.word.load(Ordering::SeqCst)).ok()?;
+    Some(visited)
+}
+
+impl Visited {
+    /// What it said.
+    #[inline]
+    pub(super) fn visit(&self) -> &Visit {
+        &self.visit
+    }
+}
+
+impl Deref for Visited {
+    type Target = Store;
+
+    #[inline]
+    fn deref(&self) -> &Store {
+        self.at.opened()
     }
 }
 

@@ -8,7 +8,7 @@
 use super::Engine;
 use super::keyspace::{Keyspace, Scope};
 use crate::checksum::CheckSite;
-use crate::epoch;
+use crate::epoch::{self, Here};
 use crate::error::Result;
 use crate::index::{Index, Key};
 use crate::oplog::read::{BRING_BYTES_MIN, MappedEntries};
@@ -24,14 +24,31 @@ pub const FETCH_GROUP: usize = 32;
 /// For groups that are not full.
 pub(super) const NO_KEY: Key<'static> = Key { bytes: &[], hash: 0 };
 
-/// What was seen of a key.
-pub enum Look<'a> {
-    /// It has this value.
-    Value(&'a [u8]),
-    /// It has none.
+/// What was seen of a key: its value, or none.
+pub type Look<'a> = Result<&'a [u8], NoValue>;
+const _: () = assert!(size_of::<Look<'_>>() == 16);
+
+/// Why no value is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoValue {
+    /// The key has none.
     Missing,
     /// A get of the key tells.
     Unknown,
+}
+
+/// Whether two keys are the same. A call takes longer than to compare the first and the last word of what has no others.
+#[inline(always)]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    match (one.first_chunk::<8>(), one.last_chunk::<8>(), other.first_chunk(), other.last_chunk()) {
+        (Some(first), Some(last), Some(other_first), Some(other_last)) if one.len() <= 16 => {
+            (first == other_first) & (last == other_last)
+        }
+        _ => one == other,
+    }
 }
 
 impl<I: Index + 'static> Engine<I> {
@@ -41,9 +58,9 @@ impl<I: Index + 'static> Engine<I> {
         for group in keys.chunks(FETCH_GROUP) {
             self.look_group(scope, group, |at, look| {
                 values.push(match look {
-                    Look::Value(value) => Ok(Some(value.to_vec())),
-                    Look::Missing => Ok(None),
-                    Look::Unknown => self.get(scope, group[at]),
+                    Ok(value) => Ok(Some(value.to_vec())),
+                    Err(NoValue::Missing) => Ok(None),
+                    Err(NoValue::Unknown) => self.get(scope, group[at]),
                 });
             });
         }
@@ -55,7 +72,7 @@ impl<I: Index + 'static> Engine<I> {
     #[inline]
     pub fn look_group(&self, scope: impl Scope<I>, keys: &[&[u8]], mut show: impl FnMut(usize, Look<'_>)) {
         let seen = self.look_at_plain(scope, keys, &mut show);
-        (seen..keys.len()).for_each(|at| show(at, Look::Unknown));
+        (seen..keys.len()).for_each(|at| show(at, Err(NoValue::Unknown)));
     }
 
     /// Shows keys up to one of which a get has to tell; how many it were.
@@ -67,8 +84,7 @@ impl<I: Index + 'static> Engine<I> {
         show: &mut impl FnMut(usize, Look<'_>),
     ) -> usize {
         let _guard = epoch::pin();
-        let entries = self.reader.mapped().filter(|_| self.check_open().is_ok() && self.damage.is_empty());
-        let (Some(entries), Ok(space)) = (entries, scope.look(self)) else { return 0 };
+        let (Some(entries), Ok(space)) = (self.plain_entries(), scope.look(self)) else { return 0 };
         let mut group = [NO_KEY; FETCH_GROUP];
         let group = space.key_group(keys, &mut group);
         let mut found = [None; FETCH_GROUP];
@@ -76,7 +92,7 @@ impl<I: Index + 'static> Engine<I> {
         let mut seen = 0;
         for (key, found) in group.iter().zip(found) {
             let look = self.look_at(&entries, key, found);
-            if matches!(look, Look::Unknown) {
+            if look == Err(NoValue::Unknown) {
                 break;
             }
             show(seen, look);
@@ -86,22 +102,79 @@ impl<I: Index + 'static> Engine<I> {
         seen
     }
 
+    /// Copies the value of a key and tells its length, as most gets do; `None` if one has to tell that looks closer.
+    #[inline(always)]
+    pub fn copy_plain(
+        &self,
+        here: Here,
+        scope: impl Scope<I>,
+        key: &[u8],
+        buf: &mut [u8],
+    ) -> Option<Option<usize>> {
+        self.show_plain(here, scope, key, |value| {
+            let Some(value) = value else { return Some(None) };
+            buf.get_mut(..value.len())?.copy_from_slice(value);
+            Some(Some(value.len()))
+        })
+    }
+
+    /// Shows the value of a key, or that it has none; `None` if a get has to tell, which it also has if `show` says so.
+    #[inline(always)]
+    pub(super) fn show_plain<R>(
+        &self,
+        here: Here,
+        scope: impl Scope<I>,
+        key: &[u8],
+        show: impl FnOnce(Option<&[u8]>) -> Option<R>,
+    ) -> Option<R> {
+        let _guard = here.pin();
+        let shown = match self.look_at_one(scope, key) {
+            Ok(value) => show(Some(value)),
+            Err(NoValue::Missing) => show(None),
+            Err(NoValue::Unknown) => None,
+        };
+        if shown.is_some() {
+            self.counters.get_of(here);
+        }
+        shown
+    }
+
+    /// What is seen of one key, under an epoch guard. All of it is one piece of code, of what most gets need and nothing else: so
+    /// short that the CPU begins the next get while this one waits for its entry, and without branches that it cannot predict.
+    #[inline(never)]
+    fn look_at_one(&self, scope: impl Scope<I>, key: &[u8]) -> Look<'_> {
+        let Ok(space) = scope.look(self) else { return Err(NoValue::Unknown) };
+        let key = space.key(key);
+        let (found, entries) = space.index.first(key, || self.plain_entries());
+        match entries {
+            Some(entries) => self.look_at(&entries, &key, found),
+            None => Err(NoValue::Unknown),
+        }
+    }
+
+    /// `None` if no entry is plain.
+    #[inline(always)]
+    fn plain_entries(&self) -> Option<MappedEntries<'_>> {
+        self.reader.mapped().filter(|_| self.check_open().is_ok() && self.damage.is_empty())
+    }
+
     /// What is seen of a key whose first candidate in the index is this one.
     #[inline(always)]
     fn look_at<'a>(&self, entries: &MappedEntries<'a>, key: &Key<'_>, found: Option<Addr>) -> Look<'a> {
         let Some(addr) = found else {
-            return if check_key(key.bytes).is_ok() { Look::Missing } else { Look::Unknown };
+            let is_key = check_key(key.bytes).is_ok();
+            return Err(if is_key { NoValue::Missing } else { NoValue::Unknown });
         };
         match entries.put(addr) {
             Some((put, segment))
-                if put.key() == key.bytes
+                if is_same(put.key(), key.bytes)
                     && put.value_len() as u64 <= BRING_BYTES_MIN
                     && (!self.options.verify_reads
                         || put.verify(CheckSite::EntryOnGet, segment.seed(), addr.offset())) =>
             {
-                Look::Value(put.value())
+                Ok(put.value())
             }
-            _ => Look::Unknown,
+            _ => Err(NoValue::Unknown),
         }
     }
 
@@ -146,6 +219,25 @@ impl<I: Index + 'static> Engine<I> {
                 self.reader.prefetch(&[addr]);
                 ControlFlow::Break(())
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same;
+
+    #[test]
+    fn keys_that_differ_in_one_byte_are_not_the_same() {
+        for len in 0..40 {
+            let key: Vec<u8> = (0..len).collect();
+            assert!(is_same(&key, &key.clone()));
+            for at in 0..key.len() {
+                let mut other = key.clone();
+                other[at] ^= 0x10;
+                assert!(!is_same(&key, &other), "byte {at} of {len}");
+                assert!(!is_same(&key, &key[..at]) && !is_same(&key[..at], &key), "{at} of {len} bytes");
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ pub use cleaner::Aim;
 pub use iter::{Iter, RangeEstimate};
 pub use keyspace::{Named, WholeStore};
 #[cfg(feature = "capi")]
-pub use look::{FETCH_GROUP, Look};
+pub use look::{FETCH_GROUP, Look, NoValue};
 pub use pins::ValueRef;
 #[cfg(feature = "capi")]
 pub use read::copy_value;

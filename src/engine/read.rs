@@ -60,6 +60,16 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Copies a value.
     pub fn get(&self, scope: impl Scope<I>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let copy = |value: Option<&[u8]>| Some(value.map(<[u8]>::to_vec));
+        match epoch::here().and_then(|here| self.show_plain(here, scope, key, copy)) {
+            Some(value) => Ok(value),
+            None => self.get_any(scope, key),
+        }
+    }
+
+    /// The same of a value of any kind.
+    #[inline(never)]
+    fn get_any(&self, scope: impl Scope<I>, key: &[u8]) -> Result<Option<Vec<u8>>> {
         check_key(key)?;
         self.check_open()?;
         self.counters.get();
@@ -87,6 +97,15 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Copies a value into `buf` and returns its length.
     pub fn get_into(&self, scope: impl Scope<I>, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> {
+        match epoch::here().and_then(|here| self.copy_plain(here, scope, key, buf)) {
+            Some(len) => Ok(len),
+            None => self.get_any_into(scope, key, buf),
+        }
+    }
+
+    /// The same of a value of any kind.
+    #[inline(never)]
+    fn get_any_into(&self, scope: impl Scope<I>, key: &[u8], buf: &mut [u8]) -> Result<Option<usize>> {
         check_key(key)?;
         self.check_open()?;
         self.counters.get();
@@ -144,6 +163,16 @@ impl<I: Index + 'static> Engine<I> {
 
     /// True if the key has a value; reads no value bytes beyond the entry.
     pub fn exists(&self, scope: impl Scope<I>, key: &[u8]) -> Result<bool> {
+        let is_there = |value: Option<&[u8]>| Some(value.is_some());
+        match epoch::here().and_then(|here| self.show_plain(here, scope, key, is_there)) {
+            Some(is_there) => Ok(is_there),
+            None => self.any_exists(scope, key),
+        }
+    }
+
+    /// The same of a value of any kind.
+    #[inline(never)]
+    fn any_exists(&self, scope: impl Scope<I>, key: &[u8]) -> Result<bool> {
         check_key(key)?;
         self.check_open()?;
         self.counters.get();

@@ -1,6 +1,7 @@
 //! Statistics: counters that two threads never share a line for, sizes, and what open found. Stable names.
 
 use super::Engine;
+use crate::epoch::Here;
 use crate::format::SegmentClass;
 use crate::index::Index;
 use crate::space::table::SlotState;
@@ -33,7 +34,12 @@ impl Default for Counters {
 impl Counters {
     #[inline]
     fn shard(&self) -> &Shard {
-        &self.shards[thread_number() % SHARDS]
+        self.shard_of(thread_number())
+    }
+
+    #[inline(always)]
+    fn shard_of(&self, thread_number: usize) -> &Shard {
+        &self.shards[thread_number % SHARDS]
     }
 
     /// Counts a put.
@@ -54,6 +60,12 @@ impl Counters {
     #[inline]
     pub fn get(&self) {
         self.gets(1);
+    }
+
+    /// Counts a get of this thread.
+    #[inline(always)]
+    pub fn get_of(&self, thread: Here) {
+        add(&self.shard_of(thread.thread_number()).gets, 1);
     }
 
     /// Counts so many.

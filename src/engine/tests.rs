@@ -296,3 +296,23 @@ fn a_full_pool_takes_deletes_from_a_thread_whose_log_has_no_head() {
     }
     engine.put(WholeStore, &WriteOptions::new(), b"key", b"value").expect("room again");
 }
+
+/// What the short way leaves to the general one is not counted before it gets there.
+#[test]
+fn every_get_is_counted_once_whichever_way_it_goes() {
+    let engine = engine_with_two_logs();
+    for (key, len) in [(&b"short"[..], 40), (b"long", 20_000), (b"deleted", 1)] {
+        engine.put(WholeStore, &WriteOptions::new(), key, &vec![7; len]).expect("room");
+    }
+    engine.delete(WholeStore, &WriteOptions::new(), b"deleted").expect("room");
+    let get = |key: &[u8], capacity: usize| engine.get_into(WholeStore, key, &mut vec![0; capacity]);
+    assert!(matches!(get(b"short", 64), Ok(Some(40))));
+    assert!(matches!(get(b"long", 32_000), Ok(Some(20_000))));
+    assert!(matches!(get(b"short", 39), Err(Error::BufferTooSmall { needed: 40, capacity: 39 })));
+    assert!(matches!(get(b"deleted", 64), Ok(None)));
+    assert!(matches!(get(b"absent", 64), Ok(None)));
+    assert!(matches!(get(b"", 64), Err(Error::InvalidArgument(_))));
+    assert_eq!(engine.get(WholeStore, b"short").expect("sound"), Some(vec![7; 40]));
+    assert!(engine.exists(WholeStore, b"long").expect("sound"));
+    assert_eq!(engine.stats()["gets"], 7);
+}

@@ -33,7 +33,10 @@
 //!     vanished thread holds
 
 use super::barrier;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, OnceBox, Ordering, PlainMutex, compiler_fence, fence};
+use crate::sync::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, OnceBox, Ordering, PlainMutex, compiler_fence, fence,
+    thread_number,
+};
 use crossbeam_utils::CachePadded;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -54,6 +57,8 @@ const RUN_PER_RETIRE: usize = 4;
 /// No processor keeps a store to itself for a thousandth of this.
 const STORES_ARE_SEEN: Duration = Duration::from_millis(10);
 
+/// In `thread_number` of a record whose thread was not asked for it.
+const UNKNOWN: usize = usize::MAX;
 /// In `nested` of a record that its last pin gives back.
 const FOR_ONCE: u32 = 1 << 31;
 
@@ -103,6 +108,8 @@ pub(super) struct Reader {
     nested: AtomicU32,
     /// The place that its thread is at, see the module; 0: none.
     visited: AtomicU64,
+    /// That of its thread, if it was asked for. Not before: numbers choose logs, and most threads that only pin need none.
+    thread_number: AtomicUsize,
     is_taken: AtomicBool,
     next: OnceBox<Reader>,
 }
@@ -140,6 +147,7 @@ impl Clock {
         loop {
             let reader = link.get_or_init(|| Reader::new(self));
             if !reader.is_taken.swap(true, Ordering::AcqRel) {
+                reader.thread_number.store(UNKNOWN, Ordering::Relaxed);
                 return reader;
             }
             link = &reader.next;
@@ -253,6 +261,7 @@ impl Reader {
             seen: AtomicU64::new(0),
             nested: AtomicU32::new(0),
             visited: AtomicU64::new(0),
+            thread_number: AtomicUsize::new(UNKNOWN),
             is_taken: AtomicBool::new(false),
             next: OnceBox::new(),
         })
@@ -265,7 +274,23 @@ impl Reader {
     }
 
     #[inline]
-    pub(super) fn pin(&'static self) -> Guard {
+    pub(super) fn here(&'static self) -> Here {
+        Here { reader: self, _stays: PhantomData }
+    }
+
+    #[cold]
+    fn ask_thread_number(&self) -> usize {
+        let number = thread_number();
+        self.thread_number.store(number, Ordering::Relaxed);
+        number
+    }
+
+    pub(super) fn is_visiting(&self) -> bool {
+        self.visited.load(Ordering::Relaxed) != 0
+    }
+
+    #[inline]
+    fn pin(&'static self) -> Guard {
         let nested = self.nested.load(Ordering::Relaxed);
         self.nested.store(nested + 1, Ordering::Relaxed);
         if nested & !FOR_ONCE == 0 {
@@ -279,7 +304,7 @@ impl Reader {
 
     /// `None` if the thread is somewhere already.
     #[inline]
-    pub(super) fn visit(&'static self, place: u64) -> Option<Visit> {
+    fn visit(&'static self, place: u64) -> Option<Visit> {
         if self.visited.load(Ordering::Relaxed) != 0 {
             return None;
         }
@@ -320,10 +345,48 @@ fn order_own(word: u64) {
     }
 }
 
+/// The calling thread, found. Stays on it.
+#[derive(Clone, Copy)]
+pub struct Here {
+    reader: &'static Reader,
+    _stays: PhantomData<*const ()>,
+}
+
+impl Here {
+    /// As [`pin`](super::pin).
+    #[inline]
+    pub fn pin(self) -> Guard {
+        self.reader.pin()
+    }
+
+    /// As [`visit`](super::visit).
+    #[inline]
+    pub fn visit(self, place: u64) -> Option<Visit> {
+        self.reader.visit(place)
+    }
+
+    /// As [`thread_number`].
+    #[inline]
+    pub fn thread_number(self) -> usize {
+        match self.reader.thread_number.load(Ordering::Relaxed) {
+            UNKNOWN => self.reader.ask_thread_number(),
+            number => number,
+        }
+    }
+}
+
 /// The calling thread is somewhere until this ends. Stays on its thread.
 pub struct Visit {
     reader: &'static Reader,
     _stays: PhantomData<*const ()>,
+}
+
+impl Visit {
+    /// The thread that is there.
+    #[inline]
+    pub fn here(&self) -> Here {
+        self.reader.here()
+    }
 }
 
 impl Drop for Visit {

@@ -322,6 +322,13 @@ impl<T: Node> Clone for Reserved<T> {
     }
 }
 
+/// Apart, and with what it tells in registers: what stands for it in every look must be short.
+#[cold]
+#[inline(never)]
+fn no_such_node(number: usize, count: usize) -> ! {
+    panic!("node {number} of {count}");
+}
+
 impl<T: Node> Reserved<T> {
     /// Nodes there is room for.
     pub fn count(&self) -> usize {
@@ -331,8 +338,10 @@ impl<T: Node> Reserved<T> {
     /// The node `number`. Panics if there is no such node.
     #[inline]
     pub fn get(&self, number: usize) -> &T {
-        assert!(number < self.count, "node {number} of {}", self.count);
-        // SAFETY: `number < count` (assert above), and `take` asserted that `count` nodes fit behind `nodes`, aligned, in a
+        if number >= self.count {
+            no_such_node(number, self.count);
+        }
+        // SAFETY: `number < count` (above), and `take` asserted that `count` nodes fit behind `nodes`, aligned, in a
         // mapping that lives as long as `self`. `T: Node`: whatever the bytes are, they are a value, changed by atomics.
         unsafe { self.nodes.add(number).as_ref() }
     }

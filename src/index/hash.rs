@@ -40,6 +40,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::{Backoff, CachePadded};
 use look::Spot;
+use std::hint::select_unpredictable;
 use std::ops::ControlFlow;
 
 const ADDR_MASK: u64 = (1 << ADDR_BITS) - 1;
@@ -165,6 +166,18 @@ fn candidates(bucket: &Bucket, tag: u64) -> u64 {
         2 * found + u64::from((word ^ tag) & (POSITION_MASK | GROWTH_MASK) == 0)
     });
     if all & UNREAD == 0 { found } else { (1 << BUCKET_SLOTS) - 1 }
+}
+
+/// The first slot of a bucket with this tag, or none. Without branches, too, and without a look at the mark of unread ones: those
+/// with other growth bits are left for a closer look.
+#[inline(always)]
+fn read_word_in(bucket: &Bucket, tag: u64) -> u64 {
+    /// What is left of the bits that differ without the mark, if position and growth bits are the same.
+    const SAME_END: u64 = (FROZEN << 1) << 1;
+    bucket.slots.iter().rev().fold(EMPTY, |found, slot| {
+        let word = slot.load(Ordering::Acquire);
+        select_unpredictable((word ^ tag) << 1 < SAME_END, word, found)
+    })
 }
 
 #[inline]
@@ -322,7 +335,7 @@ impl HashIndex {
     }
 
     /// The cell that serves this hash now.
-    #[inline]
+    #[inline(always)]
     fn cell(&self, hash: u64) -> Cell<'_> {
         loop {
             let depth = self.depth.load(Ordering::Acquire);
@@ -334,6 +347,12 @@ impl HashIndex {
                 return cell;
             }
         }
+    }
+
+    /// The first entry that may be the key's, wherever it is.
+    #[inline(never)]
+    fn first_behind(&self, hash: u64) -> Option<Addr> {
+        self.get(Key { bytes: &[], hash }, Some)
     }
 
     /// The cells of one moment: an entry that nobody touches is in one of them, however they grow meanwhile.
@@ -776,6 +795,21 @@ impl Drop for HashIndex {
 impl Index for HashIndex {
     const PREFETCHES_BY_HASH: bool = true;
     type Spot = Spot;
+
+    #[inline(always)]
+    fn first<T>(&self, key: Key<'_>, meanwhile: impl FnOnce() -> T) -> (Option<Addr>, T) {
+        let cell = self.cell(key.hash);
+        let tag = tag(key.hash, cell.depth());
+        let buckets = number(cell.first_part, PAGE_COUNT) as usize * PAGE_BUCKETS;
+        let at = home(key.hash >> (64 - POSITION_BITS), buckets);
+        let page = number(cell.first_part, (at / PAGE_BUCKETS) % PART_PAGES_MAX);
+        let bucket = &self.storage.pages.get(page as usize).buckets[at % PAGE_BUCKETS];
+        prefetch(bucket);
+        let done = meanwhile();
+        let found = read_word_in(bucket, tag) & ADDR_MASK;
+        let found = if found != 0 { Some(Addr::from_bits(found)) } else { self.first_behind(key.hash) };
+        (found, done)
+    }
 
     #[inline(always)]
     fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {

@@ -49,8 +49,10 @@ impl<'a> MappedEntries<'a> {
         let offset = addr.offset();
         let slot = self.geometry.slot_of(offset);
         let end = self.geometry.offset_of(slot) + self.geometry.segment_size_bytes;
+        // Before the entry is waited for.
+        let segment = self.table.slot(slot);
         let put = Put::decode(self.region.bytes(MediaRange::new(offset, end - offset))?)?;
-        Some((put, self.table.slot(slot)))
+        Some((put, segment))
     }
 
     /// As [`EntryReader::prefetch`].

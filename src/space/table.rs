@@ -270,12 +270,14 @@ impl SegmentTable {
     }
 
     /// The slot's entry.
-    #[inline]
+    #[inline(always)]
     pub fn slot(&self, slot: SegmentSlot) -> &SlotInfo {
         let index = slot.0 as usize;
-        if index < SMALL_SLOTS {
-            return &self.small[index];
-        }
+        if index < SMALL_SLOTS { &self.small[index] } else { self.slot_of_chunk(index) }
+    }
+
+    #[inline]
+    fn slot_of_chunk(&self, index: usize) -> &SlotInfo {
         let chunk = self.chunks[index / CHUNK_SLOTS]
             .get_or_init(|| (0..CHUNK_SLOTS).map(|_| SlotInfo::new()).collect());
         &chunk[index % CHUNK_SLOTS]

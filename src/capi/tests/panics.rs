@@ -23,6 +23,18 @@ fn store() -> (*mut flatkv_t, Arc<SimMedia>) {
     (store, media)
 }
 
+/// The short way of a call is not inside of what tells the panic hook whose panic it is.
+#[test]
+fn a_panic_on_the_short_way_of_a_call_is_told_and_poisons_the_store() {
+    let (store, _media) = store();
+    let status = guard::short("flatkv_test", store, |_, _| panic!("a simulated bug in read"));
+    assert_eq!(status, Some(status::E_PANIC));
+    assert_poisoned(store);
+    let message = handle::text(last_error::as_ptr(), "message").expect("a message is text");
+    assert!(message.contains("src/capi/tests/panics.rs:"), "the hook has seen whose it is: {message}");
+    assert_eq!(guard::short("flatkv_test", store, |_, _| Some(guard::Presence::Found)), Some(status::OK));
+}
+
 fn assert_poisoned(store: *mut flatkv_t) {
     let message = handle::text(last_error::as_ptr(), "message").expect("a message is text");
     assert!(message.contains("a simulated bug in read"), "{message}");

@@ -1,7 +1,7 @@
 //! What is read and written together: groups of keys, one after the other and as a whole.
 
 use super::{engine_with_two_logs, on_the_other_log, opened_on, opened_with};
-use crate::engine::look::Look;
+use crate::engine::look::NoValue;
 use crate::engine::{Engine, WholeStore};
 use crate::epoch;
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ fn nothing_is_pinned_while_a_large_value_is_read_among_many() {
     put(&engine, b"large", &[7; 20_000]);
     let mut left_to_gets = Vec::new();
     engine.look_group(WholeStore, &[b"small", b"large", b"small"], |at, look| {
-        if matches!(look, Look::Unknown) {
+        if look == Err(NoValue::Unknown) {
             left_to_gets.push(at);
             let freed = Arc::new(AtomicBool::new(false));
             let told = Arc::clone(&freed);

@@ -320,3 +320,15 @@ fn who_shuts_a_place_waits_for_those_who_are_there_and_for_no_others() {
         clock.wait_for_visits(3, || panic!("nobody is there"));
     }
 }
+
+/// Numbers choose logs: those of writers would lie as far apart as threads of the background have pinned between them.
+#[test]
+fn a_thread_that_only_pins_takes_no_number() {
+    let pins = || {
+        let here = crate::epoch::here().expect("the thread does not end");
+        drop(here.pin());
+        assert_eq!(here.reader.thread_number.load(Ordering::Relaxed), UNKNOWN);
+        assert_eq!(here.thread_number(), thread_number());
+    };
+    std::thread::spawn(pins).join().expect("no panic");
+}

@@ -336,6 +336,12 @@ impl OrderedIndex {
         })
     }
 
+    /// The first entry that may be the key's, if the first attempt has not found it.
+    #[inline(never)]
+    fn first_of_any(&self, bytes: &[u8], hash: u64) -> Option<Addr> {
+        self.get(Key { bytes, hash }, Some)
+    }
+
     #[inline]
     fn has_unplaced(&self) -> bool {
         self.unplaced.count.load(Ordering::Acquire) != 0
@@ -367,6 +373,16 @@ impl Index for OrderedIndex {
     fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
         let found = retry(|| self.try_get(key, &mut probe));
         found.or_else(|| self.unplaced.candidates(key.hash).into_iter().find_map(|word| probe(word.addr())))
+    }
+
+    #[inline(always)]
+    fn first<T>(&self, key: Key<'_>, meanwhile: impl FnOnce() -> T) -> (Option<Addr>, T) {
+        let found = match self.try_get(key, &mut Some) {
+            Ok(Some(found)) => Some(found),
+            Ok(None) if !self.has_unplaced() => None,
+            _ => self.first_of_any(key.bytes, key.hash),
+        };
+        (found, meanwhile())
     }
 
     #[inline]
