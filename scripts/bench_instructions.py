@@ -32,6 +32,7 @@ CALLS = {
     "overwrite": "flatkv_put",
     "get": "flatkv_get_into",
     "miss": "flatkv_get_into",
+    "ordered-get": "flatkv_get_into",
     "multi-get": "flatkv_multi_get_into",
     "batch": "flatkv_write",
 }

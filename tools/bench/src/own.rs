@@ -473,7 +473,11 @@ pub fn make_calls(
     kind: &str,
 ) -> Result<(), String> {
     let dir = folder(memory_dir);
-    let store = library.open(&dir.path().join("calls.fkv"), &[("media", "emulated-pm"), POINTS_ONLY]);
+    let (index, kind) = match kind.strip_prefix("ordered-") {
+        Some(kind) => (("index", "ordered"), kind),
+        None => (POINTS_ONLY, kind),
+    };
+    let store = library.open(&dir.path().join("calls.fkv"), &[("media", "emulated-pm"), index]);
     let mut session = store.session();
     let session = session.as_mut();
     let numbers = keys::stream(Spread::Uniform, keys, keys, 3);
