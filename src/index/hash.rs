@@ -171,13 +171,25 @@ fn candidates(bucket: &Bucket, tag: u64) -> u64 {
 /// The first slot of a bucket with this tag, or none. Without branches, too, and without a look at the mark of unread ones: those
 /// with other growth bits are left for a closer look.
 #[inline(always)]
-fn read_word_in(bucket: &Bucket, tag: u64) -> u64 {
+fn word_with(bucket: &Bucket, tag: u64) -> u64 {
     /// What is left of the bits that differ without the mark, if position and growth bits are the same.
     const SAME_END: u64 = (FROZEN << 1) << 1;
     bucket.slots.iter().rev().fold(EMPTY, |found, slot| {
         let word = slot.load(Ordering::Acquire);
         select_unpredictable((word ^ tag) << 1 < SAME_END, word, found)
     })
+}
+
+/// Whether a bucket has an entry whose growth bits match every hash.
+#[inline]
+fn has_unread(bucket: &Bucket) -> bool {
+    bucket.slots.iter().fold(0, |all, slot| all | slot.load(Ordering::Acquire)) & UNREAD != 0
+}
+
+/// Slots are taken in order, so a bucket has an empty one if the last is.
+#[inline]
+fn is_full(bucket: &Bucket) -> bool {
+    bucket.slots[BUCKET_SLOTS - 1].load(Ordering::Acquire) & !FROZEN != EMPTY
 }
 
 #[inline]
@@ -217,6 +229,15 @@ impl Cell<'_> {
     fn prefix(&self) -> u64 {
         u64::from(number(self.first_part, PREFIX))
     }
+}
+
+/// The first bucket of a cell in the probe order of a hash.
+#[inline(always)]
+fn home_bucket<'a>(storage: &'a Storage, cell: Cell<'a>, hash: u64) -> &'a Bucket {
+    let buckets = number(cell.first_part, PAGE_COUNT) as usize * PAGE_BUCKETS;
+    let at = home(hash >> (64 - POSITION_BITS), buckets);
+    let page = number(cell.first_part, (at / PAGE_BUCKETS) % PART_PAGES_MAX);
+    &storage.pages.get(page as usize).buckets[at % PAGE_BUCKETS]
 }
 
 /// The buckets of a cell in probe order.
@@ -349,10 +370,55 @@ impl HashIndex {
         }
     }
 
-    /// The first entry that may be the key's, wherever it is.
+    /// Shows `probe` what may be the key's in these buckets of a cell, or else in the cells that replace it.
+    #[inline(always)]
+    fn get_from<'a, R>(
+        &'a self,
+        mut cell: Cell<'a>,
+        mut buckets: Probe<'a>,
+        hash: u64,
+        mut probe: impl FnMut(Addr) -> Option<R>,
+    ) -> Option<R> {
+        loop {
+            let tag = tag(hash, cell.depth());
+            for bucket in buckets {
+                let mut candidates = candidates(bucket, tag);
+                while candidates != 0 {
+                    let slot = &bucket.slots[candidates.trailing_zeros() as usize % BUCKET_SLOTS];
+                    let word = slot.load(Ordering::Acquire);
+                    if may_be(word, tag)
+                        && let Some(found) = probe(addr(word))
+                    {
+                        return Some(found);
+                    }
+                    candidates &= candidates - 1;
+                }
+                if !is_full(bucket) {
+                    break;
+                }
+            }
+            // A cell that was replaced meanwhile knows nothing of keys that were inserted since.
+            let now = self.cell(hash);
+            if now.number == cell.number {
+                return None;
+            }
+            (cell, buckets) = (now, Probe::new(&self.storage, now, hash));
+        }
+    }
+
+    /// The first entry that may be the key's, whose home bucket was looked at for slots with its tag. If it had none, only what is
+    /// marked as unread can be in there.
     #[inline(never)]
-    fn first_behind(&self, hash: u64) -> Option<Addr> {
-        self.get(Key { bytes: &[], hash }, Some)
+    fn first_elsewhere(&self, cell: Cell<'_>, hash: u64, has_tag: bool) -> Option<Addr> {
+        let buckets = Probe::new(&self.storage, cell, hash);
+        let home = home_bucket(&self.storage, cell, hash);
+        if has_tag || has_unread(home) {
+            return self.get_from(cell, buckets, hash, Some);
+        }
+        if !is_full(home) && self.is_current(cell, hash) {
+            return None;
+        }
+        self.get_from(cell, buckets.behind(1), hash, Some)
     }
 
     /// The cells of one moment: an entry that nobody touches is in one of them, however they grow meanwhile.
@@ -800,44 +866,20 @@ impl Index for HashIndex {
     fn first<T>(&self, key: Key<'_>, meanwhile: impl FnOnce() -> T) -> (Option<Addr>, T) {
         let cell = self.cell(key.hash);
         let tag = tag(key.hash, cell.depth());
-        let buckets = number(cell.first_part, PAGE_COUNT) as usize * PAGE_BUCKETS;
-        let at = home(key.hash >> (64 - POSITION_BITS), buckets);
-        let page = number(cell.first_part, (at / PAGE_BUCKETS) % PART_PAGES_MAX);
-        let bucket = &self.storage.pages.get(page as usize).buckets[at % PAGE_BUCKETS];
+        let bucket = home_bucket(&self.storage, cell, key.hash);
         prefetch(bucket);
         let done = meanwhile();
-        let found = read_word_in(bucket, tag) & ADDR_MASK;
-        let found = if found != 0 { Some(Addr::from_bits(found)) } else { self.first_behind(key.hash) };
-        (found, done)
+        let word = word_with(bucket, tag);
+        if word & ADDR_MASK != 0 {
+            return (Some(addr(word)), done);
+        }
+        (self.first_elsewhere(cell, key.hash, word != EMPTY), done)
     }
 
     #[inline(always)]
-    fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
-        loop {
-            let cell = self.cell(key.hash);
-            let tag = tag(key.hash, cell.depth());
-            for bucket in Probe::new(&self.storage, cell, key.hash) {
-                let mut candidates = candidates(bucket, tag);
-                while candidates != 0 {
-                    let slot = &bucket.slots[candidates.trailing_zeros() as usize % BUCKET_SLOTS];
-                    let word = slot.load(Ordering::Acquire);
-                    if may_be(word, tag)
-                        && let Some(found) = probe(addr(word))
-                    {
-                        return Some(found);
-                    }
-                    candidates &= candidates - 1;
-                }
-                // Slots are taken in order, so a bucket has an empty one if the last is.
-                if bucket.slots[BUCKET_SLOTS - 1].load(Ordering::Acquire) & !FROZEN == EMPTY {
-                    break;
-                }
-            }
-            // A cell that was replaced meanwhile knows nothing of keys that were inserted since.
-            if self.is_current(cell, key.hash) {
-                return None;
-            }
-        }
+    fn get<R>(&self, key: Key<'_>, probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
+        let cell = self.cell(key.hash);
+        self.get_from(cell, Probe::new(&self.storage, cell, key.hash), key.hash, probe)
     }
 
     #[inline]

@@ -8,9 +8,9 @@
 
 use super::{
     Cell, EMPTY, FROZEN, GENERATION, HashIndex, NEXT_PART, PAGE_COUNT, PART_PAGES_MAX, POSITION_BITS,
-    POSITION_MASK, Storage, addr, home, may_be, number, tag,
+    POSITION_MASK, Storage, addr, home, is_full, may_be, number, tag,
 };
-use crate::index::arena::{BUCKET_SLOTS, Bucket, Line, PAGE_BUCKETS};
+use crate::index::arena::{Bucket, Line, PAGE_BUCKETS};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Addr;
 use std::ops::ControlFlow;
@@ -104,9 +104,7 @@ impl<'a> Iterator for Runs<'a> {
 #[inline]
 fn is_of_strangers(bucket: &Bucket, tag: u64) -> bool {
     let is_stranger = |slot: &AtomicU64| (slot.load(Ordering::Acquire) ^ tag) & POSITION_MASK != 0;
-    // The last slot is taken last.
-    let is_full = bucket.slots[BUCKET_SLOTS - 1].load(Ordering::Acquire) & !FROZEN != EMPTY;
-    is_full && bucket.slots.iter().all(is_stranger)
+    is_full(bucket) && bucket.slots.iter().all(is_stranger)
 }
 
 impl HashIndex {
