@@ -139,8 +139,9 @@ impl<I: Index + 'static> Engine<I> {
         shown
     }
 
-    /// What is seen of one key, under an epoch guard. All of it is one piece of code, of what most gets need and nothing else: so
-    /// short that the CPU begins the next get while this one waits for its entry, and without branches that it cannot predict.
+    /// What is seen of one key, under an epoch guard. All of it is one piece of code, of what most gets need and nothing else, with
+    /// few branches that cannot be predicted: the shorter it is, the more of the next get the CPU begins while this one waits
+    /// for its entry.
     #[inline(never)]
     fn look_at_one(&self, scope: impl Scope<I>, key: &[u8]) -> Look<'_> {
         let Ok(space) = scope.look(self) else { return Err(NoValue::Unknown) };

@@ -53,7 +53,7 @@ use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::Backoff;
 use look::Slots;
-use node::{Attempt, INNER, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word};
+use node::{Attempt, INNER, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word, check, slice_at};
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use walk::{Place, Spot};
@@ -228,6 +228,30 @@ impl OrderedIndex {
         Ok(None)
     }
 
+    /// The first candidate for a key of one slice. Also gives up where there may be a link, which such keys seldom meet.
+    #[inline(always)]
+    fn try_first(&self, key: Key<'_>) -> Attempt<Option<Addr>> {
+        let (slice, rank) = slice_at(key.bytes, 0);
+        let (number, version) = self.nodes.walk(self.first, slice, |_, _, _, _| {})?;
+        let leaf = self.nodes.leaves.get(number);
+        let count = leaf.len();
+        let at = leaf.lower_bound(count, slice, rank);
+        let has_slice = at < count && leaf.slice(at) == slice;
+        if has_slice {
+            let word = leaf.word(at);
+            check(&leaf.version, version)?;
+            // A key has no link beside it that covers it.
+            let is_found = word.may_be(Word::entry(Addr::from_bits(0), rank, key.hash));
+            return if is_found { Ok(Some(word.addr())) } else { Err(Restart) };
+        }
+        let is_link = |at: usize| at < count && leaf.word(at).is_link();
+        if is_link(at) || at > 0 && is_link(at - 1) {
+            return Err(Restart);
+        }
+        check(&leaf.version, version)?;
+        Ok(None)
+    }
+
     fn try_upsert(
         &self,
         key: Key<'_>,
@@ -377,7 +401,11 @@ impl Index for OrderedIndex {
 
     #[inline(always)]
     fn first<T>(&self, key: Key<'_>, meanwhile: impl FnOnce() -> T) -> (Option<Addr>, T) {
-        let found = match self.try_get(key, &mut Some) {
+        let attempt = match key.bytes.len() {
+            ..=SLICE_BYTES => self.try_first(key),
+            _ => self.try_get(key, &mut Some),
+        };
+        let found = match attempt {
             Ok(Some(found)) => Some(found),
             Ok(None) if !self.has_unplaced() => None,
             _ => self.first_of_any(key.bytes, key.hash),
