@@ -310,11 +310,11 @@ impl Versions {
         Closed::OneOfSome(noted.filter_map(|(shard, noted)| Some((shard, noted?))).collect())
     }
 
-    /// A shard in which all that was kept can be found. A few are taken in at a time, so that writers get in.
-    fn when_ready<'a>(&self, shard: &'a Mutex<Shard>) -> MutexGuard<'a, Shard> {
+    /// A shard in which all that was kept of a hash can be found, or all. A few are taken in at a time, so that writers get in.
+    fn when_ready<'a>(&self, shard: &'a Mutex<Shard>, hash: Option<u64>) -> MutexGuard<'a, Shard> {
         loop {
             let mut shard = shard.lock();
-            if shard.is_ready(self.opening()) {
+            if shard.is_ready(self.opening(), hash) {
                 return shard;
             }
         }
@@ -324,12 +324,12 @@ impl Versions {
     /// in that order, if it is given. Keys with one hash are rare: the first one is nearly always the key's. The stamp is what
     /// the version was kept with.
     pub fn visible_at(&self, hash: u64, point: Seq, before: Option<(Seq, Addr)>) -> Option<(Seq, Addr)> {
-        self.when_ready(self.shard(hash)).visible_at(hash, point, before)
+        self.when_ready(self.shard(hash), Some(hash)).visible_at(hash, point, before)
     }
 
     /// Bytes of the versions that are noted with a point.
     pub fn bytes_at(&self, point: Seq) -> u64 {
-        self.shards.iter().map(|shard| self.when_ready(shard).bytes_at(point)).sum()
+        self.shards.iter().map(|shard| self.when_ready(shard, None).bytes_at(point)).sum()
     }
 
     /// What is kept now.

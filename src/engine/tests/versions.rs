@@ -279,3 +279,16 @@ fn the_last_point_may_close_while_what_another_one_had_is_let_go_of() {
         assert_eq!(versions.kept().versions, u64::from(is_opened_again));
     }
 }
+
+/// Who looks for one version takes in those that may be it, not all of its shard.
+#[test]
+fn who_looks_for_a_version_takes_in_a_part_of_its_shard() {
+    let mut kept = Kept::default();
+    kept.open();
+    let hash = |key: u64| key << 40;
+    (0..1000).for_each(|key| _ = kept.replace(hash(key), Seq::ZERO));
+    assert!(kept.versions.visible_at(hash(7), kept.open[0], None).is_some());
+    let taken_in = kept.versions.shard(hash(7)).lock().taken_in();
+    assert!(taken_in > 0 && taken_in <= 125, "{taken_in}");
+    kept.check();
+}

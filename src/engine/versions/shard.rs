@@ -1,8 +1,8 @@
 //! The versions of an eighth of all keys, by the points that need them.
 //!
-//! Writers only append them. Whoever looks for one, and whoever closes a point while others are open, first takes in those that
-//! are there, a few under each hold of the lock: only then they are found by their hash, and noted with a point. When the last
-//! point closes all go together, and none of this is done for those that nobody asked for.
+//! Writers only append them, each to the part of its hash. Whoever looks for one first takes in its part, and whoever closes a
+//! point while others are open takes in all, a few under each hold of the lock: only then they are found by their hash, and
+//! noted with a point. When the last point closes all go together, and none of this is done for those that nobody asked for.
 //!
 //! Each version is noted with one point, the newest at which it is visible. When that one closes, versions that the next
 //! older point does not show go, and the others are noted with it all together: as heaps, the newest version first, they
@@ -16,8 +16,8 @@
 //!   - a version is in `fresh` or in `versions`; to each of these one lead is in `lone` or in `more`, to those of a key that
 //!     is overwritten over and over one in `lone` at most
 //!   - what is noted with a point that is being closed is in `versions`, unless all went since (`cleared`)
-//!   - there are `FRESH_MAX` in `fresh` at most, which is what who looks for one may have to take in
-//!   - all pieces of `fresh` but the last are full, and none is empty
+//!   - there are `FRESH_MAX` in each part of `fresh` at most, which is what who looks for one may have to take in
+//!   - all pieces of such a part but the last are full, and none is empty
 
 use super::{Held, Replaced};
 use crate::index::arena::prefetch;
@@ -28,12 +28,14 @@ use std::collections::{BTreeMap, BinaryHeap, btree_map};
 
 /// Versions that a point lets go of, or that are taken in, under one hold of the lock: writers wait for it.
 const AT_ONCE: usize = 64;
-/// Versions that nobody has asked for yet. With more of them writers take in what they add.
+/// Parts of those that nobody has asked for yet, by their hash: who looks for one takes in its part.
+const PARTS: usize = 8;
+/// Versions of such a part. With more of them writers take in what they add.
 const FRESH_MAX: usize = 8 << 10;
 /// Versions that a writer takes in together: each needs memory that is in no cache, and all of it is asked for at a time.
 const OF_A_WRITER: usize = 32;
 /// Versions of one piece of memory: none of them is copied when there are more, while writers wait.
-const OF_A_PIECE: usize = 512;
+const OF_A_PIECE: usize = 128;
 /// How far ahead memory is asked for that the next ones are written to: else the next locked instruction waits for it.
 const AHEAD: usize = 3;
 /// A table with room for so many times what is in it gives room back.
@@ -75,6 +77,11 @@ impl Lead {
     fn at(self) -> usize {
         self.at as usize
     }
+}
+
+/// Other bits than those that tell the shard.
+fn part_of(hash: u64) -> usize {
+    (hash >> 40) as usize % PARTS
 }
 
 /// Versions in the order in which they were kept.
@@ -187,7 +194,7 @@ pub(super) struct Shard {
     /// The newest opening that came here.
     opened: u64,
     /// Kept, and not taken in yet.
-    fresh: Fresh,
+    fresh: [Fresh; PARTS],
     /// Held for nothing. The version was there already: two writers met, or one tried twice. Or the point that was being opened
     /// did not need it.
     surplus: Vec<Held>,
@@ -238,16 +245,27 @@ impl Shard {
         }
         let held = hold();
         self.bytes += held.bytes();
-        self.fresh.push(Version { replaced, held });
-        if self.fresh.len() == FRESH_MAX {
-            self.take_in(opening, OF_A_WRITER);
+        let part = part_of(replaced.hash);
+        self.fresh[part].push(Version { replaced, held });
+        if self.fresh[part].len() == FRESH_MAX {
+            self.take_in(opening, part, OF_A_WRITER);
         }
     }
 
+    fn has_fresh(&self) -> bool {
+        self.fresh.iter().any(|part| !part.is_empty())
+    }
+
     /// Takes in some of those that were kept, and says whether that was all.
-    fn take_in(&mut self, opening: u64, most: usize) -> bool {
+    fn take_in_any(&mut self, opening: u64, most: usize) -> bool {
+        let part = self.fresh.iter().position(|part| !part.is_empty());
+        part.is_none_or(|part| self.take_in(opening, part, most) && !self.has_fresh())
+    }
+
+    /// The same of one part.
+    fn take_in(&mut self, opening: u64, part: usize, most: usize) -> bool {
         for _ in 0..most {
-            let Some(version) = self.fresh.pop() else { break };
+            let Some(version) = self.fresh[part].pop() else { break };
             let (replaced, note, bytes) = (version.replaced, version.note(), version.held.bytes());
             let point = self.point_of(&replaced);
             let spare =
@@ -260,12 +278,15 @@ impl Shard {
                 }
             }
         }
-        self.fresh.is_empty()
+        self.fresh[part].is_empty()
     }
 
-    /// Some of those that somebody asks for are taken in. False if he has to come again.
-    pub(super) fn is_ready(&mut self, opening: u64) -> bool {
-        self.take_in(opening, AT_ONCE)
+    /// Some of those that somebody asks for, who may want one hash only, are taken in. False if he has to come again.
+    pub(super) fn is_ready(&mut self, opening: u64, hash: Option<u64>) -> bool {
+        match hash {
+            Some(hash) => self.take_in(opening, part_of(hash), AT_ONCE),
+            None => self.take_in_any(opening, AT_ONCE),
+        }
     }
 
     /// Gives the version back if it is there already.
@@ -316,13 +337,13 @@ impl Shard {
     /// A point is not there any more: what was noted with it, unless there is nothing to do for it.
     pub(super) fn close(&mut self, point: Seq) -> Option<Noted> {
         let noted = Noted { cleared: self.cleared, ..self.take_noted(point) };
-        let is_done = noted.is_empty() && self.fresh.is_empty() && self.surplus.is_empty();
+        let is_done = noted.is_empty() && !self.has_fresh() && self.surplus.is_empty();
         (!is_done).then_some(noted)
     }
 
     /// The last point is not there any more, and none is being opened: so nothing is needed.
     pub(super) fn close_last(&mut self) -> Option<Shard> {
-        if self.fresh.is_empty() && self.versions.is_empty() && self.surplus.is_empty() {
+        if !self.has_fresh() && self.versions.is_empty() && self.surplus.is_empty() {
             // As most are if a snapshot was short: nothing is moved then.
             self.newest = None;
             self.older.clear();
@@ -334,7 +355,7 @@ impl Shard {
 
     /// All that is held.
     pub(super) fn into_held(self) -> impl Iterator<Item = Held> {
-        let fresh = self.fresh.pieces.into_iter().flatten();
+        let fresh = self.fresh.into_iter().flat_map(|part| part.pieces).flatten();
         fresh.chain(self.versions).map(|version| version.held).chain(self.surplus)
     }
 
@@ -359,7 +380,7 @@ impl Shard {
         if noted.cleared != self.cleared {
             return Left::Nothing;
         }
-        let is_all = self.take_in(opening, AT_ONCE);
+        let is_all = self.take_in_any(opening, AT_ONCE);
         gone.append(&mut self.surplus);
         if !is_all {
             return Left::More;
@@ -464,8 +485,14 @@ impl Shard {
         self.noted(point).map_or(0, |noted| noted.bytes)
     }
 
+    #[cfg(test)]
+    pub(super) fn taken_in(&self) -> usize {
+        self.versions.len()
+    }
+
     /// Versions, and their bytes.
     pub(super) fn kept(&self) -> (u64, u64) {
-        ((self.fresh.len() + self.versions.len()) as u64, self.bytes)
+        let fresh: usize = self.fresh.iter().map(Fresh::len).sum();
+        ((fresh + self.versions.len()) as u64, self.bytes)
     }
 }
