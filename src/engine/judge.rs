@@ -38,7 +38,7 @@ impl<I: Index + 'static> Engine<I> {
             self.compare(known, op, (new.seq, new.frame_seq, new.addr))
         };
         if is_asked {
-            self.keep_if_needed(hash, candidate, (known, seq), (new.addr, new.seq));
+            self.keep_if_needed(hash, candidate, (known, op, seq), (new.addr, new.seq));
         }
         candidate
     }

@@ -311,36 +311,36 @@ impl<I: Index + 'static> Engine<I> {
         }
     }
 
-    /// Keeps the older one of two entries of a key, each with its stamp, if a snapshot shows it.
+    /// Keeps the older one of two entries of a key, each with its stamp, if a snapshot shows it. Before it is replaced, and under
+    /// an epoch guard, so that its segment is there to be pinned.
     #[cold]
     pub(super) fn keep_if_needed(
         &self,
         hash: u64,
         known_is: Candidate,
-        known: (Addr, Seq),
-        new: (Addr, Seq),
+        (known, op, known_seq): (Addr, &Op<'_>, Seq),
+        (new, new_seq): (Addr, Seq),
     ) {
-        let ((addr, seq), (_, by)) = if known_is == Candidate::Older { (known, new) } else { (new, known) };
-        if self.versions.may_need(seq) {
-            self.keep_version(Replaced { hash, addr, seq, by });
+        if known_is == Candidate::Older && self.versions.may_need(known_seq) {
+            let replaced = Replaced { hash, addr: known, seq: known_seq, by: new_seq };
+            self.versions.keep(replaced, || self.hold_version(known, Some(op)));
+        }
+        if known_is == Candidate::Newer && self.versions.may_need(new_seq) {
+            let scratch = Scratch::new();
+            let replaced = Replaced { hash, addr: new, seq: new_seq, by: known_seq };
+            self.versions.keep(replaced, || self.hold_version(new, self.reader.op(new, &scratch).as_ref()));
         }
     }
 
-    /// Keeps an entry that is about to be replaced. Under an epoch guard, so that its segment is there to be pinned.
-    #[cold]
-    pub(super) fn keep_version(&self, replaced: Replaced) {
-        self.versions.keep(replaced, || self.hold_version(replaced.addr));
-    }
-
-    fn hold_version(&self, addr: Addr) -> Held {
+    /// Pins the segments of an entry.
+    fn hold_version(&self, addr: Addr, op: Option<&Op<'_>>) -> Held {
         let geometry = self.space.geometry();
         let mut held = Held { slot: geometry.slot_of_addr(addr), entry_bytes: 0, blob: None };
-        let scratch = Scratch::new();
-        if let Some(op) = self.reader.op(addr, &scratch) {
+        if let Some(op) = op {
             held.entry_bytes = u32::try_from(op.footprint_bytes()).expect("it fits a segment");
             // A descriptor that rotted names anything. Whoever reads the version will find that out.
             if op.kind() == OpKind::PutBlob
-                && self.reader.verify(addr, &op, CheckSite::EntryOnGet)
+                && self.reader.verify(addr, op, CheckSite::EntryOnGet)
                 && let Some(descriptor) = BlobDescriptor::decode(op.value())
             {
                 let slots = descriptor.chunks.iter().map(|chunk| geometry.slot_of(chunk.offset));
