@@ -34,20 +34,22 @@
 //!   - a version is kept if there is a point `p` with `seq <= p < by`, and for no other reason; what was kept for a point that
 //!     was being opened, in vain, goes when some point closes, if not before
 //!   - when no point is open, and none is being opened, nothing is kept
-//!   - all shards have the same points, but for the one that is being opened or closed, under the lock of `points`
+//!   - all shards have the same points, but for the one that is being opened or closed, under the lock of `points`, and but
+//!     for one that is open alone: of that a shard learns from who comes to it first (`know_alone`)
+//!   - a shard has a point or a version only while `used` is set; it is cleared before they are, by the close of the last point
 //!   - shards are locked last: under a log's lock, never around one; `points` is not held around a wait
 //!   - the slots of a version are pinned from before it is in a shard until after it has left it
 
 mod shard;
 
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::types::{Addr, SegmentSlot, Seq};
 use crossbeam_utils::CachePadded;
 use shard::{Left, Noted, Shard};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Writers of different keys meet in one shard so rarely that it does not matter; opening a point visits all.
+/// Writers of different keys meet in one shard so rarely that it does not matter; opening a point beside others visits all.
 const SHARDS: usize = 8;
 
 /// An entry that another one replaces.
@@ -144,6 +146,8 @@ pub struct Versions {
     bounds: CachePadded<Bounds>,
     /// Number of the newest opening. Shards that it did not come to yet keep everything.
     opening: AtomicU64,
+    /// Whether a shard was used since all were emptied: else who opens and closes a point has no need to visit them.
+    used: AtomicBool,
     points: Mutex<BTreeMap<Seq, Point>>,
     /// Points that were closed, and have let go of what only they needed.
     closed: AtomicU64,
@@ -226,7 +230,25 @@ impl Versions {
     /// Keeps an entry if a point needs it; `hold` pins it. Before the index changes.
     pub fn keep(&self, replaced: Replaced, hold: impl FnOnce() -> Held) {
         let mut shard = self.shard(replaced.hash).lock();
-        shard.keep(replaced, self.opening(), hold);
+        let opening = self.opening();
+        if shard.knows(opening) || self.know_alone(&mut shard, opening) {
+            shard.keep(replaced, opening, hold);
+        }
+    }
+
+    /// Tells a shard that the newest opening did not come to of the point, if that is open alone. False if there is none.
+    ///
+    /// Who closes it stores the bound and then looks whether a shard was used; here it is the other way round. Either the
+    /// bound says here that nothing is needed any more, or the shard is emptied there, under its lock. A shard that has a point
+    /// waits for who opens another one: the bound may still be that of the first.
+    #[cold]
+    fn know_alone(&self, shard: &mut Shard, opening: u64) -> bool {
+        self.used.store(true, Ordering::SeqCst);
+        let visible_below = self.bounds.visible_below.load(Ordering::SeqCst);
+        if !shard.has_points() && visible_below != u64::MAX && visible_below > 0 {
+            shard.open_alone(Seq(visible_below - 1), opening);
+        }
+        visible_below > 0
     }
 
     /// Opens a point, or an open one once more: `take` gives a stamp, above all that were given, and makes it the floor.
@@ -240,9 +262,16 @@ impl Versions {
             newest.get_mut().users += 1;
             return *newest.key();
         }
+        let is_alone = points.is_empty();
+        if points.len() == 1 {
+            // Before this opening has a number: it is another one that they keep everything for then.
+            self.shards.iter().for_each(|shard| drop(self.lock(shard)));
+        }
         let mut opening = Opening::begin(self);
         let point = take();
-        self.shards.iter().for_each(|shard| shard.lock().open(point, opening.number, &mut gone));
+        if !is_alone {
+            self.shards.iter().for_each(|shard| shard.lock().open(point, opening.number, &mut gone));
+        }
         points.insert(point, Point { users: 1, since: Instant::now(), is_settled: false });
         opening.visible_below = point.0 + 1;
         drop(opening);
@@ -301,19 +330,34 @@ impl Versions {
         points.remove(&point);
         self.raise_settled(&points);
         let newest = points.last_key_value().map_or(0, |(newest, _)| newest.0 + 1);
-        self.bounds.visible_below.store(newest, Ordering::Release);
+        self.bounds.visible_below.store(newest, Ordering::SeqCst);
         // Still under the lock: the same point may be opened again, and none is being opened now.
         if points.is_empty() {
+            if !self.used.load(Ordering::SeqCst) {
+                return Closed::Last(Vec::new());
+            }
+            // Whoever uses one behind this visit sets it again.
+            self.used.store(false, Ordering::SeqCst);
             return Closed::Last(self.shards.iter().filter_map(|shard| shard.lock().close_last()).collect());
         }
         let noted = self.shards.iter().map(|shard| (&**shard, shard.lock().close(point)));
         Closed::OneOfSome(noted.filter_map(|(shard, noted)| Some((shard, noted?))).collect())
     }
 
+    /// A shard that knows of a point which is open alone.
+    fn lock<'a>(&self, shard: &'a Mutex<Shard>) -> MutexGuard<'a, Shard> {
+        let mut shard = shard.lock();
+        let opening = self.opening();
+        if !shard.knows(opening) {
+            self.know_alone(&mut shard, opening);
+        }
+        shard
+    }
+
     /// A shard in which all that was kept of a hash can be found, or all. A few are taken in at a time, so that writers get in.
     fn when_ready<'a>(&self, shard: &'a Mutex<Shard>, hash: Option<u64>) -> MutexGuard<'a, Shard> {
         loop {
-            let mut shard = shard.lock();
+            let mut shard = self.lock(shard);
             if shard.is_ready(self.opening(), hash) {
                 return shard;
             }

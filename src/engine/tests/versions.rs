@@ -280,6 +280,77 @@ fn the_last_point_may_close_while_what_another_one_had_is_let_go_of() {
     }
 }
 
+/// Who closes the only point visits no shard if none was used, and a writer that is about to keep something uses one.
+#[test]
+fn nothing_is_kept_behind_the_close_of_a_point_that_was_alone_beside_writers() {
+    const ROUNDS: u64 = 20_000;
+    let (versions, held) = (Versions::default(), AtomicU64::new(0));
+    let is_over = AtomicBool::new(false);
+    let write = |first: u64| {
+        let mut hash = first;
+        while !is_over.load(Ordering::Relaxed) {
+            hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
+            if versions.may_need(Seq(1)) {
+                let addr = Addr::from_bits(hash >> 24);
+                versions.keep(Replaced { hash, addr, seq: Seq(1), by: Seq(u64::MAX >> 2) }, || {
+                    held.fetch_add(1, Ordering::Relaxed);
+                    Held { slot: SegmentSlot(0), entry_bytes: 1, blob: None }
+                });
+            }
+        }
+    };
+    let let_go = |_| _ = held.fetch_sub(1, Ordering::Relaxed);
+    crate::sync::threads::scope(|scope| {
+        scope.spawn(|| write(1));
+        scope.spawn(|| write(2));
+        // Counted, and told when the writers have ended: they would write for ever.
+        let mut left = 0;
+        for round in 1..=ROUNDS {
+            let point = versions.open(|| Seq(round * 2), let_go);
+            // Some others are opened beside it.
+            let other = round.is_multiple_of(4).then(|| versions.open(|| Seq(round * 2 + 1), let_go));
+            versions.close(point, let_go);
+            other.into_iter().for_each(|other| versions.close(other, let_go));
+            left += versions.kept().versions;
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(left, 0, "no point is open");
+    });
+    assert_eq!(held.into_inner(), 0);
+}
+
+/// Who keeps something may have looked before the point closed.
+#[test]
+fn a_shard_that_was_not_told_of_a_point_keeps_nothing_behind_its_close() {
+    let mut kept = Kept::default();
+    kept.open();
+    let addr = Addr::from_bits(1);
+    kept.close(0);
+    kept.versions.keep(Replaced { hash: 7, addr, seq: Seq(1), by: Seq(2) }, || panic!("nobody needs it"));
+    kept.check();
+}
+
+/// Who opens a second point tells the shards of the first one before: else they have its own only.
+#[test]
+fn what_a_second_point_shows_is_kept_by_shards_that_were_not_told_of_the_first() {
+    for are_used_before in [false, true] {
+        let mut kept = Kept::default();
+        kept.open();
+        let seq = if are_used_before { kept.replace(0, Seq::ZERO) } else { Seq(kept.stamp) };
+        kept.stamp += 1;
+        kept.open();
+        for key in 0..64 {
+            let newest = kept.replace(key << 31, if key == 0 { seq } else { Seq::ZERO });
+            kept.replace(key << 31, newest);
+        }
+        kept.check();
+        kept.close(0);
+        kept.check();
+        kept.close(0);
+        kept.check();
+    }
+}
+
 /// Who looks for one version takes in those that may be it, not all of its shard.
 #[test]
 fn who_looks_for_a_version_takes_in_a_part_of_its_shard() {

@@ -237,10 +237,20 @@ impl Shard {
         self.point_below(replaced.by).filter(|point| *point >= replaced.seq)
     }
 
+    /// Whether the newest opening came here.
+    #[inline]
+    pub(super) fn knows(&self, opening: u64) -> bool {
+        self.opened == opening
+    }
+
+    pub(super) fn has_points(&self) -> bool {
+        self.newest.is_some()
+    }
+
     /// Keeps an entry if a point needs it, or the one that `opening` numbers may; `hold` pins it. Writers come here at each
     /// first overwrite, so it only writes to memory that is near.
     pub(super) fn keep(&mut self, replaced: Replaced, opening: u64, hold: impl FnOnce() -> Held) {
-        if self.point_of(&replaced).is_none() && self.opened == opening {
+        if self.point_of(&replaced).is_none() && self.knows(opening) {
             return;
         }
         let held = hold();
@@ -332,6 +342,13 @@ impl Shard {
         for note in std::mem::take(&mut self.unsettled) {
             self.settle(note, opening, gone);
         }
+    }
+
+    /// The only point is there, and nobody has come here since it was opened. What it does not need goes with some point.
+    pub(super) fn open_alone(&mut self, point: Seq, opening: u64) {
+        let mut gone = Vec::new();
+        self.open(point, opening, &mut gone);
+        self.surplus = gone;
     }
 
     /// A point is not there any more: what was noted with it, unless there is nothing to do for it.
