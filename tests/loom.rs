@@ -393,6 +393,106 @@ mod puts_and_gets {
     }
 }
 
+/// A read point that is open alone: `know_alone`, `keep` and `close_for_one` of `src/engine/versions.rs`, with one shard. What
+/// is sequentially consistent there is a fence here, behind the first access of each pair.
+mod lone_points {
+    use super::*;
+    use loom::sync::Mutex;
+
+    /// Steps of the protocol that a variant leaves out or turns round.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Wrong {
+        Nothing,
+        WriterWithoutFence,
+        CloserWithoutFence,
+        BoundBeforeMark,
+        MarkClearedBehindVisit,
+    }
+
+    struct Points {
+        used: AtomicU64,
+        bound: AtomicU64,
+        /// Versions that are kept; there are only some while a point is open.
+        shard: Mutex<u64>,
+        wrong: Wrong,
+    }
+
+    impl Points {
+        /// A writer's `keep` in a shard that was not told.
+        fn keep(&self) {
+            let mut shard = self.shard.lock().expect("nobody panics");
+            let mark = || self.used.store(1, Ordering::Relaxed);
+            if self.wrong != Wrong::BoundBeforeMark {
+                mark();
+            }
+            if self.wrong != Wrong::WriterWithoutFence {
+                fence(Ordering::SeqCst);
+            }
+            let is_needed = self.bound.load(Ordering::Relaxed) > 0;
+            if self.wrong == Wrong::BoundBeforeMark {
+                mark();
+            }
+            *shard += u64::from(is_needed);
+        }
+
+        fn close(&self) {
+            self.bound.store(0, Ordering::Relaxed);
+            if self.wrong != Wrong::CloserWithoutFence {
+                fence(Ordering::SeqCst);
+            }
+            if self.used.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            let clear = || self.used.store(0, Ordering::Relaxed);
+            if self.wrong != Wrong::MarkClearedBehindVisit {
+                clear();
+            }
+            *self.shard.lock().expect("nobody panics") = 0;
+            if self.wrong == Wrong::MarkClearedBehindVisit {
+                clear();
+            }
+        }
+    }
+
+    /// A point is closed, opened again and closed beside a writer.
+    fn model(wrong: Wrong) -> impl Fn() + Send + Sync + 'static {
+        move || {
+            let points = Arc::new(Points {
+                used: AtomicU64::new(0),
+                bound: AtomicU64::new(1),
+                shard: Mutex::new(0),
+                wrong,
+            });
+            let writer = {
+                let points = Arc::clone(&points);
+                thread::spawn(move || (0..2).for_each(|_| points.keep()))
+            };
+            points.close();
+            points.bound.store(2, Ordering::Release);
+            points.close();
+            writer.join().expect("the writer ends");
+            assert_eq!(
+                *points.shard.lock().expect("nobody panics"),
+                0,
+                "kept behind the close of the last point"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_behind_the_close_of_a_point_that_was_alone() {
+        loom::model(model(Wrong::Nothing));
+    }
+
+    #[test]
+    fn without_one_of_its_steps_something_may_be_kept() {
+        refuted(model(Wrong::WriterWithoutFence));
+        refuted(model(Wrong::CloserWithoutFence));
+        refuted(model(Wrong::BoundBeforeMark));
+        refuted(model(Wrong::MarkClearedBehindVisit));
+    }
+}
+
 /// The slot of a store: `enter`, the end of `Entered`, `close`, `wait_for_calls` and `dispose` of `src/capi/stores.rs`,
 /// with a record for each of two threads. A barrier on all threads stands as a fence on both sides: of a call that says
 /// where it is and then reads the word, and a close that changes the word and then looks who is there, at least one

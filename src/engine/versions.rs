@@ -9,7 +9,8 @@
 //!   1. versions are kept whatever they are (`opening`, `visible_below`)
 //!   2. the newest stamp of each log is read; the highest is the point, and becomes the floor of stamps to come. It divides
 //!      all writes, see `oplog/order.rs`
-//!   3. the shards know the point, and what no point needs goes
+//!   3. the shards know the point, and what no point needs goes; of one that is open alone they learn later, and what it does
+//!      not need goes with some point
 //!   4. the opener, holding nothing, waits for the writes that were under way and may have a stamp up to the point
 //!
 //! Why nothing is missed. A writer passes two fences: one between the begin of its write section and its look at the
@@ -144,7 +145,7 @@ enum Closed<'a> {
 #[derive(Default)]
 pub struct Versions {
     bounds: CachePadded<Bounds>,
-    /// Number of the newest opening. Shards that it did not come to yet keep everything.
+    /// Number of the newest opening. Shards that it did not come to yet keep everything, but for that of a point alone.
     opening: AtomicU64,
     /// Whether a shard was used since all were emptied: else who opens and closes a point has no need to visit them.
     used: AtomicBool,
@@ -230,23 +231,24 @@ impl Versions {
     /// Keeps an entry if a point needs it; `hold` pins it. Before the index changes.
     pub fn keep(&self, replaced: Replaced, hold: impl FnOnce() -> Held) {
         let mut shard = self.shard(replaced.hash).lock();
-        let opening = self.opening();
-        if shard.knows(opening) || self.know_alone(&mut shard, opening) {
-            shard.keep(replaced, opening, hold);
+        if shard.knows(self.opening()) || self.know_alone(&mut shard) {
+            shard.keep(replaced, self.opening(), hold);
         }
     }
 
-    /// Tells a shard that the newest opening did not come to of the point, if that is open alone. False if there is none.
+    /// Tells a shard that the newest opening did not come to of the point, if that is open alone. False if there is none, nor one
+    /// being opened.
     ///
     /// Who closes it stores the bound and then looks whether a shard was used; here it is the other way round. Either the
     /// bound says here that nothing is needed any more, or the shard is emptied there, under its lock. A shard that has a point
-    /// waits for who opens another one: the bound may still be that of the first.
+    /// waits for who opens another one: the bound may still be that of the first. A shard that has none was not come to by who
+    /// opens a second point, who does that before he takes a number: so the number is the point's.
     #[cold]
-    fn know_alone(&self, shard: &mut Shard, opening: u64) -> bool {
+    fn know_alone(&self, shard: &mut Shard) -> bool {
         self.used.store(true, Ordering::SeqCst);
         let visible_below = self.bounds.visible_below.load(Ordering::SeqCst);
         if !shard.has_points() && visible_below != u64::MAX && visible_below > 0 {
-            shard.open_alone(Seq(visible_below - 1), opening);
+            shard.open_alone(Seq(visible_below - 1), self.opening());
         }
         visible_below > 0
     }
@@ -347,9 +349,8 @@ impl Versions {
     /// A shard that knows of a point which is open alone.
     fn lock<'a>(&self, shard: &'a Mutex<Shard>) -> MutexGuard<'a, Shard> {
         let mut shard = shard.lock();
-        let opening = self.opening();
-        if !shard.knows(opening) {
-            self.know_alone(&mut shard, opening);
+        if !shard.knows(self.opening()) {
+            self.know_alone(&mut shard);
         }
         shard
     }

@@ -326,8 +326,30 @@ fn a_shard_that_was_not_told_of_a_point_keeps_nothing_behind_its_close() {
     kept.open();
     let addr = Addr::from_bits(1);
     kept.close(0);
-    kept.versions.keep(Replaced { hash: 7, addr, seq: Seq(1), by: Seq(2) }, || panic!("nobody needs it"));
+    kept.versions.keep(Replaced { hash: 7, addr, seq: Seq::ZERO, by: Seq(2) }, || panic!("nobody needs it"));
     kept.check();
+}
+
+/// Between the number of a second opening and the bound that says that everything is kept the bound is the first one's.
+#[test]
+fn a_shard_does_not_take_the_first_point_for_the_second_that_is_being_opened() {
+    let mut kept = Kept::default();
+    kept.open();
+    kept.replace(7, Seq::ZERO);
+    let number = kept.versions.opening();
+    kept.versions.opening.store(number + 1, Ordering::SeqCst);
+    kept.versions.keep(Replaced { hash: 7, addr: Addr::from_bits(90), seq: Seq(5), by: Seq(6) }, || Held {
+        slot: SegmentSlot(90),
+        entry_bytes: 1,
+        blob: None,
+    });
+    kept.versions.bounds.visible_below.swap(u64::MAX, Ordering::SeqCst);
+    let is_kept = RefCell::new(false);
+    kept.versions.keep(Replaced { hash: 7, addr: Addr::from_bits(91), seq: Seq(1), by: Seq(3) }, || {
+        is_kept.replace(true);
+        Held { slot: SegmentSlot(91), entry_bytes: 1, blob: None }
+    });
+    assert!(is_kept.into_inner(), "the second point may turn out to show it");
 }
 
 /// Who opens a second point tells the shards of the first one before: else they have its own only.

@@ -268,8 +268,14 @@ impl Shard {
 
     /// Takes in some of those that were kept, and says whether that was all.
     fn take_in_any(&mut self, opening: u64, most: usize) -> bool {
-        let part = self.fresh.iter().position(|part| !part.is_empty());
-        part.is_none_or(|part| self.take_in(opening, part, most) && !self.has_fresh())
+        let mut left = most;
+        (0..PARTS).all(|part| {
+            let len = self.fresh[part].len();
+            self.take_in(opening, part, left) && {
+                left -= len;
+                true
+            }
+        })
     }
 
     /// The same of one part.
