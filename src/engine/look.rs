@@ -1,4 +1,5 @@
-//! Looking at many keys side by side: the misses of a step overlap, and what the looks share is looked up once.
+//! Looking at keys: a plain one by itself on a short way, and many side by side, where the misses of a step overlap and what the
+//! looks share is looked up once.
 //!
 //! Invariants:
 //!   - an entry is plain only if a get of its key would answer with its value, whatever it is like: a put with a short value in
@@ -84,7 +85,9 @@ impl<I: Index + 'static> Engine<I> {
         show: &mut impl FnMut(usize, Look<'_>),
     ) -> usize {
         let _guard = epoch::pin();
-        let (Some(entries), Ok(space)) = (self.plain_entries(), scope.look(self)) else { return 0 };
+        // In this order, as in `look_at_one`.
+        let Some(entries) = self.plain_entries() else { return 0 };
+        let Ok(space) = scope.look(self) else { return 0 };
         let mut group = [NO_KEY; FETCH_GROUP];
         let group = space.key_group(keys, &mut group);
         let mut found = [None; FETCH_GROUP];
@@ -144,13 +147,11 @@ impl<I: Index + 'static> Engine<I> {
     /// for its entry.
     #[inline(never)]
     fn look_at_one(&self, scope: impl Scope<I>, key: &[u8]) -> Look<'_> {
+        // Before anything is looked at that others lock: in a forked child they hold it for ever.
+        let Some(entries) = self.plain_entries() else { return Err(NoValue::Unknown) };
         let Ok(space) = scope.look(self) else { return Err(NoValue::Unknown) };
         let key = space.key(key);
-        let (found, entries) = space.index.first(key, || self.plain_entries());
-        match entries {
-            Some(entries) => self.look_at(&entries, &key, found),
-            None => Err(NoValue::Unknown),
-        }
+        self.look_at(&entries, &key, space.index.first(key))
     }
 
     /// `None` if no entry is plain.

@@ -180,12 +180,6 @@ fn word_with(bucket: &Bucket, tag: u64) -> u64 {
     })
 }
 
-/// Whether a bucket has an entry whose growth bits match every hash.
-#[inline]
-fn has_unread(bucket: &Bucket) -> bool {
-    bucket.slots.iter().fold(0, |all, slot| all | slot.load(Ordering::Acquire)) & UNREAD != 0
-}
-
 /// Slots are taken in order, so a bucket has an empty one if the last is.
 #[inline]
 fn is_full(bucket: &Bucket) -> bool {
@@ -406,13 +400,13 @@ impl HashIndex {
         }
     }
 
-    /// The first entry that may be the key's, whose home bucket was looked at for slots with its tag. If it had none, only what is
-    /// marked as unread can be in there.
+    /// The first entry that may be the key's, of whose home bucket the first slot with its tag has none. Whether there is one is
+    /// decided by looking at each slot once: what was marked as unread may have been read since that look.
     #[inline(never)]
-    fn first_elsewhere(&self, cell: Cell<'_>, hash: u64, has_tag: bool) -> Option<Addr> {
+    fn first_elsewhere(&self, cell: Cell<'_>, hash: u64, tag: u64) -> Option<Addr> {
         let buckets = Probe::new(&self.storage, cell, hash);
         let home = home_bucket(&self.storage, cell, hash);
-        if has_tag || has_unread(home) {
+        if candidates(home, tag) != 0 {
             return self.get_from(cell, buckets, hash, Some);
         }
         if !is_full(home) && self.is_current(cell, hash) {
@@ -863,17 +857,15 @@ impl Index for HashIndex {
     type Spot = Spot;
 
     #[inline(always)]
-    fn first<T>(&self, key: Key<'_>, meanwhile: impl FnOnce() -> T) -> (Option<Addr>, T) {
+    fn first(&self, key: Key<'_>) -> Option<Addr> {
         let cell = self.cell(key.hash);
         let tag = tag(key.hash, cell.depth());
         let bucket = home_bucket(&self.storage, cell, key.hash);
-        prefetch(bucket);
-        let done = meanwhile();
         let word = word_with(bucket, tag);
         if word & ADDR_MASK != 0 {
-            return (Some(addr(word)), done);
+            return Some(addr(word));
         }
-        (self.first_elsewhere(cell, key.hash, word != EMPTY), done)
+        self.first_elsewhere(cell, key.hash, tag)
     }
 
     #[inline(always)]

@@ -119,9 +119,8 @@ pub trait Index: Send + Sync {
     /// Shows `probe` each entry that may be the key's until it answers `Some`, and returns that.
     fn get<R>(&self, key: Key<'_>, probe: impl FnMut(Addr) -> Option<R>) -> Option<R>;
 
-    /// The first entry that [`Index::get`] would show. `meanwhile` is what needs doing anyway, for the time in which the index waits
-    /// for memory.
-    fn first<T>(&self, key: Key<'_>, meanwhile: impl FnOnce() -> T) -> (Option<Addr>, T);
+    /// An entry that [`Index::get`] would show, mostly the first; `None` only if it would show none.
+    fn first(&self, key: Key<'_>) -> Option<Addr>;
 
     /// Publishes `new` unless `judge` finds a newer entry of the key. Racing publications of one key may come in any
     /// order: the newest stays.

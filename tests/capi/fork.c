@@ -95,6 +95,52 @@ static void a_child_forked_during_calls_does_not_hang_in_close(void)
     OK(flatkv_close(store));
 }
 
+#define KEYS 200
+
+static void *keep_writing_keys(void *mine)
+{
+    uint64_t key = (uint64_t)(intptr_t)mine;
+    while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
+        key = (key * 2862933555777941757u + 3037000493u) >> 1;
+        uint64_t one = key % KEYS, fresh = KEYS + key % 100000 * 4 + (uint64_t)(intptr_t)mine;
+        OK(flatkv_put(store, &one, sizeof one, "v", 1));
+        OK(flatkv_put(store, &fresh, sizeof fresh, "v", 1));
+        OK(flatkv_delete(store, &fresh, sizeof fresh));
+    }
+    return NULL;
+}
+
+static void read_all_keys(void)
+{
+    char value[8];
+    size_t len;
+    flatkv_buffer_t copy;
+    for (uint64_t key = 0; key < KEYS; key++) {
+        GIVES(FLATKV_E_FORKED, flatkv_get_into(store, &key, sizeof key, value, sizeof value, &len));
+        GIVES(FLATKV_E_FORKED, flatkv_get(store, &key, sizeof key, &copy));
+        GIVES(FLATKV_E_FORKED, flatkv_exists(store, &key, sizeof key));
+    }
+}
+
+/* A thread that the child does not have may hold a lock of the index for ever: reads must not come to it. */
+static void a_child_forked_during_writes_does_not_hang_in_reads(void)
+{
+    pthread_t threads[4];
+    flatkv_options_t *options = flatkv_options_new();
+    OK(flatkv_options_set(options, "media", "emulated-pm"));
+    OK(flatkv_open(path_of("forked-in-writes"), options, &store));
+    flatkv_options_free(options);
+    __atomic_store_n(&stop, 0, __ATOMIC_SEQ_CST);
+    for (intptr_t i = 0; i < 4; i++)
+        CHECK(pthread_create(&threads[i], NULL, keep_writing_keys, (void *)i) == 0);
+    for (int i = 0; i < 300; i++)
+        in_child(read_all_keys);
+    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < 4; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    OK(flatkv_close(store));
+}
+
 static void *keep_getting(void *unused)
 {
     (void)unused;
@@ -156,6 +202,7 @@ int main(int argc, char **argv)
     test_dir = argc > 1 ? argv[1] : ".";
     RUN(a_child_is_refused_and_the_parent_goes_on);
     RUN(a_child_forked_during_calls_does_not_hang_in_close);
+    RUN(a_child_forked_during_writes_does_not_hang_in_reads);
     RUN(a_child_forked_during_gets_has_a_store_of_its_own);
     RUN(a_child_may_open_a_store_of_its_own);
     return 0;

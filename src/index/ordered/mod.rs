@@ -400,17 +400,16 @@ impl Index for OrderedIndex {
     }
 
     #[inline(always)]
-    fn first<T>(&self, key: Key<'_>, meanwhile: impl FnOnce() -> T) -> (Option<Addr>, T) {
+    fn first(&self, key: Key<'_>) -> Option<Addr> {
         let attempt = match key.bytes.len() {
             ..=SLICE_BYTES => self.try_first(key),
             _ => self.try_get(key, &mut Some),
         };
-        let found = match attempt {
+        match attempt {
             Ok(Some(found)) => Some(found),
             Ok(None) if !self.has_unplaced() => None,
             _ => self.first_of_any(key.bytes, key.hash),
-        };
-        (found, meanwhile())
+        }
     }
 
     #[inline]
