@@ -106,7 +106,7 @@ fn keys_of_the_greatest_slice_are_found_beside_many_others() {
         put.inspect(|(_, done)| assert_eq!(*done, Upsert::Inserted)).map(|put| put.0).collect();
     subject.assert_consistent();
     for (key, entry) in keys.iter().zip(&entries) {
-        assert_eq!(subject.get(key), Some(*entry), "{key:?}");
+        assert_eq!(subject.get_alone(key), Some(*entry), "{key:?}");
     }
     for (key, entry) in keys.iter().zip(&entries) {
         assert!(subject.remove(key, *entry));
