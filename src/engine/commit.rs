@@ -144,6 +144,8 @@ pub struct Committer {
     policy: CommitPolicy,
     /// Of a follower, before it sleeps.
     looks: u32,
+    /// A drain is a fence, and a writer that finds its log free drains alone.
+    takes_plain_puts: bool,
     async_bytes_max: u64,
     /// Tickets of asynchronous writes.
     pub tickets: Tickets,
@@ -168,6 +170,7 @@ impl Committer {
                 .collect(),
             tickets: Tickets::new(lanes),
             oplog,
+            takes_plain_puts: granularity == FlushGranularity::CacheLine && policy != CommitPolicy::Grouped,
             policy,
             looks,
             async_bytes_max,
@@ -209,6 +212,18 @@ impl Committer {
         }
         let terms = Terms { above: terms.above.max(ask()()), ..*terms };
         self.submit_grouped(lane, sink, op, hash, &terms)
+    }
+
+    /// The calling thread's log, for one plain put, which drains alone: if nobody uses it, nothing is staged for it, and the
+    /// policy has no others share the drain.
+    #[inline(always)]
+    pub fn lock_plain(&self) -> Option<MutexGuard<'_, LogState>> {
+        if !self.takes_plain_puts {
+            return None;
+        }
+        let lane = self.home_lane();
+        let state = self.oplog.try_lock(lane)?;
+        if self.is_staged(lane) { None } else { Some(state) }
     }
 
     /// A log to write to alone, and its lane, if the policy has writers do so: the own one if nobody uses it.

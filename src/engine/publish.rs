@@ -95,7 +95,7 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Shows an entry whose stamp is settled; `settled` is the bound of versions before the key was looked at.
     #[inline(never)]
-    fn show(
+    pub(super) fn show(
         &self,
         space: &Keyspace<I>,
         spot: I::Spot,

@@ -3,6 +3,7 @@
 mod forged;
 mod groups;
 mod index_room;
+mod plain;
 mod points;
 
 use super::Engine;

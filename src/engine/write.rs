@@ -1,6 +1,8 @@
 //! Writing: look up where what is replaced lies -> blob -> log -> publish (`publish.rs`). What is written together needs no
 //! look: its stamp exceeds all that were given before.
 
+mod plain;
+
 use super::Engine;
 use super::blob::StagedBlob;
 use super::commit::{Terms, Written};
@@ -78,6 +80,9 @@ impl<I: Index + 'static> Engine<I> {
         let space = &*scope.enter(self)?;
         let key = space.key(key);
         self.check_index_room(&space.index, std::iter::once(key.bytes.len()))?;
+        if let Some(done) = self.put_plain(space, key, value, self.mode(options)) {
+            return done;
+        }
         let _section = epoch::write_section(self.fork_generation);
         let terms = Terms { above: self.damage_bound(), purpose: Purpose::Put, mode: self.mode(options) };
         if value.len() <= self.inline_value_bytes_max {

@@ -306,17 +306,30 @@ impl FrameBuilder {
             let crc = u32_at(&self.bytes, *crc_at as usize) ^ mask;
             put(&mut self.bytes, *crc_at as usize, &crc.to_le_bytes());
         }
-        let head =
-            self.bytes.first_chunk_mut::<FRAME_HEADER_BYTES>().expect("a frame begins with its header");
-        // Whole words: the checksums read words next, and would wait for what was stored in pieces.
-        let kind_flags_count = (self.kind as u32) << (8 * (at::KIND - at::OP_COUNT)) | self.ops.len() as u32;
-        put(head, at::BASE_SEQ, &base_seq.0.to_le_bytes());
-        put(head, at::LENGTH, &(u64::from(durable_end) << 32 | len).to_le_bytes());
-        put(head, at::OP_COUNT, &u64::from(kind_flags_count).to_le_bytes());
-        let crc = checksum::crc32c(&head[at::BASE_SEQ..at::HEADER_CRC]) ^ seed.mask32(offset);
-        put(head, at::OP_COUNT, &(u64::from(crc) << 32 | u64::from(kind_flags_count)).to_le_bytes());
-        let sum = checksum::hash64(seed.mask64(offset), &self.bytes[at::BASE_SEQ..]);
-        put(&mut self.bytes, at::CHECKSUM, &sum.to_le_bytes());
+        let count = self.ops.len() as u16;
+        finish_header(&mut self.bytes, (self.kind, count), (seed, offset), base_seq, durable_end);
         &self.bytes
     }
+}
+
+/// Stores the header of a frame whose other bytes are complete: what it holds, where it lies, and its checksums.
+#[inline(always)]
+pub(super) fn finish_header(
+    frame: &mut [u8],
+    (kind, op_count): (FrameKind, u16),
+    (seed, offset): (SegmentSeed, u64),
+    base_seq: Seq,
+    durable_end: u32,
+) {
+    let len = frame.len() as u64;
+    let head = frame.first_chunk_mut::<FRAME_HEADER_BYTES>().expect("a frame begins with its header");
+    // Whole words: the checksums read words next, and would wait for what was stored in pieces.
+    let kind_flags_count = (kind as u32) << (8 * (at::KIND - at::OP_COUNT)) | u32::from(op_count);
+    put(head, at::BASE_SEQ, &base_seq.0.to_le_bytes());
+    put(head, at::LENGTH, &(u64::from(durable_end) << 32 | len).to_le_bytes());
+    put(head, at::OP_COUNT, &u64::from(kind_flags_count).to_le_bytes());
+    let crc = checksum::crc32c(&head[at::BASE_SEQ..at::HEADER_CRC]) ^ seed.mask32(offset);
+    put(head, at::OP_COUNT, &(u64::from(crc) << 32 | u64::from(kind_flags_count)).to_le_bytes());
+    let sum = checksum::hash64(seed.mask64(offset), &frame[at::BASE_SEQ..]);
+    put(frame, at::CHECKSUM, &sum.to_le_bytes());
 }

@@ -21,6 +21,7 @@ mod digest;
 mod footer;
 mod frame;
 mod op;
+mod plain;
 mod put;
 mod repair;
 mod segment;
@@ -37,6 +38,7 @@ pub use frame::{FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, FrameKind, frame_
 pub use op::{
     OP_FIELDS_BYTES_MAX, Op, OpKind, OpSpec, Ops, SHORT_DISTANCE_END, encoded_len_max, keyspace_len_max,
 };
+pub use plain::PlainPut;
 pub use put::Put;
 pub use repair::{Work, repair_frame};
 pub use segment::{SegmentClass, SegmentHeader, SegmentState, StateWord};

@@ -28,7 +28,7 @@ const FURTHER_KEYSPACE: u8 = 0x01;
 pub(super) const KEYSPACE_BYTES_MAX: usize = 1 + 5;
 
 /// How a put begins that is the first of its frame and nobody's copy, and one that is not the first.
-const FIRST_PUT: u8 = OpKind::Put as u8 | FLAG_FIRST;
+pub(super) const FIRST_PUT: u8 = OpKind::Put as u8 | FLAG_FIRST;
 const LATER_PUT: u8 = OpKind::Put as u8;
 /// The least distance of an operation that is not the first.
 const LATER_UNITS_MIN: u8 = (FRAME_HEADER_BYTES as u64 / ENTRY_ALIGN_BYTES) as u8 + 1;

@@ -1,7 +1,9 @@
 //! Puts with their values inside, as who reads many of them sees them: only what is needed to check and to copy one.
 
+use super::align_up;
 use super::op::{Op, OpKind, short};
 use crate::checksum::{self, CheckSite, SegmentSeed};
+use crate::constants::ENTRY_ALIGN_BYTES;
 
 /// A put as it lies on the medium: lengths checked, bytes not yet verified.
 pub struct Put<'a> {
@@ -62,6 +64,13 @@ impl<'a> Put<'a> {
     #[inline(always)]
     pub fn value_len(&self) -> usize {
         self.key_and_value.len() - self.key_len
+    }
+
+    /// As [`Op::footprint_bytes`].
+    #[inline(always)]
+    pub fn footprint_bytes(&self) -> u64 {
+        let len = self.fields.len() + size_of::<u32>() + self.key_and_value.len();
+        align_up(len as u64, ENTRY_ALIGN_BYTES)
     }
 
     /// One behind the other.

@@ -108,14 +108,31 @@ impl<I: Index> Subject<I> {
         self.publish(key, seq, self.log.append(key, seq))
     }
 
-    /// Two of three after a look, half of which break off.
+    /// Three of four after a look: one that breaks off, and one that tells the place.
     fn publish(&self, key: u64, seq: u64, at: Addr) -> Upsert {
-        let spot = match seq % 3 {
+        let spot = match seq % 4 {
             0 => self.look(key).0,
             1 => self.look_for_one(key),
+            2 => return self.publish_where_seen(key, seq, at),
             _ => I::Spot::default(),
         };
         self.publish_at(spot, key, seq, at)
+    }
+
+    /// In the place that a look told, if what is known there is of the key and older, and stays.
+    fn publish_where_seen(&self, key: u64, seq: u64, at: Addr) -> Upsert {
+        let guard = epoch::pin();
+        let bytes = key.to_le_bytes();
+        let seen = self.index.look_to_put(self.key(key, &bytes), &guard, |_| {});
+        let is_older = |known| {
+            let (other, older) = self.log.entry(known);
+            other == key && older < seq
+        };
+        let is_plain = seen.known.is_none_or(is_older);
+        if is_plain && self.index.publish_seen(&seen, Durable::recovered(at).into()).is_ok() {
+            return seen.known.map_or(Upsert::Inserted, Upsert::Replaced);
+        }
+        self.publish_at(seen.spot, key, seq, at)
     }
 
     /// The key's spot, by a look that breaks off where something is shown that may be the key's.
@@ -290,6 +307,30 @@ fn an_empty_index_finds_nothing<I: Index>(make: fn(Arc<FakeLog>) -> I) {
     assert_eq!(subject.get(7), None);
     assert!(!subject.remove(7, Addr::from_bits(1)));
     assert_eq!(subject.entries(), HashMap::new());
+}
+
+fn a_place_that_changed_since_it_was_seen_is_refused<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const OTHERS: u64 = 20_000;
+    let log = FakeLog::new(OTHERS + 4, mix);
+    let subject = Subject { index: make(log.clone()), log };
+    let guard = epoch::pin();
+    let bytes = 0_u64.to_le_bytes();
+    let see = || subject.index.look_to_put(subject.key(0, &bytes), &guard, |_| {});
+    let publish = |seen: &_, at| subject.index.publish_seen(seen, Durable::recovered(at).into()).is_ok();
+    let (absent, first) = (see(), subject.log.append(0, 1));
+    assert_eq!(absent.known, None);
+    assert_eq!(subject.publish_at(absent.spot, 0, 1, first), Upsert::Inserted);
+    let second = subject.log.append(0, 2);
+    assert!(!publish(&absent, second), "it is there now");
+    let seen = see();
+    assert_eq!(seen.known, Some(first));
+    (1..=OTHERS).for_each(|other| assert_eq!(subject.put(other, 1), Upsert::Inserted));
+    assert!(!publish(&seen, second), "what was seen has grown since");
+    assert_eq!((subject.get(0), subject.index.len()), (Some(first), OTHERS + 1));
+    let seen = see();
+    assert!(publish(&seen, second));
+    assert!(!publish(&seen, subject.log.append(0, 3)), "it was replaced");
+    assert_eq!((subject.get(0), subject.index.len()), (Some(second), OTHERS + 1));
 }
 
 fn random_calls_behave_like_a_map<I: Index>(make: fn(Arc<FakeLog>) -> I) {
@@ -802,6 +843,7 @@ macro_rules! every_kind {
     ($($kind:ident = $make:expr;)*) => {
         every_kind! { $($kind: $make => [
             an_empty_index_finds_nothing
+            a_place_that_changed_since_it_was_seen_is_refused
             random_calls_behave_like_a_map
             equal_hashes_behave_like_a_map
             keys_that_no_split_parts_behave_like_a_map

@@ -31,7 +31,7 @@ use super::arena::{
     AddressSpace, BUCKET_SLOTS, Bucket, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved, prefetch,
 };
 use super::count::EntryCount;
-use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, PassOver, Upsert};
+use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, PassOver, Seen, Upsert};
 use crate::constants::{ADDR_BITS, PAGE_BYTES};
 use crate::epoch::{self, Guard};
 use crate::error::Result;
@@ -39,7 +39,7 @@ use crate::media::durable::{Durable, Publishable};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::{Backoff, CachePadded};
-use look::Spot;
+use look::{Place, Spot};
 use std::hint::select_unpredictable;
 use std::ops::ControlFlow;
 
@@ -855,6 +855,7 @@ impl Drop for HashIndex {
 impl Index for HashIndex {
     const PREFETCHES_BY_HASH: bool = true;
     type Spot = Spot;
+    type Place<'i> = Place<'i>;
 
     #[inline(always)]
     fn first(&self, key: Key<'_>) -> Option<Addr> {
@@ -876,7 +877,40 @@ impl Index for HashIndex {
 
     #[inline]
     fn look(&self, key: Key<'_>, visit: impl FnMut(Addr) -> ControlFlow<()>) -> Spot {
-        self.look_at(key.hash, visit)
+        self.look_at(key.hash, visit).0
+    }
+
+    #[inline(always)]
+    fn prefetch_to_put(&self, key: Key<'_>) {
+        self.prefetch_to_put(key.hash);
+    }
+
+    #[inline(always)]
+    fn look_to_put<'i>(
+        &'i self,
+        key: Key<'_>,
+        _guard: &'i Guard,
+        mut visit: impl FnMut(Addr),
+    ) -> Seen<Spot, Place<'i>> {
+        let visit = |addr| {
+            visit(addr);
+            ControlFlow::Continue(())
+        };
+        let (spot, place) = self.look_at(key.hash, visit);
+        Seen { spot, place, known: place.and_then(|place| place.known()) }
+    }
+
+    #[inline(always)]
+    fn publish_seen(
+        &self,
+        seen: &Seen<Spot, Place<'_>>,
+        new: Publishable<Addr>,
+    ) -> std::result::Result<(), Publishable<Addr>> {
+        let is_done = seen.place.is_some_and(|place| place.exchange(*new.get()));
+        if is_done && seen.known.is_none() {
+            self.storage.entries.add(1);
+        }
+        if is_done { Ok(()) } else { Err(new) }
     }
 
     #[inline]

@@ -61,6 +61,17 @@ pub enum Upsert {
     Lost(Addr),
 }
 
+/// What the look of a put found.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<S, P> {
+    /// For a publication that does not succeed where it was looked.
+    pub spot: S,
+    /// Where a publication may succeed.
+    pub place: Option<P>,
+    /// The first entry that may be the key's; without one the place is where the key would be inserted.
+    pub known: Option<Addr>,
+}
+
 /// The keys that the index does not hold, in the log: growth and order need them where an index slot's own bits end.
 pub trait LogKeys: Send + Sync {
     /// The hash of the key whose entry lies at `at`, or `None` if the entry cannot be read any more (damage): it then
@@ -139,6 +150,33 @@ pub trait Index: Send + Sync {
     /// Shows `visit` each entry that may be the key's, of all that were published before the call, or some of them, if it
     /// breaks off.
     fn look(&self, key: Key<'_>, visit: impl FnMut(Addr) -> ControlFlow<()>) -> Self::Spot;
+
+    /// One place of the index, and what it held when it was looked at.
+    type Place<'i>
+    where
+        Self: 'i;
+
+    /// As [`Index::look`] at all that may be the key's, for [`Index::publish_seen`] under the same guard.
+    fn look_to_put<'i>(
+        &'i self,
+        key: Key<'_>,
+        guard: &'i Guard,
+        visit: impl FnMut(Addr),
+    ) -> Seen<Self::Spot, Self::Place<'i>>;
+
+    /// Publishes `new` in the place of what a look knew, which the caller found to be the key's and older, or of nothing.
+    /// Refused if that is not what the place holds now, or this kind needs to look again.
+    ///
+    /// # Errors
+    /// What was to be published: nothing was changed.
+    fn publish_seen(
+        &self,
+        seen: &Seen<Self::Spot, Self::Place<'_>>,
+        new: Publishable<Addr>,
+    ) -> std::result::Result<(), Publishable<Addr>>;
+
+    /// Asks for the memory that the look of a put will read. A hint.
+    fn prefetch_to_put(&self, _key: Key<'_>) {}
 
     /// [`Index::upsert_if_newer`] of a key that was looked at.
     fn upsert_at(

@@ -5,6 +5,8 @@
 //!   - behind the tail there is always room for a close mark, the filter and the footer
 //!   - stamps of a log increase with its offsets
 
+mod plain;
+
 use super::OpLog;
 use crate::constants::CACHE_LINE_BYTES;
 use crate::error::{Error, Result};
@@ -426,19 +428,33 @@ impl OpLog {
                 InFlight::nothing(placed)
             }
         };
+        info.add_tombstones(frame.tombstone_bytes());
+        self.note_frame(state, &placed, (ops, op_bytes), last_seq, terms.hashes);
+        Ok(written)
+    }
+
+    /// What is known of the log and its head behind a frame that was just written, with so many operations of so many bytes.
+    #[inline(always)]
+    fn note_frame(
+        &self,
+        state: &mut LogState,
+        placed: &Placed,
+        (ops, op_bytes): (usize, u64),
+        last_seq: Seq,
+        hashes: &[u32],
+    ) {
+        let head = state.head.as_mut().expect("it was just written to");
         head.tail += placed.len as u32;
         head.marked = false;
-        head.hashes.extend_from_slice(terms.hashes);
+        head.hashes.extend_from_slice(hashes);
         if ops > 0 {
-            head.min_seq = head.min_seq.min(base_seq);
+            head.min_seq = head.min_seq.min(placed.base_seq);
             head.max_seq = head.max_seq.max(last_seq);
         }
-        info.add_entries(ops as u32, op_bytes, head.tail, last_seq);
-        info.add_tombstones(frame.tombstone_bytes());
+        self.space.table().slot(head.slot).add_entries(ops as u32, op_bytes, head.tail, last_seq);
         self.note_stamp(state, state.last_seq.max(last_seq));
         state.position += placed.len;
         self.logs[state.id.0 as usize].appended_position.store(state.position, Ordering::Release);
-        Ok(written)
     }
 
     /// Makes everything that the log holds durable, what others left in caches included.

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::{Digest, FOOTER_BYTES, SEGMENT_BODY_OFFSET};
 use crate::media::Media;
 use crate::space::Space;
+use crate::space::table::SlotInfo;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering};
 use crate::types::{LogId, SegmentSlot, Seq};
 use append::LogState;
@@ -163,7 +164,13 @@ impl OpLog {
     /// No entry of the segment in `slot` has a later stamp. For a slot that nobody can free meanwhile.
     #[inline]
     pub fn newest_seq_in(&self, slot: SegmentSlot) -> Seq {
-        self.space.table().slot(slot).newest_seq().max(self.floor())
+        self.newest_seq_of(self.space.table().slot(slot))
+    }
+
+    /// The same of a slot that was looked up.
+    #[inline(always)]
+    pub fn newest_seq_of(&self, slot: &SlotInfo) -> Seq {
+        slot.newest_seq().max(self.floor())
     }
 
     /// A stamp above every one that was given so far.

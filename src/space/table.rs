@@ -273,15 +273,21 @@ impl SegmentTable {
     #[inline(always)]
     pub fn slot(&self, slot: SegmentSlot) -> &SlotInfo {
         let index = slot.0 as usize;
-        if index < SMALL_SLOTS { &self.small[index] } else { self.slot_of_chunk(index) }
+        if index < SMALL_SLOTS {
+            return &self.small[index];
+        }
+        let chunk = &self.chunks[index / CHUNK_SLOTS];
+        let slots: &[SlotInfo] = match chunk.get() {
+            Some(slots) => slots,
+            None => new_chunk(chunk),
+        };
+        &slots[index % CHUNK_SLOTS]
     }
+}
 
-    #[inline]
-    fn slot_of_chunk(&self, index: usize) -> &SlotInfo {
-        let chunk = self.chunks[index / CHUNK_SLOTS]
-            .get_or_init(|| (0..CHUNK_SLOTS).map(|_| SlotInfo::new()).collect());
-        &chunk[index % CHUNK_SLOTS]
-    }
+#[cold]
+fn new_chunk(chunk: &OnceLock<Box<[SlotInfo]>>) -> &[SlotInfo] {
+    chunk.get_or_init(|| (0..CHUNK_SLOTS).map(|_| SlotInfo::new()).collect())
 }
 
 /// Most slots a pool can have.

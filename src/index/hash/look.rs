@@ -5,15 +5,20 @@
 //!   - no slot before a spot, in the probe order of its cell, holds or will ever hold the spot's key: each had another one
 //!     when it was looked at, and a slot keeps its key
 //!   - a spot is of one life of a cell: cells that are built later under its number have other generations
+//!   - a place is used under the guard of its look, so its slot is no other cell's. As long as it holds what it held, its cell
+//!     was not replaced, and, if that is nothing, no slot of the cell holds the key
 
 use super::{
-    Cell, EMPTY, FROZEN, GENERATION, HashIndex, NEXT_PART, PAGE_COUNT, PART_PAGES_MAX, POSITION_BITS,
-    POSITION_MASK, Storage, addr, home, is_full, may_be, number, tag,
+    Cell, DISTANCE, EMPTY, FROZEN, GENERATION, HashIndex, NEXT_PART, PAGE_COUNT, PART_PAGES_MAX,
+    POSITION_BITS, POSITION_MASK, Storage, addr, home, is_full, may_be, number, tag,
 };
-use crate::index::arena::{Bucket, Line, PAGE_BUCKETS};
+use crate::index::arena::{Bucket, Line, PAGE_BUCKETS, prefetch};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Addr;
 use std::ops::ControlFlow;
+
+/// Buckets in which most looks end: at a load of 0.8 they meet three.
+const BUCKETS_OF_A_LOOK: usize = 3;
 
 /// Where a publication may start to look for its key. By default at the beginning: there is no cell 0.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,11 +112,46 @@ fn is_of_strangers(bucket: &Bucket, tag: u64) -> bool {
     is_full(bucket) && bucket.slots.iter().all(is_stranger)
 }
 
+/// The slot of a spot, and what it held: the first entry that may be the key's, or nothing, where the key would be inserted.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'i> {
+    slot: &'i AtomicU64,
+    word: u64,
+    /// Of the key, in the cell as it was.
+    tag: u64,
+}
+
+impl Place<'_> {
+    #[inline(always)]
+    pub(super) fn known(&self) -> Option<Addr> {
+        (self.word != EMPTY).then(|| addr(self.word))
+    }
+
+    /// Exchanges what it held for an entry of the key; false if it is not as it was. A frozen slot is not.
+    #[inline(always)]
+    pub(super) fn exchange(&self, new: Addr) -> bool {
+        let new = self.tag | new.to_bits();
+        self.slot.compare_exchange(self.word, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
 impl HashIndex {
+    /// Asks for the buckets that most looks come to.
+    #[inline(always)]
+    pub(super) fn prefetch_to_put(&self, hash: u64) {
+        if let Some(run) = Runs::new(&self.storage, self.cell(hash), hash).next() {
+            run.iter().take(BUCKETS_OF_A_LOOK).for_each(prefetch);
+        }
+    }
+
     /// Shows `visit` what may be the key's, as of a time since the call began: a cell that is replaced meanwhile lacks only
-    /// what was published since then.
+    /// what was published since then. No place is told where the distance forbids to insert.
     #[inline]
-    pub(super) fn look_at(&self, hash: u64, mut visit: impl FnMut(Addr) -> ControlFlow<()>) -> Spot {
+    pub(super) fn look_at(
+        &self,
+        hash: u64,
+        mut visit: impl FnMut(Addr) -> ControlFlow<()>,
+    ) -> (Spot, Option<Place<'_>>) {
         let cell = self.cell(hash);
         let tag = tag(hash, cell.depth());
         let mut first = None;
@@ -122,14 +162,17 @@ impl HashIndex {
                 let at = passed + (run.len() - left.len() + strangers) as u32;
                 for (slot_at, slot) in left[strangers].slots.iter().enumerate() {
                     let word = slot.load(Ordering::Acquire) & !FROZEN;
+                    let here = (at, slot_at, Place { slot, word, tag });
                     if word == EMPTY {
-                        let (bucket_at, slot_at) = first.unwrap_or((at, slot_at));
-                        return Spot::new(cell, bucket_at, slot_at);
+                        let may_insert = at <= number(cell.first_part, DISTANCE);
+                        let (at, slot_at, place) = first.unwrap_or(here);
+                        let place = Some(place).filter(|place| place.word != EMPTY || may_insert);
+                        return (Spot::new(cell, at, slot_at), place);
                     }
                     if may_be(word, tag) {
-                        let (bucket_at, slot_at) = *first.get_or_insert((at, slot_at));
+                        let (at, slot_at, place) = *first.get_or_insert(here);
                         if visit(addr(word)).is_break() {
-                            return Spot::new(cell, bucket_at, slot_at);
+                            return (Spot::new(cell, at, slot_at), Some(place));
                         }
                     }
                 }
@@ -137,6 +180,8 @@ impl HashIndex {
             }
             passed += run.len() as u32;
         }
-        first.map_or(Spot::default(), |(bucket_at, slot_at)| Spot::new(cell, bucket_at, slot_at))
+        first.map_or((Spot::default(), None), |(at, slot_at, place)| {
+            (Spot::new(cell, at, slot_at), Some(place))
+        })
     }
 }

@@ -43,7 +43,30 @@ impl Slots {
     }
 }
 
+/// The slot of a leaf with the first entry that may be the key's.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    version: u64,
+    leaf: u32,
+    at: u8,
+    word: Word,
+}
+
+impl Known {
+    #[inline(always)]
+    pub(super) fn addr(self) -> Addr {
+        self.word.addr()
+    }
+}
+
 impl Nodes {
+    /// Replaces an entry by one of the same key; false if it is not there any more, as far as that is known.
+    #[inline]
+    pub(super) fn exchange_known(&self, known: &Known, new: Addr) -> bool {
+        let leaf = self.leaves.get(known.leaf);
+        leaf.exchange(known.version, usize::from(known.at), known.word, known.word.moved(new)).is_ok()
+    }
+
     /// Replaces the entry of a key that was looked at, or finds it newer; `None` if nothing was found out.
     #[inline]
     pub(super) fn upsert_in(
@@ -119,21 +142,24 @@ impl OrderedIndex {
         &self,
         key: Key<'_>,
         visit: &mut impl FnMut(Addr) -> ControlFlow<()>,
-    ) -> Attempt<Slots> {
+    ) -> Attempt<(Slots, Option<Known>)> {
         let Place::Here(spot) = self.nodes.locate(self.first, key.bytes)? else {
-            return Ok(Slots::default());
+            return Ok((Slots::default(), None));
         };
         let wanted = Word::entry(Addr::from_bits(0), spot.rank, key.hash);
         let mut count = 0;
         let mut is_over = false;
+        let mut known = None;
         for word in spot.candidates() {
-            count += 1;
             if !is_over && word.may_be(wanted) {
                 spot.check()?;
+                let at = (spot.at + count) as u8;
+                known.get_or_insert(Known { version: spot.version, leaf: spot.number, at, word });
                 is_over = visit(word.addr()).is_break();
             }
+            count += 1;
         }
         spot.check()?;
-        Ok(Slots::new(&spot, 0..count))
+        Ok((Slots::new(&spot, 0..count), known))
     }
 }

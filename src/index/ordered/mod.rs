@@ -45,14 +45,14 @@ mod walk;
 
 use super::arena::{AddressSpace, Inner, LEAF_SLOTS, Layer, Leaf, Pool, memory_bytes};
 use super::count::EntryCount;
-use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, PassNothing, PassOver, Upsert};
+use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, PassNothing, PassOver, Seen, Upsert};
 use crate::epoch::{self, Guard};
 use crate::error::Result;
 use crate::media::durable::{Durable, Publishable};
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::types::Addr;
 use crossbeam_utils::Backoff;
-use look::Slots;
+use look::{Known, Slots};
 use node::{Attempt, INNER, LAYER_BYTES, Locked, RANK_LONGER, Restart, SLICE_BYTES, Word, check, slice_at};
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -392,6 +392,7 @@ impl OrderedIndex {
 impl Index for OrderedIndex {
     const PREFETCHES_BY_HASH: bool = false;
     type Spot = Slots;
+    type Place<'i> = Known;
 
     #[inline]
     fn get<R>(&self, key: Key<'_>, mut probe: impl FnMut(Addr) -> Option<R>) -> Option<R> {
@@ -414,9 +415,36 @@ impl Index for OrderedIndex {
 
     #[inline]
     fn look(&self, key: Key<'_>, mut visit: impl FnMut(Addr) -> ControlFlow<()>) -> Slots {
-        let slots = retry(|| self.try_look(key, &mut visit));
+        let (slots, _) = retry(|| self.try_look(key, &mut visit));
         let _ = self.unplaced.candidates(key.hash).into_iter().try_for_each(|word| visit(word.addr()));
         slots
+    }
+
+    #[inline(always)]
+    fn look_to_put<'i>(
+        &'i self,
+        key: Key<'_>,
+        _guard: &'i Guard,
+        mut visit: impl FnMut(Addr),
+    ) -> Seen<Slots, Known> {
+        let mut visit = |addr| {
+            visit(addr);
+            ControlFlow::Continue(())
+        };
+        let (spot, place) = retry(|| self.try_look(key, &mut visit));
+        let _ = self.unplaced.candidates(key.hash).into_iter().try_for_each(|word| visit(word.addr()));
+        Seen { spot, place, known: place.map(Known::addr) }
+    }
+
+    #[inline(always)]
+    fn publish_seen(
+        &self,
+        seen: &Seen<Slots, Known>,
+        new: Publishable<Addr>,
+    ) -> std::result::Result<(), Publishable<Addr>> {
+        let exchange = |known: &Known| self.nodes.exchange_known(known, *new.get());
+        let is_done = !self.has_unplaced() && seen.place.as_ref().is_some_and(exchange);
+        if is_done { Ok(()) } else { Err(new) }
     }
 
     #[inline]

@@ -1,0 +1,123 @@
+//! The short way of a put, for what most are: *plain* ones.
+//!
+//! Invariants:
+//!   - a put is plain only if the general way would do the same with it, whatever it is like: a short value of the default
+//!     keyspace, durable at once on a medium whose drain is a fence, no damage anywhere, its log free, with nothing staged and
+//!     room in its head
+//!   - of what is not plain nothing is decided here, and nothing changed: the general way looks at it from the beginning. The
+//!     same goes for the publication: it is plain if it replaces a sound short put, or nothing, and no point is open
+//!   - one guard is held from the look to the publication, around nothing that waits
+
+use super::Engine;
+use crate::engine::commit::Written;
+use crate::engine::keyspace::Keyspace;
+use crate::epoch;
+use crate::error::Result;
+use crate::format::{Filter, OpKind, PlainPut};
+use crate::index::{Index, Key};
+use crate::media::durable::Publishable;
+use crate::oplog::append::WriteMode;
+use crate::oplog::read::MappedEntries;
+use crate::space::table::SlotInfo;
+use crate::sync::{Work, work};
+use crate::types::{Addr, KeyspaceId, Seq};
+
+/// What the look of a put found in an index.
+type Seen<'i, I> = crate::index::Seen<<I as Index>::Spot, <I as Index>::Place<'i>>;
+
+/// An entry that a plain publication replaces: where it is counted, and its bytes there.
+type Older<'e> = (&'e SlotInfo, u64);
+
+impl<I: Index + 'static> Engine<I> {
+    /// Writes a put if it is plain; `None` if it is not.
+    #[inline(always)]
+    pub(super) fn put_plain(
+        &self,
+        space: &Keyspace<I>,
+        key: Key<'_>,
+        value: &[u8],
+        mode: WriteMode,
+    ) -> Option<Result<()>> {
+        let is_short =
+            PlainPut::takes(key.bytes.len(), value.len()) && value.len() <= self.inline_value_bytes_max;
+        if !is_short || mode != WriteMode::Sync || space.id() != KeyspaceId::DEFAULT || self.has_damage() {
+            return None;
+        }
+        let entries = self.reader.mapped()?;
+        let guard = epoch::pin();
+        // As early as can be: all that follows, up to the look, is done while the memory comes.
+        space.index.prefetch_to_put(key);
+        let _section = epoch::write_section(self.fork_generation);
+        let mut state = self.committer.lock_plain()?;
+        let mut frame = PlainPut::blank();
+        frame.encode(key.bytes, value);
+        let (above, seen) = self.look_to_put(space, key, &entries, &guard);
+        let placed = self.oplog.append_plain(&mut state, &mut frame, Filter::short_hash(key.hash), above)?;
+        let placed = match placed {
+            Ok(placed) => placed,
+            Err(error) => return Some(Err(error)),
+        };
+        drop(state);
+        let written = placed.map(|placed| Written::at(&placed, PlainPut::OP_AT, false));
+        self.publish_plain((space, key), (&seen, &entries), written.into(), &guard);
+        Some(Ok(()))
+    }
+
+    /// As [`Engine::above`].
+    #[inline(always)]
+    fn look_to_put<'i>(
+        &self,
+        space: &'i Keyspace<I>,
+        key: Key<'_>,
+        entries: &MappedEntries<'_>,
+        guard: &'i epoch::Guard,
+    ) -> (Seq, Seen<'i, I>) {
+        work(Work::Look);
+        let mut above = Seq::ZERO;
+        let seen = space.index.look_to_put(key, guard, |addr| {
+            entries.prefetch(addr);
+            above = above.max(self.newest_beside(addr));
+        });
+        (above, seen)
+    }
+
+    /// The entry at `known`, if it is a put of this key, and older than `seq` for what its segment says.
+    #[inline(always)]
+    fn plain_older<'e>(
+        &self,
+        entries: &MappedEntries<'e>,
+        key: Key<'_>,
+        known: Addr,
+        seq: Seq,
+    ) -> Option<Older<'e>> {
+        let (put, segment) = entries.put(known)?;
+        let is_older = put.key() == key.bytes && self.oplog.newest_seq_of(segment) <= seq;
+        is_older.then(|| (segment, put.footprint_bytes()))
+    }
+
+    /// Shows the entry to readers in the place that was seen, in the general way if that is not plain.
+    #[inline(always)]
+    fn publish_plain(
+        &self,
+        (space, key): (&Keyspace<I>, Key<'_>),
+        (seen, entries): (&Seen<'_, I>, &MappedEntries<'_>),
+        written: Publishable<Written>,
+        guard: &epoch::Guard,
+    ) {
+        let new = *written.get();
+        self.oplog.settle_stamp(new.seq);
+        // Before the index is read, as in the general way.
+        let settled = self.versions.settled_bound();
+        // Behind the lock's end and the fence: these wait for the lines to leave the CPU, and this for memory.
+        let older = seen.known.and_then(|known| self.plain_older(entries, key, known, new.seq));
+        let is_plain = seen.known.is_some() == older.is_some() && !self.versions.are_needed();
+        let at = written.as_ref().map(|written| written.addr);
+        if !is_plain || space.index.publish_seen(seen, at).is_err() {
+            return self.show(space, seen.spot, (OpKind::Put, key), written, settled, guard);
+        }
+        work(Work::Publish);
+        if let Some((segment, bytes)) = older {
+            segment.add_dead(bytes);
+        }
+    }
+}
