@@ -64,6 +64,8 @@ pub struct Terms {
     pub purpose: Purpose,
     /// Whether it waits for the medium.
     pub mode: WriteMode,
+    /// The caller has just found its log in use.
+    pub is_log_busy: bool,
 }
 
 struct StagedFrame {
@@ -206,7 +208,8 @@ impl Committer {
         ask: impl FnOnce() -> A,
     ) -> Result<Publishable<Written>> {
         let lane = self.home_lane();
-        if let Some((lane, mut state)) = self.lock_alone(lane, sink, terms.purpose) {
+        let joins = terms.is_log_busy && self.policy == CommitPolicy::Auto;
+        if !joins && let Some((lane, mut state)) = self.lock_alone(lane, sink, terms.purpose) {
             self.lead_locked(lane, &mut state, sink);
             return self.submit_alone(&mut state, op, hash, terms, ask);
         }
@@ -214,13 +217,17 @@ impl Committer {
         self.submit_grouped(lane, sink, op, hash, &terms)
     }
 
-    /// The calling thread's log, for one plain put, which drains alone: if nobody uses it, nothing is staged for it, and the
-    /// policy has no others share the drain.
+    /// Whether a plain put may try to go its short way: a drain is a fence, writers write alone, and nothing is staged here yet.
+    #[inline(always)]
+    pub fn takes_plain_puts(&self) -> bool {
+        self.takes_plain_puts && !self.is_staged(self.home_lane())
+    }
+
+    /// The calling thread's log, for one plain put, which drains alone: if nobody uses it and nothing is staged for it. Of who
+    /// asked before whether a plain put may try.
     #[inline(always)]
     pub fn lock_plain(&self) -> Option<MutexGuard<'_, LogState>> {
-        if !self.takes_plain_puts {
-            return None;
-        }
+        debug_assert!(self.takes_plain_puts, "the caller asked");
         let lane = self.home_lane();
         let state = self.oplog.try_lock(lane)?;
         if self.is_staged(lane) { None } else { Some(state) }

@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //!   - before an entry is shown a stamp that is not below its own was settled (`oplog/order.rs`), and behind that the bound of
-//!     versions read, and behind that the index
+//!     versions read, and behind that the index; where what was seen in the index before is exchanged (`write/plain.rs`), no
+//!     point is open behind the settling
 
 use super::Engine;
 use super::commit::{Publisher, Written};

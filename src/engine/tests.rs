@@ -78,7 +78,7 @@ fn a_blob_that_lost_to_an_os_write_of_another_log_waits_for_that_log() {
         moved: None,
         keyspace: KeyspaceId::DEFAULT,
     };
-    let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
+    let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync, is_log_busy: false };
     let written = engine
         .committer
         .submit_op(&*engine, &op, Filter::short_hash(key.hash), &terms, || || Seq::ZERO)

@@ -3,6 +3,8 @@
 
 mod plain;
 
+use plain::NotPlain;
+
 use super::Engine;
 use super::blob::StagedBlob;
 use super::commit::{Terms, Written};
@@ -80,11 +82,13 @@ impl<I: Index + 'static> Engine<I> {
         let space = &*scope.enter(self)?;
         let key = space.key(key);
         self.check_index_room(&space.index, std::iter::once(key.bytes.len()))?;
-        if let Some(done) = self.put_plain(space, key, value, self.mode(options)) {
-            return done;
-        }
+        let is_log_busy = match self.put_plain(space, key, value, self.mode(options)) {
+            Ok(done) => return done,
+            Err(why) => why == NotPlain::LogBusy,
+        };
         let _section = epoch::write_section(self.fork_generation);
-        let terms = Terms { above: self.damage_bound(), purpose: Purpose::Put, mode: self.mode(options) };
+        let (above, mode) = (self.damage_bound(), self.mode(options));
+        let terms = Terms { above, purpose: Purpose::Put, mode, is_log_busy };
         if value.len() <= self.inline_value_bytes_max {
             let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None, keyspace: space.id() };
             return self.write_op(space, key, &op, &terms);
@@ -148,7 +152,12 @@ impl<I: Index + 'static> Engine<I> {
         if !self.has_value(space, key) && !self.has_damage() {
             return Ok(false);
         }
-        let terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode: self.mode(options) };
+        let terms = Terms {
+            above: self.damage_bound(),
+            purpose: Purpose::Delete,
+            mode: self.mode(options),
+            is_log_busy: false,
+        };
         let _section = epoch::write_section(self.fork_generation);
         self.write_op(
             space,
@@ -206,7 +215,12 @@ impl<I: Index + 'static> Engine<I> {
         let space = &*scope.enter(self)?;
         let key = space.key(key);
         self.check_index_room(&space.index, std::iter::once(key.bytes.len()))?;
-        let terms = Terms { above: self.damage_bound(), purpose: Purpose::Put, mode: WriteMode::Sync };
+        let terms = Terms {
+            above: self.damage_bound(),
+            purpose: Purpose::Put,
+            mode: WriteMode::Sync,
+            is_log_busy: false,
+        };
         let blob = if value.len() <= self.inline_value_bytes_max {
             None
         } else {
@@ -289,7 +303,8 @@ impl<I: Index + 'static> Engine<I> {
         let is_last = may_repeat(&keys).then(|| last_of_each(&keys, keyspace_of));
         let mut entries = Vec::with_capacity(keys.len());
         let mut in_flight = InFlight::nothing(());
-        let mut terms = Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode };
+        let mut terms =
+            Terms { above: self.damage_bound(), purpose: Purpose::Delete, mode, is_log_busy: false };
         for (i, (op, key)) in batch.ops().iter().zip(&keys).enumerate() {
             if is_last.as_ref().is_some_and(|is_last| !is_last[i]) {
                 continue;

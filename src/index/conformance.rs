@@ -110,7 +110,8 @@ impl<I: Index> Subject<I> {
 
     /// Three of four after a look: one that breaks off, and one that tells the place.
     fn publish(&self, key: u64, seq: u64, at: Addr) -> Upsert {
-        let spot = match seq % 4 {
+        // Not by the stamp alone: of threads that race each would go one way only.
+        let spot = match mix(seq ^ key) % 4 {
             0 => self.look(key).0,
             1 => self.look_for_one(key),
             2 => return self.publish_where_seen(key, seq, at),
@@ -311,10 +312,11 @@ fn an_empty_index_finds_nothing<I: Index>(make: fn(Arc<FakeLog>) -> I) {
 
 fn a_place_that_changed_since_it_was_seen_is_refused<I: Index>(make: fn(Arc<FakeLog>) -> I) {
     const OTHERS: u64 = 20_000;
-    let log = FakeLog::new(OTHERS + 4, mix);
+    let log = FakeLog::new(OTHERS + 5, mix);
     let subject = Subject { index: make(log.clone()), log };
     let guard = epoch::pin();
-    let bytes = 0_u64.to_le_bytes();
+    let (bytes, late) = (0_u64.to_le_bytes(), (OTHERS + 1).to_le_bytes());
+    let before_growth = subject.index.look_to_put(subject.key(OTHERS + 1, &late), &guard, |_| {});
     let see = || subject.index.look_to_put(subject.key(0, &bytes), &guard, |_| {});
     let publish = |seen: &_, at| subject.index.publish_seen(seen, Durable::recovered(at).into()).is_ok();
     let (absent, first) = (see(), subject.log.append(0, 1));
@@ -326,6 +328,8 @@ fn a_place_that_changed_since_it_was_seen_is_refused<I: Index>(make: fn(Arc<Fake
     assert_eq!(seen.known, Some(first));
     (1..=OTHERS).for_each(|other| assert_eq!(subject.put(other, 1), Upsert::Inserted));
     assert!(!publish(&seen, second), "what was seen has grown since");
+    assert!(!publish(&before_growth, subject.log.append(OTHERS + 1, 1)), "and so has where nothing was");
+    assert_eq!(subject.get(OTHERS + 1), None);
     assert_eq!((subject.get(0), subject.index.len()), (Some(first), OTHERS + 1));
     let seen = see();
     assert!(publish(&seen, second));

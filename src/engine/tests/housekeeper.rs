@@ -44,7 +44,8 @@ fn a_write_that_meets_the_thread_on_its_way_to_sleep_is_marked_in_time() {
             moved: None,
             keyspace: KeyspaceId::DEFAULT,
         };
-        let terms = Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync };
+        let terms =
+            Terms { above: Seq::ZERO, purpose: Purpose::Put, mode: WriteMode::Sync, is_log_busy: false };
         let hash = Filter::short_hash(key.hash);
         let written = engine.committer.submit_op(&*engine, &op, hash, &terms, || || Seq::ZERO).expect("room");
         engine.publish_at(&engine.default, Default::default(), (OpKind::Put, key), written);

@@ -46,7 +46,12 @@ fn put_of<'a>(key: &'a [u8], value: &'a [u8]) -> OpSpec<'a> {
 }
 
 fn terms(engine: &Engine<HashIndex>) -> Terms {
-    Terms { above: engine.oplog.newest_seq(), purpose: Purpose::Put, mode: WriteMode::Sync }
+    Terms {
+        above: engine.oplog.newest_seq(),
+        purpose: Purpose::Put,
+        mode: WriteMode::Sync,
+        is_log_busy: false,
+    }
 }
 
 /// A put that has its stamp and is not published. In a write section.

@@ -6,7 +6,7 @@
 //!     room in its head
 //!   - of what is not plain nothing is decided here, and nothing changed: the general way looks at it from the beginning. The
 //!     same goes for the publication: it is plain if it replaces a sound short put, or nothing, and no point is open
-//!   - one guard is held from the look to the publication, around nothing that waits
+//!   - one guard is held from the look to the publication, around nothing that waits but for a page that is not there
 
 use super::Engine;
 use crate::engine::commit::Written;
@@ -28,8 +28,17 @@ type Seen<'i, I> = crate::index::Seen<<I as Index>::Spot, <I as Index>::Place<'i
 /// An entry that a plain publication replaces: where it is counted, and its bytes there.
 type Older<'e> = (&'e SlotInfo, u64);
 
+/// Why a put does not go the short way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotPlain {
+    /// Somebody writes to its log. To try that twice takes longer than to join those who wait.
+    LogBusy,
+    /// Something else.
+    Other,
+}
+
 impl<I: Index + 'static> Engine<I> {
-    /// Writes a put if it is plain; `None` if it is not.
+    /// Writes a put if it is plain.
     #[inline(always)]
     pub(super) fn put_plain(
         &self,
@@ -37,30 +46,32 @@ impl<I: Index + 'static> Engine<I> {
         key: Key<'_>,
         value: &[u8],
         mode: WriteMode,
-    ) -> Option<Result<()>> {
+    ) -> std::result::Result<Result<()>, NotPlain> {
         let is_short =
             PlainPut::takes(key.bytes.len(), value.len()) && value.len() <= self.inline_value_bytes_max;
         if !is_short || mode != WriteMode::Sync || space.id() != KeyspaceId::DEFAULT || self.has_damage() {
-            return None;
+            return Err(NotPlain::Other);
         }
-        let entries = self.reader.mapped()?;
+        let entries = self.reader.mapped().filter(|_| self.committer.takes_plain_puts());
+        let entries = entries.ok_or(NotPlain::Other)?;
         let guard = epoch::pin();
         // As early as can be: all that follows, up to the look, is done while the memory comes.
         space.index.prefetch_to_put(key);
+        let mut state = self.committer.lock_plain().ok_or(NotPlain::LogBusy)?;
+        // Before the floor of stamps is read, and over when what is written is shown.
         let _section = epoch::write_section(self.fork_generation);
-        let mut state = self.committer.lock_plain()?;
         let mut frame = PlainPut::blank();
         frame.encode(key.bytes, value);
         let (above, seen) = self.look_to_put(space, key, &entries, &guard);
-        let placed = self.oplog.append_plain(&mut state, &mut frame, Filter::short_hash(key.hash), above)?;
-        let placed = match placed {
+        let placed = self.oplog.append_plain(&mut state, &mut frame, Filter::short_hash(key.hash), above);
+        let placed = match placed.ok_or(NotPlain::Other)? {
             Ok(placed) => placed,
-            Err(error) => return Some(Err(error)),
+            Err(error) => return Ok(Err(error)),
         };
         drop(state);
         let written = placed.map(|placed| Written::at(&placed, PlainPut::OP_AT, false));
         self.publish_plain((space, key), (&seen, &entries), written.into(), &guard);
-        Some(Ok(()))
+        Ok(Ok(()))
     }
 
     /// As [`Engine::above`].
@@ -106,7 +117,8 @@ impl<I: Index + 'static> Engine<I> {
     ) {
         let new = *written.get();
         self.oplog.settle_stamp(new.seq);
-        // Before the index is read, as in the general way.
+        // What was seen before is exchanged only if no point is open behind the fence: a later one shows the new entry. The
+        // general way reads the index again, behind this bound.
         let settled = self.versions.settled_bound();
         // Behind the lock's end and the fence: these wait for the lines to leave the CPU, and this for memory.
         let older = seen.known.and_then(|known| self.plain_older(entries, key, known, new.seq));
