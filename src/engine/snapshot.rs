@@ -332,6 +332,32 @@ impl<I: Index + 'static> Engine<I> {
         }
     }
 
+    /// The same for a put of `bytes` with a short value, without a look for its stamp; false if that has to be looked for.
+    /// `settled` is the bound of before the index led to it for the last time.
+    pub(super) fn keep_put_if_needed(
+        &self,
+        hash: u64,
+        (known, bytes): (Addr, u64),
+        new_seq: Seq,
+        settled: Seq,
+    ) -> bool {
+        if !self.was_there(known, settled) {
+            return false;
+        }
+        if self.versions.may_need(settled) {
+            let replaced = Replaced { hash, addr: known, seq: settled, by: new_seq };
+            self.versions.keep(replaced, || self.hold_put(known, bytes));
+        }
+        true
+    }
+
+    /// Pins the segment of an entry of `bytes` that has its value inside.
+    fn hold_put(&self, addr: Addr, bytes: u64) -> Held {
+        let slot = self.space.geometry().slot_of_addr(addr);
+        self.space.table().slot(slot).pin();
+        Held { slot, entry_bytes: u32::try_from(bytes).expect("it fits a segment"), blob: None }
+    }
+
     /// Pins the segments of an entry.
     fn hold_version(&self, addr: Addr, op: Option<&Op<'_>>) -> Held {
         let geometry = self.space.geometry();

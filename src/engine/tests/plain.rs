@@ -111,8 +111,13 @@ fn a_short_put_beside_a_snapshot_keeps_the_entry_that_the_snapshot_shows() {
     let sync = WriteOptions::new();
     put(&engine, &sync, b"key", b"before");
     let snapshot = engine.snapshot(WholeStore).expect("it is open");
-    assert!(!put(&engine, &sync, b"key", b"behind"), "only its publication is the general one");
+    assert!(!put(&engine, &sync, b"key", b"behind"), "nothing about it takes another way");
     assert_eq!(engine.kept_versions().versions, 1);
+    assert!(!put(&engine, &sync, b"key", b"again"), "only its publication is the general one");
+    assert!(!put(&engine, &sync, b"new", b"behind"), "there is nothing to keep");
+    assert_eq!(engine.kept_versions().versions, 1);
+    assert_eq!(snapshot.get(b"key").expect("it is sound"), Some(b"before".to_vec()));
+    assert_eq!(snapshot.get(b"new").expect("it is sound"), None);
     drop(snapshot);
     assert_eq!(engine.kept_versions().versions, 0);
 }

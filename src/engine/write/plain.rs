@@ -5,7 +5,8 @@
 //!     keyspace, durable at once on a medium whose drain is a fence, no damage anywhere, its log free, with nothing staged and
 //!     room in its head
 //!   - of what is not plain nothing is decided here, and nothing changed: the general way looks at it from the beginning. The
-//!     same goes for the publication: it is plain if it replaces a sound short put, or nothing, and no point is open
+//!     same goes for the publication: it is plain if it replaces a short put, or nothing; and while a point is open, if what it
+//!     replaces has no stamp above the bound of versions
 //!   - one guard is held from the look to the publication, around nothing that waits but for a page that is not there
 
 use super::Engine;
@@ -117,12 +118,17 @@ impl<I: Index + 'static> Engine<I> {
     ) {
         let new = *written.get();
         self.oplog.settle_stamp(new.seq);
-        // What was seen before is exchanged only if no point is open behind the fence: a later one shows the new entry. The
-        // general way reads the index again, behind this bound.
+        // Before the index is read: the exchange finds what was seen, or nothing is exchanged.
         let settled = self.versions.settled_bound();
         // Behind the lock's end and the fence: these wait for the lines to leave the CPU, and this for memory.
         let older = seen.known.and_then(|known| self.plain_older(entries, key, known, new.seq));
-        let is_plain = seen.known.is_some() == older.is_some() && !self.versions.are_needed();
+        let is_kept = || match (seen.known, &older) {
+            (Some(known), Some((_, bytes))) if self.versions.are_needed() => {
+                self.keep_put_if_needed(key.hash, (known, *bytes), new.seq, settled)
+            }
+            _ => true,
+        };
+        let is_plain = seen.known.is_some() == older.is_some() && is_kept();
         let at = written.as_ref().map(|written| written.addr);
         if !is_plain || space.index.publish_seen(seen, at).is_err() {
             return self.show(space, seen.spot, (OpKind::Put, key), written, settled, guard);
