@@ -3,8 +3,8 @@
 //!
 //! Invariants:
 //!   - before an entry is shown a stamp that is not below its own was settled (`oplog/order.rs`), and behind that the bound of
-//!     versions read, and behind that the index; or what was seen in the index before is exchanged (`write/plain.rs`), which
-//!     finds that it is still there
+//!     versions read, and behind that the index; where what a look has seen before is exchanged (`write/plain.rs`), the bound that
+//!     counts is one of before that look
 
 use super::Engine;
 use super::commit::{Publisher, Written};

@@ -333,7 +333,7 @@ impl<I: Index + 'static> Engine<I> {
     }
 
     /// The same for a put of `bytes` with a short value, without a look for its stamp; false if that has to be looked for.
-    /// `settled` is the bound of before the index led to it for the last time.
+    /// `settled` is the bound of before the index led to it: it may have been replaced since.
     pub(super) fn keep_put_if_needed(
         &self,
         hash: u64,

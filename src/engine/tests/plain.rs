@@ -1,6 +1,9 @@
 //! Which puts go the short way, and that the others find the general one.
 
 use super::*;
+use crate::engine::commit::Written;
+use crate::epoch;
+use crate::format::PlainPut;
 use crate::index::Index;
 use crate::media::sim::Level;
 
@@ -120,6 +123,42 @@ fn a_short_put_beside_a_snapshot_keeps_the_entry_that_the_snapshot_shows() {
     assert_eq!(snapshot.get(b"new").expect("it is sound"), None);
     drop(snapshot);
     assert_eq!(engine.kept_versions().versions, 0);
+}
+
+/// Between the look of a short put and its publication another one may come, and a point above that: what the look found is no
+/// version of that point.
+#[test]
+fn an_entry_that_was_replaced_since_it_was_seen_is_not_kept_as_the_newest_at_a_point() {
+    for is_followed in [false, true] {
+        let engine = engine_with_two_logs();
+        let sync = WriteOptions::new();
+        put(&engine, &sync, b"first", b"of its log");
+        // In a segment to which nothing comes any more.
+        on_the_other_log(|| {
+            put(&engine, &sync, b"key", b"seen");
+            (0..100).for_each(|_| _ = put(&engine, &sync, b"filler", SHORT));
+        });
+        let (guard, entries) = (epoch::pin(), engine.reader.mapped().expect("a mapping"));
+        let (space, key) = (&engine.default, engine.default.key(b"key"));
+        let looked = engine.look_to_put(space, key, &entries, &guard);
+        on_the_other_log(|| _ = put(&engine, &sync, b"key", b"between"));
+        let snapshot = engine.snapshot(WholeStore).expect("it is open");
+        if is_followed {
+            // Now the stamp of what came between has to be looked for.
+            on_the_other_log(|| _ = put(&engine, &sync, b"other", b"behind"));
+        }
+        let _section = epoch::write_section(engine.fork_generation);
+        let (mut frame, hash) = (PlainPut::blank(), Filter::short_hash(key.hash));
+        frame.encode(key.bytes, b"behind");
+        let mut log = engine.committer.lock_plain().expect("nobody writes");
+        let placed = engine.oplog.append_plain(&mut log, &mut frame, hash, looked.above);
+        let placed = placed.expect("it is plain").expect("the medium is sound");
+        drop(log);
+        let written = placed.map(|placed| Written::at(&placed, PlainPut::OP_AT, false));
+        engine.publish_plain((space, key), (&looked, &entries), written.into(), &guard);
+        assert_eq!(engine.get(WholeStore, b"key").expect("it is sound"), Some(b"behind".to_vec()));
+        assert_eq!(snapshot.get(b"key").expect("it is sound"), Some(b"between".to_vec()));
+    }
 }
 
 #[test]

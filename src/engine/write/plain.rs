@@ -6,7 +6,7 @@
 //!     room in its head
 //!   - of what is not plain nothing is decided here, and nothing changed: the general way looks at it from the beginning. The
 //!     same goes for the publication: it is plain if it replaces a short put, or nothing; and while a point is open, if what it
-//!     replaces has no stamp above the bound of versions
+//!     replaces has no stamp above the bound that versions had before the look
 //!   - one guard is held from the look to the publication, around nothing that waits but for a page that is not there
 
 use super::Engine;
@@ -25,6 +25,16 @@ use crate::types::{Addr, KeyspaceId, Seq};
 
 /// What the look of a put found in an index.
 type Seen<'i, I> = crate::index::Seen<<I as Index>::Spot, <I as Index>::Place<'i>>;
+
+/// A look of a put.
+pub(in crate::engine) struct Looked<'i, I: Index + 'static> {
+    /// What the put's stamp must exceed.
+    pub above: Seq,
+    /// That of versions, from before the look: what was found then, with a stamp up to this one, may be kept with it whatever was
+    /// published since. With a later bound it would be taken for newer than what replaced it.
+    bound: Seq,
+    seen: Seen<'i, I>,
+}
 
 /// An entry that a plain publication replaces: where it is counted, and its bytes there.
 type Older<'e> = (&'e SlotInfo, u64);
@@ -63,34 +73,36 @@ impl<I: Index + 'static> Engine<I> {
         let _section = epoch::write_section(self.fork_generation);
         let mut frame = PlainPut::blank();
         frame.encode(key.bytes, value);
-        let (above, seen) = self.look_to_put(space, key, &entries, &guard);
-        let placed = self.oplog.append_plain(&mut state, &mut frame, Filter::short_hash(key.hash), above);
+        let looked = self.look_to_put(space, key, &entries, &guard);
+        let hash = Filter::short_hash(key.hash);
+        let placed = self.oplog.append_plain(&mut state, &mut frame, hash, looked.above);
         let placed = match placed.ok_or(NotPlain::Other)? {
             Ok(placed) => placed,
             Err(error) => return Ok(Err(error)),
         };
         drop(state);
         let written = placed.map(|placed| Written::at(&placed, PlainPut::OP_AT, false));
-        self.publish_plain((space, key), (&seen, &entries), written.into(), &guard);
+        self.publish_plain((space, key), (&looked, &entries), written.into(), &guard);
         Ok(Ok(()))
     }
 
     /// As [`Engine::above`].
     #[inline(always)]
-    fn look_to_put<'i>(
+    pub(in crate::engine) fn look_to_put<'i>(
         &self,
         space: &'i Keyspace<I>,
         key: Key<'_>,
         entries: &MappedEntries<'_>,
         guard: &'i epoch::Guard,
-    ) -> (Seq, Seen<'i, I>) {
+    ) -> Looked<'i, I> {
         work(Work::Look);
+        let bound = self.versions.settled_bound();
         let mut above = Seq::ZERO;
         let seen = space.index.look_to_put(key, guard, |addr| {
             entries.prefetch(addr);
             above = above.max(self.newest_beside(addr));
         });
-        (above, seen)
+        Looked { above, bound, seen }
     }
 
     /// The entry at `known`, if it is a put of this key, and older than `seq` for what its segment says.
@@ -109,22 +121,22 @@ impl<I: Index + 'static> Engine<I> {
 
     /// Shows the entry to readers in the place that was seen, in the general way if that is not plain.
     #[inline(always)]
-    fn publish_plain(
+    pub(in crate::engine) fn publish_plain(
         &self,
         (space, key): (&Keyspace<I>, Key<'_>),
-        (seen, entries): (&Seen<'_, I>, &MappedEntries<'_>),
+        (looked, entries): (&Looked<'_, I>, &MappedEntries<'_>),
         written: Publishable<Written>,
         guard: &epoch::Guard,
     ) {
-        let new = *written.get();
+        let (new, seen) = (*written.get(), &looked.seen);
         self.oplog.settle_stamp(new.seq);
-        // Before the index is read: the exchange finds what was seen, or nothing is exchanged.
+        // Before the index is read again, if it has to be.
         let settled = self.versions.settled_bound();
         // Behind the lock's end and the fence: these wait for the lines to leave the CPU, and this for memory.
         let older = seen.known.and_then(|known| self.plain_older(entries, key, known, new.seq));
         let is_kept = || match (seen.known, &older) {
             (Some(known), Some((_, bytes))) if self.versions.are_needed() => {
-                self.keep_put_if_needed(key.hash, (known, *bytes), new.seq, settled)
+                self.keep_put_if_needed(key.hash, (known, *bytes), new.seq, looked.bound)
             }
             _ => true,
         };
