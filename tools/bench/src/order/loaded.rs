@@ -7,6 +7,8 @@ use crate::keys::{self, Spread};
 use crate::measure::{Figures, counted, ns_of};
 use crate::own::{Call, Field, folder, get, name, put};
 
+/// The phase of inserts that compares one thread with two.
+pub const SIDE_BY_SIDE: &str = "insert, a store of its own";
 /// Short scans for each 16 single gets.
 const SCANS_PER_GETS: u64 = 16;
 
@@ -32,7 +34,7 @@ pub fn measure(run: &Run<'_>, round: usize, figures: &mut Figures) {
         for threads in [1, 2] {
             field.phase("get uniform", threads, plan.ops, &[], read, figures);
         }
-        insert_on_two_threads(run, figures);
+        insert_side_by_side(run, round, figures);
     }
     if plan.wants("scans") {
         let starts = keys::stream(Spread::Uniform, keys, plan.ops / SCANS_PER_GETS, 7 + round as u64);
@@ -69,12 +71,17 @@ fn scan_with_one_iterator(store: &Store, starts: &[u32], figures: &mut Figures) 
     figures.add(name(ORDERED, phase, 1), "M/s", starts.len() as f64 / ns * 1e3);
 }
 
-/// Into a store of their own; one thread's rate is that of the phase before.
-fn insert_on_two_threads(run: &Run<'_>, figures: &mut Figures) {
+/// One thread and two, each into a store of its own, right behind each other and in turn first: beside the phases before, other
+/// stores hold memory by now, and what the machine's memory is like changes within seconds.
+fn insert_side_by_side(run: &Run<'_>, round: usize, figures: &mut Figures) {
     let (keys, value_bytes) = (run.plan.keys, run.plan.value_bytes);
-    let dir = folder(&run.plan.memory_dir);
-    let store = run.open(dir.path(), ORDERED, &[]);
-    let load: Call<'_> =
-        &|session, thread, i| put(session, keys::key(thread as u64 * (keys / 2) + i), value_bytes);
-    figures.add(name(ORDERED, "insert", 2), "M/s", counted(&store, 2, keys, load));
+    for threads in if round.is_multiple_of(2) { [1, 2] } else { [2, 1] } {
+        let dir = folder(&run.plan.memory_dir);
+        let store = run.open(dir.path(), ORDERED, &[]);
+        let share = keys / threads as u64;
+        let load: Call<'_> =
+            &|session, thread, i| put(session, keys::key(thread as u64 * share + i), value_bytes);
+        let rate = counted(&store, threads, keys, load);
+        figures.add(name(ORDERED, SIDE_BY_SIDE, threads), "M/s", rate);
+    }
 }
