@@ -24,6 +24,21 @@ static flatkv_t *store;
 static flatkv_batch_t *batch;
 static int stop;
 
+/* Forks `children` that do `in_each` while `count` threads do `body`, each with its number. */
+static void fork_beside(int count, void *(*body)(void *), int children, void (*in_each)(void))
+{
+    pthread_t threads[4];
+    CHECK(count <= 4);
+    __atomic_store_n(&stop, 0, __ATOMIC_SEQ_CST);
+    for (intptr_t i = 0; i < count; i++)
+        CHECK(pthread_create(&threads[i], NULL, body, (void *)i) == 0);
+    for (int i = 0; i < children; i++)
+        in_child(in_each);
+    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < count; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
 static void use_the_parents_store(void)
 {
     flatkv_buffer_t value;
@@ -83,15 +98,8 @@ static void close_only(void)
 /* The child inherits the counts of calls by threads that it does not have: close must not wait for them. */
 static void a_child_forked_during_calls_does_not_hang_in_close(void)
 {
-    pthread_t threads[4];
     store = open_store("forked-in-calls");
-    for (intptr_t i = 0; i < 4; i++)
-        CHECK(pthread_create(&threads[i], NULL, keep_calling, (void *)i) == 0);
-    for (int i = 0; i < 50; i++)
-        in_child(close_only);
-    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < 4; i++)
-        CHECK(pthread_join(threads[i], NULL) == 0);
+    fork_beside(4, keep_calling, 50, close_only);
     OK(flatkv_close(store));
 }
 
@@ -125,19 +133,11 @@ static void read_all_keys(void)
 /* A thread that the child does not have may hold a lock of the index for ever: reads must not come to it. */
 static void a_child_forked_during_writes_does_not_hang_in_reads(void)
 {
-    pthread_t threads[4];
     flatkv_options_t *options = flatkv_options_new();
     OK(flatkv_options_set(options, "media", "emulated-pm"));
     OK(flatkv_open(path_of("forked-in-writes"), options, &store));
     flatkv_options_free(options);
-    __atomic_store_n(&stop, 0, __ATOMIC_SEQ_CST);
-    for (intptr_t i = 0; i < 4; i++)
-        CHECK(pthread_create(&threads[i], NULL, keep_writing_keys, (void *)i) == 0);
-    for (int i = 0; i < 300; i++)
-        in_child(read_all_keys);
-    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < 4; i++)
-        CHECK(pthread_join(threads[i], NULL) == 0);
+    fork_beside(4, keep_writing_keys, 300, read_all_keys);
     OK(flatkv_close(store));
 }
 
@@ -173,17 +173,9 @@ static void read_and_write_a_store_of_its_own(void)
 
 static void a_child_forked_during_gets_has_a_store_of_its_own(void)
 {
-    pthread_t threads[2];
     store = open_store("forked-in-gets");
     put_text(store, "k", "parent");
-    __atomic_store_n(&stop, 0, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < 2; i++)
-        CHECK(pthread_create(&threads[i], NULL, keep_getting, NULL) == 0);
-    for (int i = 0; i < 5; i++)
-        in_child(read_and_write_a_store_of_its_own);
-    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
-    for (int i = 0; i < 2; i++)
-        CHECK(pthread_join(threads[i], NULL) == 0);
+    fork_beside(2, keep_getting, 5, read_and_write_a_store_of_its_own);
     OK(flatkv_close(store));
 }
 
