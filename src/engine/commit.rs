@@ -217,18 +217,18 @@ impl Committer {
         self.submit_grouped(lane, sink, op, hash, &terms)
     }
 
-    /// Whether a plain put may try to go its short way: a drain is a fence, writers write alone, and nothing is staged here yet.
+    /// The calling thread's lane, if a plain put may try to go its short way there: a drain is a fence, writers write alone, and
+    /// nothing is staged yet.
     #[inline(always)]
-    pub fn takes_plain_puts(&self) -> bool {
-        self.takes_plain_puts && !self.is_staged(self.home_lane())
+    pub fn plain_lane(&self) -> Option<usize> {
+        let lane = self.home_lane();
+        (self.takes_plain_puts && !self.is_staged(lane)).then_some(lane)
     }
 
-    /// The calling thread's log, for one plain put, which drains alone: if nobody uses it and nothing is staged for it. Of who
-    /// asked before whether a plain put may try.
+    /// The log of a [`Committer::plain_lane`], for one plain put, which drains alone: if nobody uses it and nothing is staged for
+    /// it.
     #[inline(always)]
-    pub fn lock_plain(&self) -> Option<MutexGuard<'_, LogState>> {
-        debug_assert!(self.takes_plain_puts, "the caller asked");
-        let lane = self.home_lane();
+    pub fn lock_plain(&self, lane: usize) -> Option<MutexGuard<'_, LogState>> {
         let state = self.oplog.try_lock(lane)?;
         if self.is_staged(lane) { None } else { Some(state) }
     }

@@ -82,13 +82,13 @@ impl<I: Index + 'static> Engine<I> {
         let space = &*scope.enter(self)?;
         let key = space.key(key);
         self.check_index_room(&space.index, std::iter::once(key.bytes.len()))?;
-        let is_log_busy = match self.put_plain(space, key, value, self.mode(options)) {
+        let mode = self.mode(options);
+        let is_log_busy = match self.put_plain(space, key, value, mode) {
             Ok(done) => return done,
             Err(why) => why == NotPlain::LogBusy,
         };
         let _section = epoch::write_section(self.fork_generation);
-        let (above, mode) = (self.damage_bound(), self.mode(options));
-        let terms = Terms { above, purpose: Purpose::Put, mode, is_log_busy };
+        let terms = Terms { above: self.damage_bound(), purpose: Purpose::Put, mode, is_log_busy };
         if value.len() <= self.inline_value_bytes_max {
             let op = OpSpec { kind: OpKind::Put, key: key.bytes, value, moved: None, keyspace: space.id() };
             return self.write_op(space, key, &op, &terms);

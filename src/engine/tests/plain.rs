@@ -150,7 +150,8 @@ fn an_entry_that_was_replaced_since_it_was_seen_is_not_kept_as_the_newest_at_a_p
         let _section = epoch::write_section(engine.fork_generation);
         let (mut frame, hash) = (PlainPut::blank(), Filter::short_hash(key.hash));
         frame.encode(key.bytes, b"behind");
-        let mut log = engine.committer.lock_plain().expect("nobody writes");
+        let lane = engine.committer.plain_lane().expect("nothing is staged");
+        let mut log = engine.committer.lock_plain(lane).expect("nobody writes");
         let placed = engine.oplog.append_plain(&mut log, &mut frame, hash, looked.above);
         let placed = placed.expect("it is plain").expect("the medium is sound");
         drop(log);

@@ -63,12 +63,12 @@ impl<I: Index + 'static> Engine<I> {
         if !is_short || mode != WriteMode::Sync || space.id() != KeyspaceId::DEFAULT || self.has_damage() {
             return Err(NotPlain::Other);
         }
-        let entries = self.reader.mapped().filter(|_| self.committer.takes_plain_puts());
-        let entries = entries.ok_or(NotPlain::Other)?;
+        let entries = self.reader.mapped().ok_or(NotPlain::Other)?;
+        let lane = self.committer.plain_lane().ok_or(NotPlain::Other)?;
         let guard = epoch::pin();
         // As early as can be: all that follows, up to the look, is done while the memory comes.
         space.index.prefetch_to_put(key);
-        let mut state = self.committer.lock_plain().ok_or(NotPlain::LogBusy)?;
+        let mut state = self.committer.lock_plain(lane).ok_or(NotPlain::LogBusy)?;
         // Before the floor of stamps is read, and over when what is written is shown.
         let _section = epoch::write_section(self.fork_generation);
         let mut frame = PlainPut::blank();
