@@ -121,6 +121,9 @@ impl Streams {
     }
 }
 
+/// The phase of inserts that compares one thread with two.
+pub const SIDE_BY_SIDE: &str = "insert, a store of its own";
+
 pub type Call<'a> = &'a (dyn Fn(&mut dyn Session, usize, u64) + Sync);
 
 /// The engines of a round, in the order in which they are asked.
@@ -273,16 +276,38 @@ fn in_memory(plan: &Plan, builds: &[Build], round: usize, figures: &mut Figures)
     drop((ideal, papaya, stores));
     space.iter().for_each(|path| std::fs::remove_file(path).expect("the pool was there"));
 
-    // Two threads load stores of their own.
-    let ideal = Ideal::new(&plan.memory_dir, keys, keys, 8, value_bytes);
-    let stores: Vec<_> = builds.iter().map(|build| open(build, "two")).collect();
-    let mut field = Field { engines: vec![("ideal", &ideal)], turn: round };
-    field
-        .engines
-        .extend(builds.iter().zip(&stores).map(|(build, (_, store))| (build.0.as_str(), store as _)));
-    let load: Call<'_> =
-        &|session, thread, i| put(session, keys::key(thread as u64 * (keys / 2) + i), value_bytes);
-    field.phase("insert", 2, keys, &[], load, figures);
+    let with_ideal: WithStore<'_> =
+        &|insert| insert(&Ideal::new(&plan.memory_dir, keys, keys, 8, value_bytes));
+    insert_side_by_side("ideal", plan, round, with_ideal, figures);
+    for build in builds {
+        let with_store: WithStore<'_> = &|insert| {
+            let (path, store) = open(build, "inserts");
+            insert(&store);
+            drop(store);
+            std::fs::remove_file(path).expect("the pool was there");
+        };
+        insert_side_by_side(&build.0, plan, round, with_store, figures);
+    }
+}
+
+/// Makes an empty store, hands it on and removes it.
+pub type WithStore<'a> = &'a dyn Fn(&mut dyn FnMut(&dyn Engine));
+
+/// One thread and two, each into a store of its own, right behind each other and in turn first: beside the phases before, other
+/// stores hold memory by now, and what the machine's memory is like changes within seconds.
+pub fn insert_side_by_side(
+    engine: &str,
+    plan: &Plan,
+    round: usize,
+    with_store: WithStore<'_>,
+    figures: &mut Figures,
+) {
+    let load: Call<'_> = &|session, _, i| put(session, keys::key(i), plan.value_bytes);
+    for threads in if round.is_multiple_of(2) { [1, 2] } else { [2, 1] } {
+        with_store(&mut |store| {
+            figures.add(name(engine, SIDE_BY_SIDE, threads), "M/s", counted(store, threads, plan.keys, load));
+        });
+    }
 }
 
 /// Microseconds of the slowest put while an index grows tenfold, and how many take more than a millisecond.

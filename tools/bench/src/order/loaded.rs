@@ -4,11 +4,9 @@ use super::{HASH, LMDB, ORDERED, Run, SHORT_SCAN};
 use crate::engine::Engine;
 use crate::flatkv::Store;
 use crate::keys::{self, Spread};
-use crate::measure::{Figures, counted, ns_of};
-use crate::own::{Call, Field, folder, get, name, put};
+use crate::measure::{Figures, ns_of};
+use crate::own::{Call, Field, WithStore, folder, get, insert_side_by_side, name, put};
 
-/// The phase of inserts that compares one thread with two.
-pub const SIDE_BY_SIDE: &str = "insert, a store of its own";
 /// Short scans for each 16 single gets.
 const SCANS_PER_GETS: u64 = 16;
 
@@ -34,7 +32,11 @@ pub fn measure(run: &Run<'_>, round: usize, figures: &mut Figures) {
         for threads in [1, 2] {
             field.phase("get uniform", threads, plan.ops, &[], read, figures);
         }
-        insert_side_by_side(run, round, figures);
+        let with_store: WithStore<'_> = &|insert| {
+            let dir = folder(&plan.memory_dir);
+            insert(&run.open(dir.path(), ORDERED, &[]));
+        };
+        insert_side_by_side(ORDERED, plan, round, with_store, figures);
     }
     if plan.wants("scans") {
         let starts = keys::stream(Spread::Uniform, keys, plan.ops / SCANS_PER_GETS, 7 + round as u64);
@@ -69,19 +71,4 @@ fn scan_with_one_iterator(store: &Store, starts: &[u32], figures: &mut Figures) 
     });
     let phase = "scan of 50, one iterator for all";
     figures.add(name(ORDERED, phase, 1), "M/s", starts.len() as f64 / ns * 1e3);
-}
-
-/// One thread and two, each into a store of its own, right behind each other and in turn first: beside the phases before, other
-/// stores hold memory by now, and what the machine's memory is like changes within seconds.
-fn insert_side_by_side(run: &Run<'_>, round: usize, figures: &mut Figures) {
-    let (keys, value_bytes) = (run.plan.keys, run.plan.value_bytes);
-    for threads in if round.is_multiple_of(2) { [1, 2] } else { [2, 1] } {
-        let dir = folder(&run.plan.memory_dir);
-        let store = run.open(dir.path(), ORDERED, &[]);
-        let share = keys / threads as u64;
-        let load: Call<'_> =
-            &|session, thread, i| put(session, keys::key(thread as u64 * share + i), value_bytes);
-        let rate = counted(&store, threads, keys, load);
-        figures.add(name(ORDERED, SIDE_BY_SIDE, threads), "M/s", rate);
-    }
 }

@@ -134,7 +134,7 @@ fn judge(figures: &Figures) -> Vec<Goal> {
         at_least("insert, 1 thread", "of hash", 0.5, of("insert", HASH)),
         at_least("insert, 1 thread", "of LMDB without sync", 3.0, of("insert", LMDB)),
         at_least("get, 2 threads against 1", "", 1.8, two("get uniform")),
-        at_least("insert, 2 threads against 1", "", 1.8, two(loaded::SIDE_BY_SIDE)),
+        at_least("insert, 2 threads against 1", "", 1.8, two(own::SIDE_BY_SIDE)),
         at_least("scans of 50 from any key on, with values", "of LMDB", 1.0, of("scan of 50", LMDB)),
         at_least("full scan, with values", "of LMDB", 0.4, full),
         at_least("full scan, keys only (reported)", "of LMDB with values", 0.4, full_keys),
