@@ -1,5 +1,5 @@
 //! The one background thread: writes out asynchronous writes in time, writes back what `os` writes left, marks idle logs,
-//! grows and prefaults ahead of the heads, merges the index's memory to huge pages, frees extents. While nothing is written
+//! grows and prefaults ahead of the heads, makes huge pages for the index, frees extents. While nothing is written
 //! it only looks around every few seconds (for values that are no longer pinned); a writer that finds it asleep wakes it.
 //!
 //! A writer appends and then looks whether the thread is asleep, without a fence between, which each put would pay for.
@@ -29,7 +29,7 @@ fn rest_after(quiet_rounds: u32) -> (bool, Duration) {
         _ => (true, SLEEP_MAX),
     }
 }
-/// Huge pages that the index gets in a round: each is a millisecond in which those wait who touch it.
+/// Huge pages that the index gets in a round: each takes about a millisecond, and who touches it meanwhile waits.
 const HUGE_PAGES_A_ROUND: usize = 4;
 /// What `os` writes may leave in caches before it is written back: the rest is drained by the put that rolls the head.
 const LEFT_BEHIND_BYTES: u64 = 1 << 20;
@@ -191,16 +191,16 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
             engine.write_back_os_writes();
         }
         if !is_awaited() {
-            engine.merge_huge_pages();
+            engine.make_huge_pages();
         }
         if engine.keep_house(&mut positions) { quiet_rounds = 0 } else { quiet_rounds += 1 }
     }
 }
 
 impl<I: Index + 'static> Engine<I> {
-    fn merge_huge_pages(&self) {
+    fn make_huge_pages(&self) {
         for _ in 0..HUGE_PAGES_A_ROUND {
-            if !self.default.index.merge_huge_page() {
+            if !self.default.index.make_huge_page() {
                 return;
             }
         }

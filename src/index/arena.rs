@@ -27,6 +27,8 @@ pub const LINE_NUMBERS: usize = 16;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Arrays of fewer huge pages are not aligned for them.
 const HUGE_PAGES_MIN: usize = 64;
+/// The least and the most that is made ahead of the nodes in use, in huge pages; between them a quarter of what is in use.
+const HUGE_PAGES_AHEAD: std::ops::RangeInclusive<usize> = 2..=5;
 
 /// A cache line of eight slots.
 #[repr(C, align(64))]
@@ -346,10 +348,10 @@ impl<T: Node> Reserved<T> {
         unsafe { self.nodes.add(number).as_ref() }
     }
 
-    /// Asks the kernel to merge the first whole huge page between nodes `from` and `to`, of which all memory is in use: a
-    /// fault that takes 2 MiB at once was measured at up to 6 ms. Returns the node behind it, if there is one, and whether
-    /// it is merged. Who touches it meanwhile waits, about a millisecond.
-    fn merge_huge_page(&self, from: usize, to: usize) -> Option<(usize, bool)> {
+    /// Makes the first whole huge page between nodes `from` and `to`: memory that has none yet is made ahead of who will touch
+    /// it, for a fault that takes 2 MiB at once was measured at up to 6 ms; what lies there in small pages is merged, and who
+    /// touches it meanwhile waits, about a millisecond. Returns the node behind it, if there is one, and whether it is one page.
+    fn make_huge_page(&self, from: usize, to: usize) -> Option<(usize, bool)> {
         assert!(from <= to && to <= self.count);
         let begin = self.nodes.as_ptr().addr() + from * size_of::<T>();
         let start = begin.next_multiple_of(HUGE_PAGE_BYTES) - self.nodes.as_ptr().addr();
@@ -359,11 +361,12 @@ impl<T: Node> Reserved<T> {
         }
         let at = self.nodes.as_ptr().cast::<u8>().wrapping_add(start);
         let ask = |advice| {
-            // SAFETY: `[start, end)` lies within the first `to` nodes (above), which are ours. Neither advice changes what
-            // the memory contains; that the kernel may not know it is no error: it is a hint.
+            // SAFETY: `[start, end)` lies within the first `to` nodes (above), which are ours. None of these advices changes
+            // what the memory contains; that the kernel may not know one is no error: they are hints.
             unsafe { libc::madvise(at.cast(), HUGE_PAGE_BYTES, advice) == 0 }
         };
-        let is_merged = ask(libc::MADV_HUGEPAGE) && ask(libc::MADV_COLLAPSE);
+        let is_merged =
+            ask(libc::MADV_HUGEPAGE) && ask(libc::MADV_POPULATE_WRITE) && ask(libc::MADV_COLLAPSE);
         Some((end / size_of::<T>(), is_merged))
     }
 }
@@ -391,6 +394,8 @@ pub struct Pool<T: Node> {
     /// Up to here the kernel was asked for huge pages, once for each.
     asked_to: AtomicU32,
     merged_bytes: AtomicU64,
+    /// Memory is made before its nodes are handed out.
+    is_made_ahead: bool,
 }
 
 struct FreeNodes {
@@ -410,8 +415,14 @@ impl<T: Node> Pool<T> {
     pub fn new(nodes: Reserved<T>) -> Pool<T> {
         let free = FreeNodes { fresh_from: 1, returned: Vec::new() };
         let left = AtomicU64::new(free.left_of(nodes.count()));
-        let free = Mutex::new(free);
-        Pool { nodes, free, left, asked_to: AtomicU32::new(0), merged_bytes: AtomicU64::new(0) }
+        let (free, asked_to, merged_bytes) = (Mutex::new(free), AtomicU32::new(0), AtomicU64::new(0));
+        Pool { nodes, free, left, asked_to, merged_bytes, is_made_ahead: false }
+    }
+
+    /// The same, but once a huge page of nodes is in use, [`Pool::make_huge_page`] makes memory ahead of them: who gets a node
+    /// then waits neither for a fault nor for a merge.
+    pub fn made_ahead(nodes: Reserved<T>) -> Pool<T> {
+        Pool { is_made_ahead: true, ..Pool::new(nodes) }
     }
 
     /// A node that nobody else has, as [`Node::clear`] leaves it. Panics if none is left.
@@ -470,11 +481,11 @@ impl<T: Node> Pool<T> {
         self.nodes.get(number as usize)
     }
 
-    /// Merges the next huge page of nodes that were handed out; false if there is none. One thread at a time.
-    pub fn merge_huge_page(&self) -> bool {
+    /// Makes the next huge page of nodes that were handed out, or soon will be; false if there is none. One thread at a time.
+    pub fn make_huge_page(&self) -> bool {
         let from = self.asked_to.load(Ordering::Relaxed) as usize;
-        let to = self.free.lock().fresh_from as usize;
-        let Some((next, is_merged)) = self.nodes.merge_huge_page(from, to) else { return false };
+        let to = self.wanted_to().max(from);
+        let Some((next, is_merged)) = self.nodes.make_huge_page(from, to) else { return false };
         self.asked_to.store(next as u32, Ordering::Relaxed);
         if is_merged {
             self.merged_bytes.fetch_add(HUGE_PAGE_BYTES as u64, Ordering::Relaxed);
@@ -482,14 +493,27 @@ impl<T: Node> Pool<T> {
         true
     }
 
+    /// Nodes before this one shall have memory, in huge pages.
+    fn wanted_to(&self) -> usize {
+        let in_use = self.free.lock().fresh_from as usize;
+        let in_huge_page = HUGE_PAGE_BYTES / size_of::<T>();
+        if !self.is_made_ahead || in_use < in_huge_page {
+            return in_use;
+        }
+        let (least, most) = HUGE_PAGES_AHEAD.into_inner();
+        let ahead = (in_use / 4).clamp(least * in_huge_page, most * in_huge_page);
+        (in_use + ahead).min(self.nodes.count())
+    }
+
     /// Bytes that were merged to huge pages.
     pub fn merged_bytes(&self) -> u64 {
         self.merged_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of all nodes that were ever handed out, which is what they cost in memory.
+    /// Bytes of all nodes that were ever handed out or have memory, which is what they cost.
     pub fn memory_bytes(&self) -> u64 {
-        u64::from(self.free.lock().fresh_from - 1) * size_of::<T>() as u64
+        let fresh_from = self.free.lock().fresh_from;
+        u64::from(fresh_from.max(self.asked_to.load(Ordering::Relaxed)) - 1) * size_of::<T>() as u64
     }
 }
 
@@ -524,7 +548,7 @@ mod tests {
         for number in 1..2900 {
             assert_eq!(pool.allocate(), number);
             pool.get(number).buckets[7].slots[3].store(u64::from(number), Ordering::Relaxed);
-            while pool.merge_huge_page() {
+            while pool.make_huge_page() {
                 asked += 1;
                 let behind = pool.asked_to.load(Ordering::Relaxed);
                 assert!(behind <= number + 1, "node {number} is the last one in use, not {behind}");
@@ -535,6 +559,35 @@ mod tests {
         assert!(pool.merged_bytes() <= asked * HUGE_PAGE_BYTES as u64);
         for number in 1..2900 {
             let slot = &pool.get(number).buckets[7].slots[3];
+            assert_eq!(slot.load(Ordering::Relaxed), u64::from(number));
+        }
+    }
+
+    #[test]
+    fn memory_made_ahead_is_a_quarter_of_what_is_in_use_within_bounds_and_lies_within_the_array() {
+        let in_huge_page = HUGE_PAGE_BYTES / size_of::<Page>();
+        let count = 40 * in_huge_page;
+        let mut space = AddressSpace::reserve(AddressSpace::needed_bytes::<Page>(count)).unwrap();
+        let pool: Pool<Page> = Pool::made_ahead(space.take(count));
+        let made_of = |in_use: usize| {
+            while (pool.free.lock().fresh_from as usize) < in_use {
+                let number = pool.allocate();
+                pool.get(number).buckets[0].slots[0].store(u64::from(number), Ordering::Relaxed);
+            }
+            while pool.make_huge_page() {}
+            assert!(pool.memory_bytes() >= (in_use as u64 - 1) * PAGE_BYTES);
+            (pool.asked_to.load(Ordering::Relaxed) as usize).max(in_use) - in_use
+        };
+        assert_eq!(made_of(in_huge_page / 2), 0, "a small store costs what it uses");
+        for (huge_pages, least, most) in [(1, 1, 2), (9, 1, 2), (16, 3, 4), (30, 4, 5), (38, 0, 2)] {
+            let ahead = made_of(huge_pages * in_huge_page + 7);
+            assert!(
+                (least * in_huge_page..=most * in_huge_page).contains(&(ahead + 7)),
+                "{ahead} nodes ahead of {huge_pages} huge pages"
+            );
+        }
+        for number in 1..pool.free.lock().fresh_from {
+            let slot = &pool.get(number).buckets[0].slots[0];
             assert_eq!(slot.load(Ordering::Relaxed), u64::from(number));
         }
     }

@@ -1011,8 +1011,8 @@ impl Index for HashIndex {
         directory.next_multiple_of(PAGE_BYTES) + self.storage.entries.memory_bytes()
     }
 
-    fn merge_huge_page(&self) -> bool {
-        self.storage.nodes.pages.merge_huge_page()
+    fn make_huge_page(&self) -> bool {
+        self.storage.nodes.pages.make_huge_page()
     }
 
     fn huge_page_bytes(&self) -> u64 {

@@ -267,12 +267,12 @@ pub trait Index: Send + Sync {
         self.shared_bytes() + self.own_bytes()
     }
 
-    /// Merges some of its memory to a huge page; false if there is none to merge. For the background: one thread at a time.
-    fn merge_huge_page(&self) -> bool {
+    /// Makes a huge page of its memory, in use or soon to be; false if there is none to make. For the background: one thread at a time.
+    fn make_huge_page(&self) -> bool {
         false
     }
 
-    /// Bytes of its memory that were merged to huge pages.
+    /// Bytes of its memory that have huge pages.
     fn huge_page_bytes(&self) -> u64 {
         0
     }

@@ -194,7 +194,7 @@ impl OrderedIndex {
         let nodes = Nodes {
             layers: Pool::new(space.take(layers(leaves))),
             inners: Pool::new(space.take(leaves)),
-            leaves: Pool::new(space.take(leaves)),
+            leaves: Pool::made_ahead(space.take(leaves)),
         };
         let first = nodes.new_tree();
         Ok(OrderedIndex { nodes: Arc::new(nodes), first, log, entries, unplaced: Unplaced::default() })
@@ -603,9 +603,9 @@ impl Index for OrderedIndex {
         self.entries.memory_bytes()
     }
 
-    fn merge_huge_page(&self) -> bool {
+    fn make_huge_page(&self) -> bool {
         let nodes = &*self.nodes;
-        nodes.leaves.merge_huge_page() || nodes.inners.merge_huge_page() || nodes.layers.merge_huge_page()
+        nodes.leaves.make_huge_page() || nodes.inners.make_huge_page() || nodes.layers.make_huge_page()
     }
 
     fn huge_page_bytes(&self) -> u64 {
