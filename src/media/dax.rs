@@ -16,13 +16,13 @@ use super::sys::{self, CallSite, InPlace};
 use super::{FlushGranularity, Media, MediaKind, Region, Site, persist};
 use crate::constants::PAGE_BYTES;
 use crate::error::{Error, Result};
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 use crate::types::MediaRange;
 
 /// A pool on persistent memory, or on memory that plays it.
 pub(super) struct DaxMedium {
     /// Before `pool`: unmapped before the lock goes.
-    region: Region,
+    region: Arc<Region>,
     pool: PoolFile,
     kind: MediaKind,
     why: String,
@@ -37,7 +37,8 @@ impl DaxMedium {
         let region = Region::reserve(len_bytes, align_bytes, !pool.is_read_only())?;
         let write_back = persist::write_back();
         let why = format!("{why}; lines are written back with {}", write_back.name());
-        let medium = DaxMedium { region, pool, kind, why, write_back, growth: Mutex::new(()) };
+        let medium =
+            DaxMedium { region: Arc::new(region), pool, kind, why, write_back, growth: Mutex::new(()) };
         medium.map(len_bytes)?;
         Ok(medium)
     }
@@ -116,7 +117,7 @@ impl Media for DaxMedium {
     }
 
     #[inline]
-    fn region(&self) -> &Region {
+    fn region(&self) -> &Arc<Region> {
         &self.region
     }
 

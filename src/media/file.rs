@@ -14,7 +14,7 @@ use super::sys::{self, CallSite, Errno, Sys};
 use super::window::Window;
 use super::{FlushGranularity, Media, MediaKind, Region, Site, persist};
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex};
 use crate::types::MediaRange;
 use std::os::fd::RawFd;
 
@@ -24,7 +24,7 @@ const FILL_BYTES: u64 = 4 << 20;
 /// A pool in an ordinary file.
 pub(super) struct FileMedium {
     /// Before `pool`: unmapped before the lock goes.
-    region: Region,
+    region: Arc<Region>,
     pool: PoolFile,
     why: String,
     syncs: SyncTurns,
@@ -46,7 +46,14 @@ impl FileMedium {
         let region = Region::reserve(len_bytes, LARGE_PAGE_BYTES, window.is_some())?;
         map_up_to(&region, &pool, len_bytes)?;
         let why = if window.is_some() { why + "; os writes are stored through the mapping" } else { why };
-        Ok(FileMedium { region, pool, why, syncs: SyncTurns::default(), growth: Mutex::new(()), window })
+        Ok(FileMedium {
+            region: Arc::new(region),
+            pool,
+            why,
+            syncs: SyncTurns::default(),
+            growth: Mutex::new(()),
+            window,
+        })
     }
 
     fn put(&self, site: CallSite, at: u64, bytes: &[u8]) -> Result<()> {
@@ -112,7 +119,7 @@ impl Media for FileMedium {
     }
 
     #[inline]
-    fn region(&self) -> &Region {
+    fn region(&self) -> &Arc<Region> {
         &self.region
     }
 

@@ -109,7 +109,7 @@ pub trait Media: Send + Sync {
     /// Why this kind was chosen, in one sentence for statistics and logs.
     fn why(&self) -> &str;
     /// The mapping that reads go through.
-    fn region(&self) -> &Region;
+    fn region(&self) -> &Arc<Region>;
     /// What one flush covers.
     fn granularity(&self) -> FlushGranularity;
     /// Bytes that are allocated and may be read or written; a multiple of the page size.

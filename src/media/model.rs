@@ -13,6 +13,7 @@
 use super::{FlushGranularity, Media, MediaKind, Region, Site};
 use crate::constants::CACHE_LINE_BYTES;
 use crate::error::{Error, Result};
+use crate::sync::Arc;
 use crate::sync::virtual_time::{self, Costs};
 use crate::types::MediaRange;
 use rustix_futex_sync::Mutex;
@@ -131,7 +132,7 @@ struct State {
 
 /// The medium.
 pub struct ModelMedia {
-    region: Region,
+    region: Arc<Region>,
     model: Model,
     capacity: u64,
     why: String,
@@ -145,7 +146,7 @@ impl ModelMedia {
     /// `Io`: no memory.
     pub fn new(preset: &Preset, capacity_bytes: u64) -> Result<ModelMedia> {
         let why = format!("a simulation in virtual time: {}", preset.name);
-        let region = Region::anonymous(0)?;
+        let region = Arc::new(Region::anonymous(0)?);
         Ok(ModelMedia { region, model: preset.model, capacity: capacity_bytes, why, state: Mutex::default() })
     }
 
@@ -217,7 +218,7 @@ impl Media for ModelMedia {
         &self.why
     }
 
-    fn region(&self) -> &Region {
+    fn region(&self) -> &Arc<Region> {
         &self.region
     }
 

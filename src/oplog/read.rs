@@ -28,6 +28,8 @@ const READ_AHEAD_LOOKS: usize = 2;
 /// Reads entries of the log.
 #[derive(Clone)]
 pub struct EntryReader {
+    /// That of the medium, which goes after it.
+    region: Arc<Region>,
     media: Arc<dyn Media>,
     space: Arc<Space>,
     hash_seed: u64,
@@ -46,13 +48,19 @@ impl<'a> MappedEntries<'a> {
     /// The entry at `addr`, not verified, and the segment it lies in; `None` if it is no put with its value inside.
     #[inline(always)]
     pub fn put(&self, addr: Addr) -> Option<(Put<'a>, &'a SlotInfo)> {
+        let (bytes, segment) = self.bytes(addr)?;
+        Some((Put::decode(bytes)?, segment))
+    }
+
+    /// The bytes from `addr` to the end of the segment it lies in, and that segment.
+    #[inline(always)]
+    pub fn bytes(&self, addr: Addr) -> Option<(&'a [u8], &'a SlotInfo)> {
         let offset = addr.offset();
         let slot = self.geometry.slot_of(offset);
         let end = self.geometry.offset_of(slot) + self.geometry.segment_size_bytes;
         // Before the entry is waited for.
         let segment = self.table.slot(slot);
-        let put = Put::decode(self.region.bytes(MediaRange::new(offset, end - offset))?)?;
-        Some((put, segment))
+        Some((self.region.bytes(MediaRange::new(offset, end - offset))?, segment))
     }
 
     /// As [`EntryReader::prefetch`].
@@ -70,7 +78,7 @@ impl EntryReader {
         hash_seed: u64,
         guarded: Option<Arc<GuardedReads>>,
     ) -> Self {
-        EntryReader { media, space, hash_seed, guarded }
+        EntryReader { region: Arc::clone(media.region()), media, space, hash_seed, guarded }
     }
 
     /// What the keys of a keyspace are hashed with.
@@ -92,7 +100,7 @@ impl EntryReader {
         let offset = addr.offset();
         let end = self.space.geometry().segment_end(offset);
         match &self.guarded {
-            None => Op::decode(self.media.region().bytes(MediaRange::new(offset, end - offset))?),
+            None => Op::decode(self.region.bytes(MediaRange::new(offset, end - offset))?),
             Some(guarded) => copied_op(guarded, offset, end, scratch),
         }
     }
@@ -100,8 +108,9 @@ impl EntryReader {
     /// For reads of many entries; `None` if nothing may be loaded from the mapping.
     #[inline]
     pub fn mapped(&self) -> Option<MappedEntries<'_>> {
-        let (region, space) = (self.media.region(), &*self.space);
-        let entries = MappedEntries { region, geometry: space.geometry(), table: space.table() };
+        let space = &*self.space;
+        let entries =
+            MappedEntries { region: &self.region, geometry: space.geometry(), table: space.table() };
         self.guarded.is_none().then_some(entries)
     }
 
@@ -110,7 +119,7 @@ impl EntryReader {
     pub fn bytes<'a>(&'a self, range: MediaRange, scratch: &'a Scratch) -> Option<&'a [u8]> {
         match &self.guarded {
             None => {
-                let bytes = self.media.region().bytes(range)?;
+                let bytes = self.region.bytes(range)?;
                 self.bring(range);
                 Some(bytes)
             }
@@ -184,8 +193,7 @@ impl EntryReader {
     #[inline]
     pub fn prefetch(&self, entries: &[Addr]) {
         // A prefetch never faults; guarded reads do not use the mapping.
-        let region = self.media.region();
-        entries.iter().for_each(|addr| prefetch_entry(region, *addr));
+        entries.iter().for_each(|addr| prefetch_entry(&self.region, *addr));
     }
 
     /// Asks the device for all of a range that will be read, if it is longer than what comes with one page, and begins or ends

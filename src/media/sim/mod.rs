@@ -189,7 +189,7 @@ pub struct SimMedia {
     base: Arc<Base>,
     published: bool,
     /// Present until drop gives it back for reuse.
-    region: Option<Region>,
+    region: Option<Arc<Region>>,
     state: Mutex<State>,
     pauses: AtomicBool,
 }
@@ -528,7 +528,7 @@ impl Media for SimMedia {
         }
     }
 
-    fn region(&self) -> &Region {
+    fn region(&self) -> &Arc<Region> {
         self.region.as_ref().expect("taken only by drop")
     }
 

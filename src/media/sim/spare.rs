@@ -3,6 +3,7 @@
 use super::events::{Base, Log};
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::media::Region;
+use crate::sync::Arc;
 use crate::types::MediaRange;
 use std::cell::RefCell;
 
@@ -17,7 +18,7 @@ thread_local! {
 
 /// A region and the buffers of the medium that used it. It holds the base `base_id` except in the `touched` lines.
 pub(super) struct Spare {
-    pub(super) region: Region,
+    pub(super) region: Arc<Region>,
     pub(super) capacity: u64,
     pub(super) base_id: u64,
     pub(super) base_len: usize,
@@ -35,7 +36,7 @@ impl Spare {
             same.or_else(|| spares.iter().position(fits)).map(|index| spares.swap_remove(index))
         });
         let mut spare = found.unwrap_or_else(|| Spare {
-            region: Region::anonymous(capacity).expect("memory for a simulated medium"),
+            region: Arc::new(Region::anonymous(capacity).expect("memory for a simulated medium")),
             capacity,
             base_id: 0,
             base_len: 0,
