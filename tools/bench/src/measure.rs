@@ -123,9 +123,9 @@ fn rate_of_counted(spans: &[Span]) -> f64 {
     if !is_by_cpu_time() {
         return rate(spans);
     }
-    let busiest = spans.iter().map(|span| span.on_core).max().expect("at least one thread");
-    let calls: u64 = spans.iter().map(|span| span.calls).sum();
-    calls as f64 / busiest.as_secs_f64() / 1e6
+    // Each thread by its own time: how many calls it got to make depends on who else was on its core.
+    let made = spans.iter().filter(|span| span.calls > 0);
+    made.map(|span| span.calls as f64 / span.on_core.as_secs_f64() / 1e6).sum()
 }
 
 fn rate(spans: &[Span]) -> f64 {
