@@ -185,27 +185,21 @@ fn run<I: Index + 'static>(shared: &Shared, engine: &Weak<Engine<I>>, commit_wai
         if engine.is_scarce(false) {
             engine.cleaner_thread.kick();
         }
-        // A drain takes milliseconds, a merge one: not while asynchronous writes are to be durable by then.
+        // A drain takes milliseconds, a huge page one: not while asynchronous writes are to be durable by then.
         let is_awaited = || shared.wanted.lock().async_since.is_some();
         if !is_awaited() {
             engine.write_back_os_writes();
         }
-        if !is_awaited() {
-            engine.make_huge_pages();
+        for _ in 0..HUGE_PAGES_A_ROUND {
+            if is_awaited() || !engine.default.index.make_huge_page() {
+                break;
+            }
         }
         if engine.keep_house(&mut positions) { quiet_rounds = 0 } else { quiet_rounds += 1 }
     }
 }
 
 impl<I: Index + 'static> Engine<I> {
-    fn make_huge_pages(&self) {
-        for _ in 0..HUGE_PAGES_A_ROUND {
-            if !self.default.index.make_huge_page() {
-                return;
-            }
-        }
-    }
-
     /// Drains logs of which much was left in caches, while their writers go on. A failure poisons the store.
     fn write_back_os_writes(&self) {
         let position = |log: usize| self.oplog.appended_position(log);

@@ -27,8 +27,8 @@ pub const LINE_NUMBERS: usize = 16;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Arrays of fewer huge pages are not aligned for them.
 const HUGE_PAGES_MIN: usize = 64;
-/// The least and the most that is made ahead of the nodes in use, in huge pages; between them a quarter of what is in use.
-const HUGE_PAGES_AHEAD: std::ops::RangeInclusive<usize> = 2..=5;
+/// The most that is made ahead of the nodes in use, in huge pages; else a quarter of what is in use.
+const HUGE_PAGES_AHEAD_MAX: usize = 5;
 
 /// A cache line of eight slots.
 #[repr(C, align(64))]
@@ -350,8 +350,8 @@ impl<T: Node> Reserved<T> {
 
     /// Makes the first whole huge page between nodes `from` and `to`: memory that has none yet is made ahead of who will touch
     /// it, for a fault that takes 2 MiB at once was measured at up to 6 ms; what lies there in small pages is merged, and who
-    /// touches it meanwhile waits, about a millisecond. Returns the node behind it, if there is one, and whether it is one page.
-    fn make_huge_page(&self, from: usize, to: usize) -> Option<(usize, bool)> {
+    /// touches it meanwhile waits, about a millisecond. `None` if there is no such page.
+    fn make_huge_page(&self, from: usize, to: usize) -> Option<Made> {
         assert!(from <= to && to <= self.count);
         let begin = self.nodes.as_ptr().addr() + from * size_of::<T>();
         let start = begin.next_multiple_of(HUGE_PAGE_BYTES) - self.nodes.as_ptr().addr();
@@ -365,10 +365,25 @@ impl<T: Node> Reserved<T> {
             // what the memory contains; that the kernel may not know one is no error: they are hints.
             unsafe { libc::madvise(at.cast(), HUGE_PAGE_BYTES, advice) == 0 }
         };
-        let is_merged =
-            ask(libc::MADV_HUGEPAGE) && ask(libc::MADV_POPULATE_WRITE) && ask(libc::MADV_COLLAPSE);
-        Some((end / size_of::<T>(), is_merged))
+        let is_huge = ask(libc::MADV_HUGEPAGE);
+        let has_memory = ask(libc::MADV_POPULATE_WRITE);
+        if !has_memory {
+            // Else who touches it first would wait for all of it.
+            ask(libc::MADV_NOHUGEPAGE);
+        }
+        let is_merged = is_huge && has_memory && ask(libc::MADV_COLLAPSE);
+        Some(Made { behind: end / size_of::<T>(), has_memory, is_merged })
     }
+}
+
+/// A huge page that was asked for.
+struct Made {
+    /// The first node behind it.
+    behind: usize,
+    /// All of it has memory, of pages of any size.
+    has_memory: bool,
+    /// It is one page.
+    is_merged: bool,
 }
 
 /// Asks the CPU for the cache line in which `at` begins. A hint.
@@ -394,8 +409,10 @@ pub struct Pool<T: Node> {
     /// Up to here the kernel was asked for huge pages, once for each.
     asked_to: AtomicU32,
     merged_bytes: AtomicU64,
-    /// Memory is made before its nodes are handed out.
-    is_made_ahead: bool,
+    /// Nodes before this one have memory even if they were never handed out.
+    made_to: AtomicU32,
+    /// Once so many nodes were handed out, memory is made ahead of the next ones.
+    ahead_from: AtomicU32,
 }
 
 struct FreeNodes {
@@ -415,14 +432,21 @@ impl<T: Node> Pool<T> {
     pub fn new(nodes: Reserved<T>) -> Pool<T> {
         let free = FreeNodes { fresh_from: 1, returned: Vec::new() };
         let left = AtomicU64::new(free.left_of(nodes.count()));
-        let (free, asked_to, merged_bytes) = (Mutex::new(free), AtomicU32::new(0), AtomicU64::new(0));
-        Pool { nodes, free, left, asked_to, merged_bytes, is_made_ahead: false }
+        Pool {
+            nodes,
+            free: Mutex::new(free),
+            left,
+            asked_to: AtomicU32::new(0),
+            merged_bytes: AtomicU64::new(0),
+            made_to: AtomicU32::new(0),
+            ahead_from: AtomicU32::new(u32::MAX),
+        }
     }
 
-    /// The same, but once a huge page of nodes is in use, [`Pool::make_huge_page`] makes memory ahead of them: who gets a node
-    /// then waits neither for a fault nor for a merge.
+    /// The same, but once it grew by a huge page since [`Pool::make_huge_page`] was called first, that makes memory ahead of the
+    /// nodes in use: who gets one then waits neither for a fault nor for a merge.
     pub fn made_ahead(nodes: Reserved<T>) -> Pool<T> {
-        Pool { is_made_ahead: true, ..Pool::new(nodes) }
+        Pool { ahead_from: AtomicU32::new(0), ..Pool::new(nodes) }
     }
 
     /// A node that nobody else has, as [`Node::clear`] leaves it. Panics if none is left.
@@ -485,9 +509,14 @@ impl<T: Node> Pool<T> {
     pub fn make_huge_page(&self) -> bool {
         let from = self.asked_to.load(Ordering::Relaxed) as usize;
         let to = self.wanted_to().max(from);
-        let Some((next, is_merged)) = self.nodes.make_huge_page(from, to) else { return false };
-        self.asked_to.store(next as u32, Ordering::Relaxed);
-        if is_merged {
+        let Some(made) = self.nodes.make_huge_page(from, to) else { return false };
+        self.asked_to.store(made.behind as u32, Ordering::Relaxed);
+        if made.has_memory {
+            self.made_to.store(made.behind as u32, Ordering::Relaxed);
+        } else {
+            self.ahead_from.store(u32::MAX, Ordering::Relaxed);
+        }
+        if made.is_merged {
             self.merged_bytes.fetch_add(HUGE_PAGE_BYTES as u64, Ordering::Relaxed);
         }
         true
@@ -495,13 +524,19 @@ impl<T: Node> Pool<T> {
 
     /// Nodes before this one shall have memory, in huge pages.
     fn wanted_to(&self) -> usize {
-        let in_use = self.free.lock().fresh_from as usize;
+        let (in_use, returned) = {
+            let free = self.free.lock();
+            (free.fresh_from as usize, free.returned.len())
+        };
         let in_huge_page = HUGE_PAGE_BYTES / size_of::<T>();
-        if !self.is_made_ahead || in_use < in_huge_page {
+        if self.ahead_from.load(Ordering::Relaxed) == 0 {
+            // What was there at open is not growth.
+            self.ahead_from.store((in_use + in_huge_page) as u32, Ordering::Relaxed);
+        }
+        if in_use < self.ahead_from.load(Ordering::Relaxed) as usize {
             return in_use;
         }
-        let (least, most) = HUGE_PAGES_AHEAD.into_inner();
-        let ahead = (in_use / 4).clamp(least * in_huge_page, most * in_huge_page);
+        let ahead = (in_use / 4).min(HUGE_PAGES_AHEAD_MAX * in_huge_page).saturating_sub(returned);
         (in_use + ahead).min(self.nodes.count())
     }
 
@@ -513,7 +548,7 @@ impl<T: Node> Pool<T> {
     /// Bytes of all nodes that were ever handed out or have memory, which is what they cost.
     pub fn memory_bytes(&self) -> u64 {
         let fresh_from = self.free.lock().fresh_from;
-        u64::from(fresh_from.max(self.asked_to.load(Ordering::Relaxed)) - 1) * size_of::<T>() as u64
+        u64::from(fresh_from.max(self.made_to.load(Ordering::Relaxed)) - 1) * size_of::<T>() as u64
     }
 }
 
@@ -563,32 +598,58 @@ mod tests {
         }
     }
 
-    #[test]
-    fn memory_made_ahead_is_a_quarter_of_what_is_in_use_within_bounds_and_lies_within_the_array() {
-        let in_huge_page = HUGE_PAGE_BYTES / size_of::<Page>();
-        let count = 40 * in_huge_page;
+    /// A pool of so many huge pages that they begin where it does, and a call that brings it to some nodes in use and makes what
+    /// is wanted then: it says how many nodes ahead of them memory was made.
+    fn pool_and_growth(huge_pages: usize) -> (Pool<Page>, impl Fn(&Pool<Page>, usize) -> usize) {
+        assert!(huge_pages >= HUGE_PAGES_MIN);
+        let count = huge_pages * HUGE_PAGE_BYTES / size_of::<Page>();
         let mut space = AddressSpace::reserve(AddressSpace::needed_bytes::<Page>(count)).unwrap();
-        let pool: Pool<Page> = Pool::made_ahead(space.take(count));
-        let made_of = |in_use: usize| {
+        let grow = |pool: &Pool<Page>, in_use: usize| {
             while (pool.free.lock().fresh_from as usize) < in_use {
                 let number = pool.allocate();
                 pool.get(number).buckets[0].slots[0].store(u64::from(number), Ordering::Relaxed);
             }
             while pool.make_huge_page() {}
-            assert!(pool.memory_bytes() >= (in_use as u64 - 1) * PAGE_BYTES);
-            (pool.asked_to.load(Ordering::Relaxed) as usize).max(in_use) - in_use
+            for number in 1..in_use as u32 {
+                let slot = &pool.get(number).buckets[0].slots[0];
+                assert_eq!(slot.load(Ordering::Relaxed), u64::from(number));
+            }
+            pool.memory_bytes() as usize / size_of::<Page>() + 1 - in_use
         };
-        assert_eq!(made_of(in_huge_page / 2), 0, "a small store costs what it uses");
-        for (huge_pages, least, most) in [(1, 1, 2), (9, 1, 2), (16, 3, 4), (30, 4, 5), (38, 0, 2)] {
-            let ahead = made_of(huge_pages * in_huge_page + 7);
-            assert!(
-                (least * in_huge_page..=most * in_huge_page).contains(&(ahead + 7)),
-                "{ahead} nodes ahead of {huge_pages} huge pages"
-            );
+        (Pool::made_ahead(space.take(count)), grow)
+    }
+
+    #[test]
+    fn memory_made_ahead_is_at_most_a_quarter_of_what_is_in_use_and_lies_within_the_array() {
+        let in_huge_page = HUGE_PAGE_BYTES / size_of::<Page>();
+        let (pool, grow) = pool_and_growth(HUGE_PAGES_MIN);
+        for (huge_pages, most) in [(0, 0), (1, 0), (2, 0), (4, 1), (9, 2), (16, 4), (40, 5), (62, 2)] {
+            let ahead = grow(&pool, huge_pages * in_huge_page + 7);
+            assert!(ahead <= most * in_huge_page, "{ahead} nodes ahead of {huge_pages} huge pages");
+            // Where the kernel cannot make it, there is none.
+            let is_made = pool.ahead_from.load(Ordering::Relaxed) != u32::MAX;
+            assert!(!is_made || ahead + in_huge_page > most * in_huge_page, "{ahead} ahead of {huge_pages}");
         }
-        for number in 1..pool.free.lock().fresh_from {
-            let slot = &pool.get(number).buckets[0].slots[0];
-            assert_eq!(slot.load(Ordering::Relaxed), u64::from(number));
+    }
+
+    #[test]
+    fn memory_is_made_ahead_only_of_what_grows_and_not_where_nodes_came_back() {
+        let in_huge_page = HUGE_PAGE_BYTES / size_of::<Page>();
+        let (pool, grow) = pool_and_growth(HUGE_PAGES_MIN);
+        for _ in 1..20 * in_huge_page {
+            pool.allocate();
         }
+        pool.ahead_from.store(0, Ordering::Relaxed);
+        while pool.make_huge_page() {}
+        assert_eq!(pool.memory_bytes(), (20 * in_huge_page as u64 - 1) * PAGE_BYTES, "as it was opened");
+        let returned = 1..(6 * in_huge_page) as u32;
+        pool.give_back(returned.clone());
+        while pool.make_huge_page() {}
+        assert_eq!(pool.memory_bytes(), (20 * in_huge_page as u64 - 1) * PAGE_BYTES, "those come first");
+        assert_eq!(returned.map(|_| pool.allocate()).max(), Some(6 * in_huge_page as u32 - 1));
+        for number in 1..20 * in_huge_page as u32 {
+            pool.get(number).buckets[0].slots[0].store(u64::from(number), Ordering::Relaxed);
+        }
+        assert!(grow(&pool, 22 * in_huge_page) <= 5 * in_huge_page);
     }
 }

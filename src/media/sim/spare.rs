@@ -49,6 +49,11 @@ impl Spare {
 
     /// Keeps it for the next medium of this thread.
     pub(super) fn give_back(mut spare: Spare) {
+        debug_assert_eq!(
+            Arc::strong_count(&spare.region),
+            1,
+            "whoever still reads it would see the next one's bytes"
+        );
         if spare.capacity > SPARE_BYTES_MAX {
             return;
         }
