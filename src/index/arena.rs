@@ -348,10 +348,10 @@ impl<T: Node> Reserved<T> {
         unsafe { self.nodes.add(number).as_ref() }
     }
 
-    /// Makes the first whole huge page between nodes `from` and `to`: memory that has none yet is made ahead of who will touch
-    /// it, for a fault that takes 2 MiB at once was measured at up to 6 ms; what lies there in small pages is merged, and who
-    /// touches it meanwhile waits, about a millisecond. `None` if there is no such page.
-    fn make_huge_page(&self, from: usize, to: usize) -> Option<Made> {
+    /// Makes the first whole huge page between nodes `from` and `to`: where not all nodes are in use, which those before `in_use`
+    /// are, memory is made ahead of who will touch it, for a fault that takes 2 MiB at once was measured at up to 6 ms; what lies
+    /// there in small pages is merged, and who touches it meanwhile waits, about a millisecond. `None` if there is no such page.
+    fn make_huge_page(&self, from: usize, in_use: usize, to: usize) -> Option<Made> {
         assert!(from <= to && to <= self.count);
         let begin = self.nodes.as_ptr().addr() + from * size_of::<T>();
         let start = begin.next_multiple_of(HUGE_PAGE_BYTES) - self.nodes.as_ptr().addr();
@@ -366,7 +366,7 @@ impl<T: Node> Reserved<T> {
             unsafe { libc::madvise(at.cast(), HUGE_PAGE_BYTES, advice) == 0 }
         };
         let is_huge = ask(libc::MADV_HUGEPAGE);
-        let has_memory = ask(libc::MADV_POPULATE_WRITE);
+        let has_memory = end <= in_use * size_of::<T>() || ask(libc::MADV_POPULATE_WRITE);
         if !has_memory {
             // Else who touches it first would wait for all of it.
             ask(libc::MADV_NOHUGEPAGE);
@@ -508,8 +508,8 @@ impl<T: Node> Pool<T> {
     /// Makes the next huge page of nodes that were handed out, or soon will be; false if there is none. One thread at a time.
     pub fn make_huge_page(&self) -> bool {
         let from = self.asked_to.load(Ordering::Relaxed) as usize;
-        let to = self.wanted_to().max(from);
-        let Some(made) = self.nodes.make_huge_page(from, to) else { return false };
+        let (in_use, to) = self.in_use_and_wanted();
+        let Some(made) = self.nodes.make_huge_page(from, in_use, to.max(from)) else { return false };
         self.asked_to.store(made.behind as u32, Ordering::Relaxed);
         if made.has_memory {
             self.made_to.store(made.behind as u32, Ordering::Relaxed);
@@ -522,8 +522,8 @@ impl<T: Node> Pool<T> {
         true
     }
 
-    /// Nodes before this one shall have memory, in huge pages.
-    fn wanted_to(&self) -> usize {
+    /// Nodes before the first one were handed out; those before the second one shall have memory, in huge pages.
+    fn in_use_and_wanted(&self) -> (usize, usize) {
         let (in_use, returned) = {
             let free = self.free.lock();
             (free.fresh_from as usize, free.returned.len())
@@ -534,10 +534,10 @@ impl<T: Node> Pool<T> {
             self.ahead_from.store((in_use + in_huge_page) as u32, Ordering::Relaxed);
         }
         if in_use < self.ahead_from.load(Ordering::Relaxed) as usize {
-            return in_use;
+            return (in_use, in_use);
         }
         let ahead = (in_use / 4).min(HUGE_PAGES_AHEAD_MAX * in_huge_page).saturating_sub(returned);
-        (in_use + ahead).min(self.nodes.count())
+        (in_use, (in_use + ahead).min(self.nodes.count()))
     }
 
     /// Bytes that were merged to huge pages.
