@@ -276,21 +276,21 @@ fn in_memory(plan: &Plan, builds: &[Build], round: usize, figures: &mut Figures)
     drop((ideal, papaya, stores));
     space.iter().for_each(|path| std::fs::remove_file(path).expect("the pool was there"));
 
-    let with_ideal: WithStore<'_> =
-        &|insert| insert(&Ideal::new(&plan.memory_dir, keys, keys, 8, value_bytes));
-    let with_build = |build: &Build, insert: &mut dyn FnMut(&dyn Engine)| {
-        let (path, store) = open(build, "inserts");
-        insert(&store);
-        drop(store);
-        std::fs::remove_file(path).expect("the pool was there");
-    };
-    let with_builds: Vec<_> = builds
-        .iter()
-        .map(|build| (build.0.as_str(), move |insert: &mut dyn FnMut(&dyn Engine)| with_build(build, insert)))
-        .collect();
-    let mut engines = vec![("ideal", with_ideal)];
-    engines.extend(with_builds.iter().map(|(name, with_store)| (*name, with_store as WithStore<'_>)));
-    insert_side_by_side(&engines, plan, round, figures);
+    let mut engines: Vec<_> = std::iter::once(None).chain(builds.iter().map(Some)).collect();
+    let first = round % engines.len();
+    engines.rotate_left(first);
+    for build in engines {
+        let with_store: WithStore<'_> = &|insert| {
+            let Some(build) = build else {
+                return insert(&Ideal::new(&plan.memory_dir, keys, keys, 8, value_bytes));
+            };
+            let (path, store) = open(build, "inserts");
+            insert(&store);
+            drop(store);
+            std::fs::remove_file(path).expect("the pool was there");
+        };
+        insert_side_by_side(build.map_or("ideal", |build| &build.0), plan, round, with_store, figures);
+    }
 }
 
 /// Makes an empty store, hands it on and removes it.
@@ -299,20 +299,17 @@ pub type WithStore<'a> = &'a dyn Fn(&mut dyn FnMut(&dyn Engine));
 /// One thread and two, each into a store of its own, right behind each other and in turn first: beside the phases before, other
 /// stores hold memory by now, and what the machine's memory is like changes within seconds.
 pub fn insert_side_by_side(
-    engines: &[(&str, WithStore<'_>)],
+    engine: &str,
     plan: &Plan,
     round: usize,
+    with_store: WithStore<'_>,
     figures: &mut Figures,
 ) {
     let load: Call<'_> = &|session, _, i| put(session, keys::key(i), plan.value_bytes);
-    for i in 0..engines.len() {
-        let (engine, with_store) = engines[(i + round) % engines.len()];
-        for threads in if round.is_multiple_of(2) { [1, 2] } else { [2, 1] } {
-            with_store(&mut |store| {
-                let rate = counted(store, threads, plan.keys, load);
-                figures.add(name(engine, SIDE_BY_SIDE, threads), "M/s", rate);
-            });
-        }
+    for threads in if round.is_multiple_of(2) { [1, 2] } else { [2, 1] } {
+        with_store(&mut |store| {
+            figures.add(name(engine, SIDE_BY_SIDE, threads), "M/s", counted(store, threads, plan.keys, load));
+        });
     }
 }
 

@@ -36,7 +36,7 @@ pub fn measure(run: &Run<'_>, round: usize, figures: &mut Figures) {
             let dir = folder(&plan.memory_dir);
             insert(&run.open(dir.path(), ORDERED, &[]));
         };
-        insert_side_by_side(&[(ORDERED, with_store)], plan, round, figures);
+        insert_side_by_side(ORDERED, plan, round, with_store, figures);
     }
     if plan.wants("scans") {
         let starts = keys::stream(Spread::Uniform, keys, plan.ops / SCANS_PER_GETS, 7 + round as u64);
