@@ -50,6 +50,22 @@ fn damaged() -> (TempDir, PathBuf) {
     (dir, path)
 }
 
+/// Like [`damaged`], with a filter that tells the names of keyspaces from the keys of its segment. Filters mistake a few names in
+/// a hundred, others in each pool, and their keyspaces are refused then: that is rehearsed on a copy of the pool.
+fn damaged_aside_from_names() -> (TempDir, PathBuf) {
+    for _ in 0..100 {
+        let (dir, path) = damaged();
+        let copy = dir.path().join("copy.fkv");
+        fs::copy(&path, &copy).expect("room");
+        let store = open(&copy);
+        let cleared = store.keyspace("empty").and_then(|keyspace| keyspace.clear());
+        if cleared.and(store.keyspace("old")).and(store.keyspace("new")).is_ok() {
+            return (dir, path);
+        }
+    }
+    panic!("names are refused in each of a hundred pools: more than a filter's mistakes");
+}
+
 fn assert_warned(stepped: Result<bool>, iter: &Iter, what: &str) {
     assert!(matches!(stepped, Err(Error::Corrupted { .. })), "{what}: {stepped:?}");
     assert!(iter.key().is_none(), "{what}: on an entry");
@@ -154,7 +170,7 @@ fn what_is_left_is_shown_behind_the_warning_in_both_directions_and_by_items() {
 
 #[test]
 fn keyspaces_from_before_the_damage_are_warned_of_and_newer_ones_are_not() {
-    let (_dir, path) = damaged();
+    let (_dir, path) = damaged_aside_from_names();
     let store = open(&path);
     let snapshot = store.snapshot().expect("it is open");
     for name in ["old", "empty"] {
