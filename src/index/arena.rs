@@ -12,6 +12,7 @@
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::error::{Error, Result};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering};
+use crossbeam_utils::CachePadded;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
@@ -400,11 +401,12 @@ pub fn prefetch<T: ?Sized>(at: &T) {
 #[inline]
 pub fn prefetch<T: ?Sized>(_at: &T) {}
 
-/// Nodes that are handed out and come back.
+/// Nodes that are handed out and come back. What changes with each of them lies apart from what every look reads, and what
+/// every write reads changes seldom: else each node that one thread takes costs all others a miss.
 pub struct Pool<T: Node> {
     nodes: Reserved<T>,
-    free: Mutex<FreeNodes>,
-    /// Nodes that can still be handed out.
+    free: CachePadded<Mutex<FreeNodes>>,
+    /// At least so many nodes can still be handed out: see [`FreeNodes::left_of`].
     left: AtomicU64,
     /// Up to here the kernel was asked for huge pages, once for each.
     asked_to: AtomicU32,
@@ -421,9 +423,14 @@ struct FreeNodes {
     returned: Vec<u32>,
 }
 
+/// Where many nodes are left, as many as this make no difference.
+const LEFT_STEP: u64 = 64;
+
 impl FreeNodes {
+    /// How many are left of `count`, and hardly less where they are many: so that it changes seldom.
     fn left_of(&self, count: usize) -> u64 {
-        (count - (self.fresh_from as usize).min(count) + self.returned.len()) as u64
+        let left = (count - (self.fresh_from as usize).min(count) + self.returned.len()) as u64;
+        if left < LEFT_STEP * LEFT_STEP { left } else { left - left % LEFT_STEP }
     }
 }
 
@@ -434,7 +441,7 @@ impl<T: Node> Pool<T> {
         let left = AtomicU64::new(free.left_of(nodes.count()));
         Pool {
             nodes,
-            free: Mutex::new(free),
+            free: CachePadded::new(Mutex::new(free)),
             left,
             asked_to: AtomicU32::new(0),
             merged_bytes: AtomicU64::new(0),
@@ -461,7 +468,7 @@ impl<T: Node> Pool<T> {
     fn take(&self) -> (u32, bool) {
         let mut free = self.free.lock();
         if let Some(number) = free.returned.pop() {
-            self.left.store(free.left_of(self.nodes.count()), Ordering::Relaxed);
+            self.tell_left(&free);
             return (number, false);
         }
         let number = free.fresh_from;
@@ -471,7 +478,7 @@ impl<T: Node> Pool<T> {
             self.nodes.count()
         );
         free.fresh_from += 1;
-        self.left.store(free.left_of(self.nodes.count()), Ordering::Relaxed);
+        self.tell_left(&free);
         (number, true)
     }
 
@@ -480,10 +487,17 @@ impl<T: Node> Pool<T> {
         let mut free = self.free.lock();
         free.returned.extend(numbers);
         debug_assert!(free.returned.len() < free.fresh_from as usize, "a node came back twice");
-        self.left.store(free.left_of(self.nodes.count()), Ordering::Relaxed);
+        self.tell_left(&free);
     }
 
-    /// Nodes that were handed out.
+    fn tell_left(&self, free: &FreeNodes) {
+        let left = free.left_of(self.nodes.count());
+        if left != self.left.load(Ordering::Relaxed) {
+            self.left.store(left, Ordering::Relaxed);
+        }
+    }
+
+    /// Nodes that were handed out, or a few more.
     pub fn in_use(&self) -> u64 {
         self.nodes.count() as u64 - self.left()
     }
@@ -493,7 +507,7 @@ impl<T: Node> Pool<T> {
         self.nodes.clone()
     }
 
-    /// Nodes that can still be handed out.
+    /// Nodes that can still be handed out, or a few less.
     #[inline]
     pub fn left(&self) -> u64 {
         self.left.load(Ordering::Relaxed)
