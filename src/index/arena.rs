@@ -401,6 +401,23 @@ pub fn prefetch<T: ?Sized>(at: &T) {
 #[inline]
 pub fn prefetch<T: ?Sized>(_at: &T) {}
 
+/// The same of a line that is going to be written: no other CPU keeps it. A hint.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn prefetch_to_write<T: ?Sized>(at: &T) {
+    // SAFETY: every x86-64 CPU has the instruction, if only as one that does nothing; it changes nothing that the program could
+    // see. (The intrinsic becomes a prefetch to read unless a newer CPU is compiled for.)
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) std::ptr::from_ref(at).cast::<u8>(),
+            options(nostack, preserves_flags, readonly));
+    }
+}
+
+/// The same of a line that is going to be written. A hint; does nothing on this CPU.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub fn prefetch_to_write<T: ?Sized>(_at: &T) {}
+
 /// Nodes that are handed out and come back. What changes with each of them lies apart from what every look reads, and what
 /// every write reads changes seldom: else each node that one thread takes costs all others a miss.
 pub struct Pool<T: Node> {

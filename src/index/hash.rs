@@ -29,6 +29,7 @@ mod look;
 
 use super::arena::{
     AddressSpace, BUCKET_SLOTS, Bucket, Line, PAGE_BUCKETS, PAGE_SLOTS, Page, Pool, Reserved, prefetch,
+    prefetch_to_write,
 };
 use super::count::EntryCount;
 use super::{Candidate, Direction, Edge, InOrder, Index, Key, LogKeys, PassOver, Seen, Upsert};
@@ -747,7 +748,7 @@ impl Storage {
         self.parts(first, |part| {
             for page in 0..number(part, PAGE_COUNT) as usize {
                 let buckets = &self.pages.get(number(part, page) as usize).buckets;
-                buckets.iter().for_each(prefetch);
+                buckets.iter().for_each(prefetch_to_write);
                 buckets.iter().for_each(&mut visit);
             }
         });

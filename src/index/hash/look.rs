@@ -12,7 +12,7 @@ use super::{
     Cell, DISTANCE, EMPTY, FROZEN, GENERATION, HashIndex, NEXT_PART, PAGE_COUNT, PART_PAGES_MAX,
     POSITION_BITS, POSITION_MASK, Storage, addr, home, is_full, may_be, number, tag,
 };
-use crate::index::arena::{Bucket, Line, PAGE_BUCKETS, prefetch};
+use crate::index::arena::{Bucket, Line, PAGE_BUCKETS, prefetch_to_write};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Addr;
 use std::ops::ControlFlow;
@@ -140,7 +140,7 @@ impl HashIndex {
     #[inline(always)]
     pub(super) fn prefetch_to_put(&self, hash: u64) {
         if let Some(run) = Runs::new(&self.storage, self.cell(hash), hash).next() {
-            run.iter().take(BUCKETS_OF_A_LOOK).for_each(prefetch);
+            run.iter().take(BUCKETS_OF_A_LOOK).for_each(prefetch_to_write);
         }
     }
 
