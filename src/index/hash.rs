@@ -226,6 +226,11 @@ impl Cell<'_> {
     }
 }
 
+/// Whether a split of a cell of this depth has to read the hashes of its entries.
+fn is_refill(depth: u32) -> bool {
+    (depth + 1).is_multiple_of(GROWTH_BITS)
+}
+
 /// The first bucket of a cell in the probe order of a hash.
 #[inline(always)]
 fn home_bucket<'a>(storage: &'a Storage, cell: Cell<'a>, hash: u64) -> &'a Bucket {
@@ -546,6 +551,9 @@ impl HashIndex {
         }
         let _breaks = BreaksOnPanic(&self.is_broken);
         let (depth, prefix) = (cell.depth(), cell.prefix());
+        if is_refill(depth) && number(cell.first_part, PAGE_COUNT) as usize == PART_PAGES_MAX {
+            self.fetch_entries(cell.first_part);
+        }
         let contents = self.storage.freeze(cell.first_part);
         match self.split(&contents, depth, prefix) {
             Some(halves) => self.publish(depth, prefix, &halves),
@@ -563,6 +571,14 @@ impl HashIndex {
             if let Some(nodes) = nodes.upgrade() {
                 nodes.release(retired);
             }
+        });
+    }
+
+    /// Brings the entries of a cell into the caches while writers need not wait for it yet.
+    fn fetch_entries(&self, first: &Line) {
+        self.storage.buckets(first, |bucket| {
+            let words = bucket.slots.iter().map(|slot| slot.load(Ordering::Acquire));
+            words.filter(|&word| word & ADDR_MASK != 0).for_each(|word| self.log.prefetch(&[addr(word)]));
         });
     }
 
@@ -589,7 +605,7 @@ impl HashIndex {
     /// Parts entries by bit `depth` of their hashes and gives them the tags of cells one deeper.
     fn divide(&self, words: &[u64], depth: u32, prefix: u64) -> [Vec<u64>; 2] {
         let mut halves: [Vec<u64>; 2] = std::array::from_fn(|_| Vec::with_capacity(words.len() * 5 / 8));
-        let is_refill = (depth + 1).is_multiple_of(GROWTH_BITS);
+        let is_refill = is_refill(depth);
         for group in words.chunks(REFILL_GROUP) {
             if is_refill {
                 group.iter().for_each(|&word| self.log.prefetch(&[addr(word)]));
