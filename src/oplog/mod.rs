@@ -2,7 +2,6 @@
 //! memory, one on files; every log has exactly one head that is appended to (two during a roll).
 
 pub mod append;
-mod cached;
 mod digest;
 mod order;
 pub mod read;

@@ -1,7 +1,6 @@
 //! From an address to a verified entry. No locks, no writes: an address is only read under an epoch guard or a pin, and
 //! the bytes behind it are write-once until the segment is freed after the grace period.
 
-use super::cached::CachedStreak;
 use crate::checksum::{CheckSite, SegmentSeed, hash64};
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::error::{Error, Result};
@@ -36,7 +35,6 @@ pub struct EntryReader {
     hash_seed: u64,
     /// Copies instead of loads from the mapping, where the store asks for it.
     guarded: Option<Arc<GuardedReads>>,
-    streak: Arc<CachedStreak>,
 }
 
 /// Entries in the mapping, with what their reads share looked up once.
@@ -80,8 +78,7 @@ impl EntryReader {
         hash_seed: u64,
         guarded: Option<Arc<GuardedReads>>,
     ) -> Self {
-        let region = Arc::clone(media.region());
-        EntryReader { region, media, space, hash_seed, guarded, streak: Arc::default() }
+        EntryReader { region: Arc::clone(media.region()), media, space, hash_seed, guarded }
     }
 
     /// What the keys of a keyspace are hashed with.
@@ -216,20 +213,14 @@ impl EntryReader {
     }
 
     /// Asks the device for all of these entries at once, in windows of so many bytes that hold one; not if those that are
-    /// looked at are cached, or probably are.
-    pub fn read_ahead(&self, entries: &[Addr], window_bytes: u64) {
-        if entries.len() < 2 || !self.streak.is_asked(entries[0]) {
-            return;
-        }
+    /// looked at are cached, which it tells.
+    pub fn read_ahead(&self, entries: &[Addr], window_bytes: u64) -> bool {
         let mut looks = entries.iter().step_by((entries.len() / READ_AHEAD_LOOKS).max(1));
         let are_cached = looks.all(|addr| self.media.is_cached(addr.offset()));
-        self.streak.note(are_cached);
-        if are_cached {
-            return;
+        if !are_cached {
+            windows_of(entries, window_bytes).into_iter().for_each(|range| self.media.read_ahead(range));
         }
-        for range in windows_of(entries, window_bytes) {
-            self.media.read_ahead(range);
-        }
+        are_cached
     }
 
     /// The error for an entry that does not verify.

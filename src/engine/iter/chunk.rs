@@ -5,6 +5,7 @@
 
 use super::super::Engine;
 use super::super::keyspace::Keyspace;
+use super::cached;
 use super::plain::{Plain, Stop};
 use super::{Limits, has_no_order};
 use crate::checksum::CheckSite;
@@ -281,9 +282,13 @@ impl<I: Index + 'static> PassOver for Unseen<'_, I> {
     }
 
     fn are_next(&self, entries: &[Addr]) {
+        if entries.len() < 2 || !cached::is_asked(entries[0]) {
+            return;
+        }
         let pages = self.engine.media.len_bytes() / PAGE_BYTES;
         let is_sparse = (self.before as u64) < pages / SPARSE_SHARE;
-        self.engine.reader.read_ahead(entries, if is_sparse { SPARSE_BYTES } else { DENSE_BYTES });
+        let window_bytes = if is_sparse { SPARSE_BYTES } else { DENSE_BYTES };
+        cached::note(self.engine.reader.read_ahead(entries, window_bytes));
     }
 }
 
