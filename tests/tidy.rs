@@ -152,8 +152,9 @@ fn fences_and_flush_instructions_live_in_persist() {
         if path == "src/media/persist.rs" {
             continue;
         }
-        // A prefetch is a hint, of which nothing depends.
-        for line in code_of(&text).into_iter().filter(|line| !line.contains("asm!(\"prefetchw ")) {
+        // A prefetch is a hint, on which nothing depends.
+        let is_hint = |line: &&str| path == "src/index/arena.rs" && line.contains("asm!(\"prefetchw ");
+        for line in code_of(&text).into_iter().filter(|line| !is_hint(line)) {
             for word in ["_mm_sfence", "_mm_clflush", "_mm_stream", "asm!(", "\"clwb", "dsb "] {
                 assert!(!line.contains(word), "{path}: {word} belongs into src/media/persist.rs: {line}");
             }

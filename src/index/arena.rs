@@ -401,12 +401,12 @@ pub fn prefetch<T: ?Sized>(at: &T) {
 #[inline]
 pub fn prefetch<T: ?Sized>(_at: &T) {}
 
-/// The same of a line that is going to be written: no other CPU keeps it. A hint.
+/// The same of a line that is going to be written, which other CPUs give up for it. A hint.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn prefetch_to_write<T: ?Sized>(at: &T) {
-    // SAFETY: every x86-64 CPU has the instruction, if only as one that does nothing; it changes nothing that the program could
-    // see. (The intrinsic becomes a prefetch to read unless a newer CPU is compiled for.)
+    // SAFETY: x86-64 CPUs have the instruction, some as one that does nothing; it changes nothing that the program could see.
+    // (The intrinsic becomes a prefetch to read unless a newer CPU is compiled for.)
     unsafe {
         std::arch::asm!("prefetchw [{}]", in(reg) std::ptr::from_ref(at).cast::<u8>(),
             options(nostack, preserves_flags, readonly));
@@ -603,6 +603,24 @@ mod tests {
             assert!(version > newest && version & VERSION_FLAGS == 0, "{version} after {newest}");
             assert_eq!(pool.get(number).words[3].load(Ordering::Relaxed), 0);
             newest = version;
+        }
+    }
+
+    #[test]
+    fn as_many_nodes_are_left_as_is_told_and_hardly_more() {
+        let count = 3 * (LEFT_STEP * LEFT_STEP) as usize;
+        let mut before = u64::MAX;
+        for fresh_from in 1..=count as u32 {
+            for returned in [0, 1, 100] {
+                let left = count as u64 - u64::from(fresh_from) + returned;
+                let free = FreeNodes { fresh_from, returned: vec![1; returned as usize] };
+                let told = free.left_of(count);
+                assert!(told <= left && left - told < LEFT_STEP, "{told} of {left}");
+                assert!(left >= LEFT_STEP * LEFT_STEP || told == left, "{told} of {left}: few are counted");
+            }
+            let told = FreeNodes { fresh_from, returned: Vec::new() }.left_of(count);
+            assert!(told <= before, "more are left after one was taken");
+            before = told;
         }
     }
 

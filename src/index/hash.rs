@@ -226,6 +226,11 @@ impl Cell<'_> {
     }
 }
 
+/// Whether so many entries in a cell are reason to give it more room.
+fn is_full_to_split(entries: usize, pages: usize) -> bool {
+    entries as f64 >= GROWTH_LOAD_MIN * (pages * PAGE_SLOTS) as f64
+}
+
 /// Whether a split of a cell of this depth has to read the hashes of its entries.
 fn is_refill(depth: u32) -> bool {
     (depth + 1).is_multiple_of(GROWTH_BITS)
@@ -551,7 +556,8 @@ impl HashIndex {
         }
         let _breaks = BreaksOnPanic(&self.is_broken);
         let (depth, prefix) = (cell.depth(), cell.prefix());
-        if is_refill(depth) && number(cell.first_part, PAGE_COUNT) as usize == PART_PAGES_MAX {
+        let has_all_pages = number(cell.first_part, PAGE_COUNT) as usize == PART_PAGES_MAX;
+        if has_all_pages && is_refill(depth) && depth < self.depth_max {
             self.fetch_entries(cell.first_part);
         }
         let contents = self.storage.freeze(cell.first_part);
@@ -574,18 +580,21 @@ impl HashIndex {
         });
     }
 
-    /// Brings the entries of a cell into the caches while writers need not wait for it yet.
+    /// Brings the entries of a cell that will probably be split into the caches while writers need not wait for it yet.
     fn fetch_entries(&self, first: &Line) {
-        self.storage.buckets(first, |bucket| {
+        let mut entries = Vec::with_capacity(PART_PAGES_MAX * PAGE_SLOTS);
+        self.storage.buckets(first, prefetch_to_write, |bucket| {
             let words = bucket.slots.iter().map(|slot| slot.load(Ordering::Acquire));
-            words.filter(|&word| word & ADDR_MASK != 0).for_each(|word| self.log.prefetch(&[addr(word)]));
+            entries.extend(words.filter(|&word| word & ADDR_MASK != 0).map(addr));
         });
+        if is_full_to_split(entries.len(), PART_PAGES_MAX) {
+            self.log.prefetch(&entries);
+        }
     }
 
     /// Two cells for the entries of a large one, or `None` if it is not large, not full, or its keys do not part.
     fn split(&self, contents: &Contents, depth: u32, prefix: u64) -> Option<[u32; 2]> {
-        let slots = contents.pages * PAGE_SLOTS;
-        let is_full = contents.words.len() as f64 >= GROWTH_LOAD_MIN * slots as f64;
+        let is_full = is_full_to_split(contents.words.len(), contents.pages);
         if contents.pages < PART_PAGES_MAX || !is_full || depth >= self.depth_max {
             return None;
         }
@@ -760,11 +769,11 @@ impl Storage {
     }
 
     /// Visits the buckets of a cell from the first to the last.
-    fn buckets(&self, first: &Line, mut visit: impl FnMut(&Bucket)) {
+    fn buckets(&self, first: &Line, ask_for: fn(&Bucket), mut visit: impl FnMut(&Bucket)) {
         self.parts(first, |part| {
             for page in 0..number(part, PAGE_COUNT) as usize {
                 let buckets = &self.pages.get(number(part, page) as usize).buckets;
-                buckets.iter().for_each(prefetch_to_write);
+                buckets.iter().for_each(ask_for);
                 buckets.iter().for_each(&mut visit);
             }
         });
@@ -775,7 +784,7 @@ impl Storage {
         let mut pages = 0;
         self.parts(first, |part| pages += number(part, PAGE_COUNT) as usize);
         let mut contents = Contents { words: Vec::with_capacity(pages * PAGE_SLOTS), pages, removed: 0 };
-        self.buckets(first, |bucket| {
+        self.buckets(first, prefetch_to_write, |bucket| {
             for slot in &bucket.slots {
                 let word = slot.fetch_or(FROZEN, Ordering::AcqRel);
                 debug_assert_eq!(word & FROZEN, 0, "only the claimant freezes");
@@ -1000,7 +1009,7 @@ impl Index for HashIndex {
 
     fn for_each(&self, mut visit: impl FnMut(Addr)) {
         for cell in self.heads() {
-            self.storage.buckets(self.storage.descriptors.get(cell as usize), |bucket| {
+            self.storage.buckets(self.storage.descriptors.get(cell as usize), prefetch, |bucket| {
                 for word in bucket.slots.iter().map(|slot| slot.load(Ordering::Acquire)) {
                     if word & ADDR_MASK != 0 {
                         visit(addr(word));
