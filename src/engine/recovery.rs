@@ -21,6 +21,7 @@ use super::cleaner::STREAMS_MAX;
 use super::commit::Committer;
 use super::damage::DamageList;
 use super::housekeeper::Housekeeper;
+use super::iter::cached;
 use super::keyspace::{Keyspace, Keyspaces};
 use super::stats::{Counters, OpenFacts};
 use crate::checksum::hash64;
@@ -178,6 +179,7 @@ impl<I: Index + 'static> Engine<I> {
         } else {
             Self::recover(media, options, holder, make_index)?
         };
+        cached::forget();
         engine.facts.open_us = started.elapsed().as_micros() as u64;
         let engine = Arc::new(engine);
         if engine.options.background && !engine.options.read_only {

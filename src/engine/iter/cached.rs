@@ -30,5 +30,10 @@ pub fn note(are_cached: bool) {
     });
 }
 
+/// A store was opened by this thread: nothing is known of what it has in memory.
+pub fn forget() {
+    let _ = STREAK.try_with(|streak| streak.set(0));
+}
+
 #[cfg(all(test, feature = "sim"))]
 mod tests;

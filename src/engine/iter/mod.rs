@@ -5,7 +5,7 @@
 //! change, neither does what a chunk was copied from: steps in both directions stay inside of it, and the next chunk begins
 //! exactly where it ends.
 
-mod cached;
+pub(super) mod cached;
 mod chunk;
 mod plain;
 

@@ -23,13 +23,17 @@ fn of_scans(count: u32, engine: &Arc<Engine<OrderedIndex>>, media: &SimMedia) ->
     (now.0 - asked, now.1 - ahead)
 }
 
+fn opened(media: &Arc<SimMedia>) -> Arc<Engine<OrderedIndex>> {
+    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
+    let options = testing::with_logs(testing::options(), 1);
+    Engine::open(Arc::clone(media) as _, true, options, &holder, OrderedIndex::with_expected)
+        .expect("a fresh pool")
+}
+
 #[test]
 fn what_is_in_memory_is_asked_about_seldom_and_what_is_not_each_time() {
-    let holder = HolderRecord { pid: 1, start_ticks: 1, opened_unix_s: 1, boot_id: [1; 16] };
     let media = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
-    let options = testing::with_logs(testing::options(), 1);
-    let engine = Engine::open(Arc::clone(&media) as _, true, options, &holder, OrderedIndex::with_expected)
-        .expect("a fresh pool");
+    let engine = opened(&media);
     for key in 0..KEYS {
         engine.put(WholeStore, &WriteOptions::new(), &key.to_be_bytes(), b"value").expect("room");
     }
@@ -42,6 +46,11 @@ fn what_is_in_memory_is_asked_about_seldom_and_what_is_not_each_time() {
     of_scans(STREAK_ENOUGH, &engine, &media);
     let (asked, _) = of_scans(SCANS, &engine, &media);
     assert!((1..u64::from(SCANS)).contains(&asked), "{asked} questions of {SCANS} scans");
+    let other = Arc::new(SimMedia::new(SimKind::Pm, 1 << 20));
+    opened(&other);
+    let (asked, _) = of_scans(SCANS, &engine, &media);
+    assert!(asked >= 2 * u64::from(SCANS), "{asked} questions behind the opening of a store");
+    of_scans(STREAK_ENOUGH, &engine, &media);
     media.set_cold(true);
     of_scans(SCANS, &engine, &media);
     let (asked, ahead) = of_scans(SCANS, &engine, &media);
