@@ -393,7 +393,8 @@ mod puts_and_gets {
     }
 }
 
-/// A read point that is open alone: `know_alone`, `keep` and `close_for_one` of `src/engine/versions.rs`, with one shard. What
+/// A read point that is open alone: `open`, `know_alone`, `keep` and `close_for_one` of `src/engine/versions.rs`, with one
+/// shard, and `keep` of that. Each point shows what the writer replaces, so stamps play no part. What
 /// is sequentially consistent there is a fence here, behind the first access of each pair.
 mod lone_points {
     use super::*;
@@ -407,20 +408,48 @@ mod lone_points {
         CloserWithoutFence,
         BoundBeforeMark,
         MarkClearedBehindVisit,
+        NumberReadTwice,
+    }
+
+    /// What the bound is while a point is being opened.
+    const ALL: u64 = u64::MAX;
+
+    /// There are versions and a point only while one is open.
+    #[derive(Default)]
+    struct Shard {
+        /// The newest opening that it was told of.
+        opened: u64,
+        has_point: bool,
+        versions: u64,
     }
 
     struct Points {
+        opening: AtomicU64,
         used: AtomicU64,
         bound: AtomicU64,
-        /// Versions that are kept; there are only some while a point is open.
-        shard: Mutex<u64>,
+        shard: Mutex<Shard>,
         wrong: Wrong,
     }
 
     impl Points {
-        /// A writer's `keep` in a shard that was not told.
+        fn number(&self) -> u64 {
+            self.opening.load(Ordering::Acquire)
+        }
+
+        /// A writer's.
         fn keep(&self) {
             let mut shard = self.shard.lock().expect("nobody panics");
+            let mut opening = self.number();
+            if shard.opened != opening && !self.know_alone(&mut shard) {
+                return;
+            }
+            if self.wrong == Wrong::NumberReadTwice {
+                opening = self.number();
+            }
+            shard.versions += u64::from(shard.has_point || shard.opened != opening);
+        }
+
+        fn know_alone(&self, shard: &mut Shard) -> bool {
             let mark = || self.used.store(1, Ordering::Relaxed);
             if self.wrong != Wrong::BoundBeforeMark {
                 mark();
@@ -428,11 +457,20 @@ mod lone_points {
             if self.wrong != Wrong::WriterWithoutFence {
                 fence(Ordering::SeqCst);
             }
-            let is_needed = self.bound.load(Ordering::Relaxed) > 0;
+            let bound = self.bound.load(Ordering::Relaxed);
             if self.wrong == Wrong::BoundBeforeMark {
                 mark();
             }
-            *shard += u64::from(is_needed);
+            if !shard.has_point && bound != ALL && bound > 0 {
+                (shard.opened, shard.has_point) = (self.number(), true);
+            }
+            bound > 0
+        }
+
+        fn open(&self, number: u64) {
+            self.opening.store(number, Ordering::Relaxed);
+            self.bound.store(ALL, Ordering::Release);
+            self.bound.store(number, Ordering::Release);
         }
 
         fn close(&self) {
@@ -447,7 +485,10 @@ mod lone_points {
             if self.wrong != Wrong::MarkClearedBehindVisit {
                 clear();
             }
-            *self.shard.lock().expect("nobody panics") = 0;
+            {
+                let mut shard = self.shard.lock().expect("nobody panics");
+                *shard = Shard { opened: shard.opened, ..Shard::default() };
+            }
             if self.wrong == Wrong::MarkClearedBehindVisit {
                 clear();
             }
@@ -458,9 +499,10 @@ mod lone_points {
     fn model(wrong: Wrong) -> impl Fn() + Send + Sync + 'static {
         move || {
             let points = Arc::new(Points {
+                opening: AtomicU64::new(1),
                 used: AtomicU64::new(0),
                 bound: AtomicU64::new(1),
-                shard: Mutex::new(0),
+                shard: Mutex::default(),
                 wrong,
             });
             let writer = {
@@ -468,14 +510,11 @@ mod lone_points {
                 thread::spawn(move || (0..2).for_each(|_| points.keep()))
             };
             points.close();
-            points.bound.store(2, Ordering::Release);
+            points.open(2);
             points.close();
             writer.join().expect("the writer ends");
-            assert_eq!(
-                *points.shard.lock().expect("nobody panics"),
-                0,
-                "kept behind the close of the last point"
-            );
+            let kept = points.shard.lock().expect("nobody panics").versions;
+            assert_eq!(kept, 0, "kept behind the close of the last point");
         }
     }
 
@@ -490,6 +529,12 @@ mod lone_points {
         refuted(model(Wrong::CloserWithoutFence));
         refuted(model(Wrong::BoundBeforeMark));
         refuted(model(Wrong::MarkClearedBehindVisit));
+    }
+
+    /// A writer met the number of an opening that had begun since it looked whether the shard knew of all.
+    #[test]
+    fn with_two_looks_at_the_number_something_is_kept_behind_a_close_that_nobody_told() {
+        refuted(model(Wrong::NumberReadTwice));
     }
 }
 

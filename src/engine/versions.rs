@@ -231,8 +231,10 @@ impl Versions {
     /// Keeps an entry if a point needs it; `hold` pins it. Before the index changes.
     pub fn keep(&self, replaced: Replaced, hold: impl FnOnce() -> Held) {
         let mut shard = self.shard(replaced.hash).lock();
-        if shard.knows(self.opening()) || self.know_alone(&mut shard) {
-            shard.keep(replaced, self.opening(), hold);
+        // One look at the number: between two an opening could begin, and its close not learn that something is kept here.
+        let opening = self.opening();
+        if shard.knows(opening) || self.know_alone(&mut shard) {
+            shard.keep(replaced, opening, hold);
         }
     }
 
