@@ -18,6 +18,7 @@ use crate::media::guarded::Scratch;
 use crate::rules::{self, Rule};
 use crate::space::table::SlotInfo;
 use crate::types::{Addr, Seq};
+use std::cell::Cell;
 use std::ops::{Bound, Range};
 
 /// Longer values are read when they are asked for.
@@ -28,6 +29,9 @@ const ENTRY_BYTES_EXPECTED: usize = 96;
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 /// Entries of the index that are looked at under one guard, tombstones and newer ones included.
 const LOOKS_MAX: usize = 512;
+
+/// Of a chunk that is gone no more is kept for the next one of its thread.
+const SPARE_BYTES_MAX: usize = 16 << 10;
 
 /// An iterator that has shown more entries than this share of the pool's pages meets most of them: what lies around an
 /// entry is read with it then.
@@ -55,6 +59,13 @@ impl Entry {
     }
 }
 
+type EntryOrError = std::result::Result<Entry, Box<Error>>;
+
+thread_local! {
+    /// The memory of a chunk that is gone: to get some and give it back would take a short scan a good part of its time.
+    static SPARE: Cell<(Vec<EntryOrError>, Vec<u8>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
 /// What became of an entry.
 enum Shown {
     /// It is in the chunk.
@@ -77,7 +88,7 @@ pub struct Chunk {
     wanted: usize,
     /// Entries of the chunks before, back to where the cursor was placed.
     before: usize,
-    entries: Vec<std::result::Result<Entry, Box<Error>>>,
+    entries: Vec<EntryOrError>,
     /// Keys and values.
     bytes: Vec<u8>,
     /// Where the entries lie whose values have to be read, by their numbers: few are asked for.
@@ -86,15 +97,29 @@ pub struct Chunk {
 
 impl Default for Chunk {
     fn default() -> Self {
+        let (entries, bytes) = SPARE.try_with(Cell::take).unwrap_or_default();
         Chunk {
             direction: Direction::Forward,
             start: Bound::Unbounded,
             end: None,
             wanted: 0,
             before: 0,
-            entries: Vec::new(),
-            bytes: Vec::new(),
+            entries,
+            bytes,
             unread: Vec::new(),
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let (mut entries, mut bytes) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.bytes));
+        let memory = entries.capacity() * size_of::<EntryOrError>() + bytes.capacity();
+        if (1..=SPARE_BYTES_MAX).contains(&memory) {
+            entries.clear();
+            bytes.clear();
+            // At the end of a thread there may be nowhere to keep it.
+            let _ = SPARE.try_with(|spare| spare.set((entries, bytes)));
         }
     }
 }

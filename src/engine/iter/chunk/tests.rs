@@ -176,3 +176,21 @@ fn a_delete_behind_a_point_hides_its_key_from_later_cursors_only() {
     assert_eq!(shown(&mut between), keys(200..KEYS));
     assert_eq!(shown(&mut after), [keys(50..51), keys(200..KEYS)].concat());
 }
+
+#[test]
+fn a_chunk_that_is_gone_leaves_its_memory_to_the_next_one_but_not_what_was_in_it_nor_very_much() {
+    let engine = filled(true);
+    rot(&engine, 3, b"x");
+    let mut chunk = Chunk::default();
+    chunk.restart(Direction::Forward, Bound::Unbounded, 16);
+    engine.fill_chunk(&engine.default, &mut chunk, &Limits::default(), Seq::LAST).expect("it is open");
+    let memory = chunk.bytes.as_ptr();
+    assert!(chunk.len() >= 16 && !chunk.bytes.is_empty());
+    drop(chunk);
+    let mut next = Chunk::default();
+    assert_eq!(next.bytes.as_ptr(), memory);
+    assert!(next.len() == 0 && next.bytes.is_empty() && next.check(3).is_ok() && next.key(0).is_none());
+    next.restart(Direction::Forward, Bound::Unbounded, 1000);
+    drop(next);
+    assert_eq!(Chunk::default().bytes.capacity(), 0, "a thread that once scanned far holds little");
+}
