@@ -267,6 +267,11 @@ impl Space {
             return Ok(());
         }
         let slots = self.slot_count();
+        // Behind hollow slots that cannot be filled there may be less.
+        let step = step.min(self.slots_max.saturating_sub(slots));
+        if step == 0 {
+            return Err(self.no_space(self.growth_limit()));
+        }
         let mut grown = self.media.grow(self.geometry.pool_len(slots + step));
         if matches!(grown, Err(Error::NoSpace { .. })) && step > 1 {
             grown = self.media.grow(self.geometry.pool_len(slots + 1));
@@ -277,7 +282,9 @@ impl Space {
         grown.map_err(|error| self.growth_failed(error))?;
         self.refusal.forget();
         let now = self.geometry.usable_slots_in(self.media.len_bytes());
-        // First: a slot is known before anybody can take it, so no digest misses what is in it.
+        // Else the put that rolls the next head would do it, whose digest looks at all slots.
+        self.table.make_memory(slots..now);
+        // Before they are ready: a slot is known before anybody can take it, so no digest misses what is in it.
         self.slots.store(now, Ordering::Release);
         self.free.lock().ready.extend(slots..now);
         Ok(())

@@ -11,6 +11,7 @@ use crate::checksum::SegmentSeed;
 use crate::format::{SegmentClass, SegmentHeader};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering, thread_number};
 use crate::types::{LogId, SegmentId, SegmentSlot, Seq};
+use std::ops::Range;
 
 /// What the table knows of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +283,14 @@ impl SegmentTable {
             None => new_chunk(chunk),
         };
         &slots[index % CHUNK_SLOTS]
+    }
+
+    /// Makes the memory for these slots, which the first look at one of them does otherwise.
+    pub(super) fn make_memory(&self, slots: Range<u32>) {
+        if slots.end as usize > SMALL_SLOTS {
+            let chunks = slots.start as usize / CHUNK_SLOTS..(slots.end as usize).div_ceil(CHUNK_SLOTS);
+            self.chunks.iter().take(chunks.end).skip(chunks.start).for_each(|chunk| _ = new_chunk(chunk));
+        }
     }
 }
 
