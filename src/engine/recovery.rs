@@ -26,6 +26,7 @@ use super::keyspace::{Keyspace, Keyspaces};
 use super::stats::{Counters, OpenFacts};
 use crate::checksum::hash64;
 use crate::constants::*;
+use crate::epoch;
 use crate::error::{Error, Result};
 use crate::format::{
     HOLDER_OFFSET, HolderRecord, NUMBERS_END, STATE_WORD_OFFSET, SUPERBLOCK_A_OFFSET, SUPERBLOCK_BYTES,
@@ -174,6 +175,9 @@ impl<I: Index + 'static> Engine<I> {
         make_index: impl MakeIndex<I>,
     ) -> Result<Arc<Engine<I>>> {
         let started = Instant::now();
+        // Before this store has threads: the system registers a process that has one thread at once. With more it takes 10 ms,
+        // for which the first call of all would wait, and so does open if the program has threads of its own.
+        epoch::here();
         let mut engine = if is_new || is_half_created(&*media)? {
             Self::create(media, options, holder, make_index)?
         } else {
