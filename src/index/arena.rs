@@ -11,7 +11,7 @@
 
 use crate::constants::{CACHE_LINE_BYTES, PAGE_BYTES};
 use crate::error::{Error, Result};
-use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crossbeam_utils::CachePadded;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -28,7 +28,7 @@ pub const LINE_NUMBERS: usize = 16;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Arrays of fewer huge pages are not aligned for them.
 const HUGE_PAGES_MIN: usize = 64;
-/// The most that is made ahead of the nodes in use, in huge pages; else a quarter of what is in use.
+/// The most that is made ahead of the nodes in use, in huge pages; else a quarter of what is in use, or what is asked for.
 const HUGE_PAGES_AHEAD_MAX: usize = 5;
 
 /// A cache line of eight slots.
@@ -428,10 +428,12 @@ pub struct Pool<T: Node> {
     /// Up to here the kernel was asked for huge pages, once for each.
     asked_to: AtomicU32,
     merged_bytes: AtomicU64,
-    /// Nodes before this one have memory even if they were never handed out.
+    /// Nodes before this one have memory even if they were never handed out, or a few of them less.
     made_to: AtomicU32,
-    /// Once so many nodes were handed out, memory is made ahead of the next ones.
+    /// Once so many nodes were handed out, memory is made ahead of the next ones, a quarter as much.
     ahead_from: AtomicU32,
+    /// The kernel could not make memory ahead: it is not asked again.
+    is_refused: AtomicBool,
 }
 
 struct FreeNodes {
@@ -464,6 +466,7 @@ impl<T: Node> Pool<T> {
             merged_bytes: AtomicU64::new(0),
             made_to: AtomicU32::new(0),
             ahead_from: AtomicU32::new(u32::MAX),
+            is_refused: AtomicBool::new(false),
         }
     }
 
@@ -536,16 +539,17 @@ impl<T: Node> Pool<T> {
         self.nodes.get(number as usize)
     }
 
-    /// Makes the next huge page of nodes that were handed out, or soon will be; false if there is none. One thread at a time.
-    pub fn make_huge_page(&self) -> bool {
+    /// Makes the next huge page of nodes that were handed out, or soon will be, in as many bytes ahead of those at least; false
+    /// if there is none. One thread at a time.
+    pub fn make_huge_page(&self, ahead_bytes: usize) -> bool {
         let from = self.asked_to.load(Ordering::Relaxed) as usize;
-        let (in_use, to) = self.in_use_and_wanted();
+        let (in_use, to) = self.in_use_and_wanted(ahead_bytes / size_of::<T>());
         let Some(made) = self.nodes.make_huge_page(from, in_use, to.max(from)) else { return false };
         self.asked_to.store(made.behind as u32, Ordering::Relaxed);
         if made.has_memory {
             self.made_to.store(made.behind as u32, Ordering::Relaxed);
         } else {
-            self.ahead_from.store(u32::MAX, Ordering::Relaxed);
+            self.is_refused.store(true, Ordering::Relaxed);
         }
         if made.is_merged {
             self.merged_bytes.fetch_add(HUGE_PAGE_BYTES as u64, Ordering::Relaxed);
@@ -554,21 +558,38 @@ impl<T: Node> Pool<T> {
     }
 
     /// Nodes before the first one were handed out; those before the second one shall have memory, in huge pages.
-    fn in_use_and_wanted(&self) -> (usize, usize) {
+    fn in_use_and_wanted(&self, ahead_min: usize) -> (usize, usize) {
+        let (in_use, quarter, returned) = self.in_use_and_quarter();
+        if self.is_refused.load(Ordering::Relaxed) {
+            return (in_use, in_use);
+        }
+        let most = HUGE_PAGES_AHEAD_MAX * HUGE_PAGE_BYTES / size_of::<T>();
+        let ahead = quarter.max(ahead_min).min(most).saturating_sub(returned);
+        (in_use, (in_use + ahead).min(self.nodes.count()))
+    }
+
+    /// Nodes that were handed out, a quarter of them if they are growing, and how many came back.
+    fn in_use_and_quarter(&self) -> (usize, usize, usize) {
         let (in_use, returned) = {
             let free = self.free.lock();
             (free.fresh_from as usize, free.returned.len())
         };
-        let in_huge_page = HUGE_PAGE_BYTES / size_of::<T>();
         if self.ahead_from.load(Ordering::Relaxed) == 0 {
             // What was there at open is not growth.
-            self.ahead_from.store((in_use + in_huge_page) as u32, Ordering::Relaxed);
+            self.ahead_from.store((in_use + HUGE_PAGE_BYTES / size_of::<T>()) as u32, Ordering::Relaxed);
         }
-        if in_use < self.ahead_from.load(Ordering::Relaxed) as usize {
-            return (in_use, in_use);
+        let is_growing = in_use >= self.ahead_from.load(Ordering::Relaxed) as usize;
+        (in_use, if is_growing { in_use / 4 } else { 0 }, returned)
+    }
+
+    /// Bytes of all nodes that were ever handed out, if a quarter as much is wanted ahead of them; else 0.
+    pub fn growing_bytes(&self) -> usize {
+        let (in_use, quarter, returned) = self.in_use_and_quarter();
+        if quarter > returned && !self.is_refused.load(Ordering::Relaxed) {
+            in_use * size_of::<T>()
+        } else {
+            0
         }
-        let ahead = (in_use / 4).min(HUGE_PAGES_AHEAD_MAX * in_huge_page).saturating_sub(returned);
-        (in_use, (in_use + ahead).min(self.nodes.count()))
     }
 
     /// Bytes that were merged to huge pages.
@@ -584,121 +605,4 @@ impl<T: Node> Pool<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Else a place in it that was remembered long ago could fit while it is filled, before it is in the tree.
-    #[test]
-    fn a_leaf_that_is_handed_out_again_has_a_version_that_it_never_had() {
-        let mut space = AddressSpace::reserve(AddressSpace::needed_bytes::<Leaf>(8)).unwrap();
-        let pool: Pool<Leaf> = Pool::new(space.take(8));
-        let (number, mut newest) = (pool.allocate(), 0);
-        for flags in [0, 1, 2, VERSION_FLAGS, 0, 0] {
-            pool.get(number).version.store(newest + 4 * (VERSION_FLAGS + 1) + flags, Ordering::Relaxed);
-            newest = pool.get(number).version.load(Ordering::Relaxed);
-            pool.get(number).words[3].store(7, Ordering::Relaxed);
-            pool.give_back([number]);
-            assert_eq!(pool.allocate(), number, "the one that came back last");
-            let version = pool.get(number).version.load(Ordering::Relaxed);
-            assert!(version > newest && version & VERSION_FLAGS == 0, "{version} after {newest}");
-            assert_eq!(pool.get(number).words[3].load(Ordering::Relaxed), 0);
-            newest = version;
-        }
-    }
-
-    #[test]
-    fn as_many_nodes_are_left_as_is_told_and_hardly_more() {
-        let count = 3 * (LEFT_STEP * LEFT_STEP) as usize;
-        let mut before = u64::MAX;
-        for fresh_from in 1..=count as u32 {
-            for returned in [0, 1, 100] {
-                let left = count as u64 - u64::from(fresh_from) + returned;
-                let free = FreeNodes { fresh_from, returned: vec![1; returned as usize] };
-                let told = free.left_of(count);
-                assert!(told <= left && left - told < LEFT_STEP, "{told} of {left}");
-                assert!(left >= LEFT_STEP * LEFT_STEP || told == left, "{told} of {left}: few are counted");
-            }
-            let told = FreeNodes { fresh_from, returned: Vec::new() }.left_of(count);
-            assert!(told <= before, "more are left after one was taken");
-            before = told;
-        }
-    }
-
-    #[test]
-    fn huge_pages_are_asked_for_once_each_and_only_where_all_nodes_are_in_use() {
-        let mut space = AddressSpace::reserve(AddressSpace::needed_bytes::<Page>(3000)).unwrap();
-        let pool: Pool<Page> = Pool::new(space.take(3000));
-        let mut asked = 0;
-        for number in 1..2900 {
-            assert_eq!(pool.allocate(), number);
-            pool.get(number).buckets[7].slots[3].store(u64::from(number), Ordering::Relaxed);
-            while pool.make_huge_page() {
-                asked += 1;
-                let behind = pool.asked_to.load(Ordering::Relaxed);
-                assert!(behind <= number + 1, "node {number} is the last one in use, not {behind}");
-            }
-        }
-        // 11 MiB; they need not begin where a huge page does.
-        assert!((4..=5).contains(&asked), "{asked} huge pages");
-        assert!(pool.merged_bytes() <= asked * HUGE_PAGE_BYTES as u64);
-        for number in 1..2900 {
-            let slot = &pool.get(number).buckets[7].slots[3];
-            assert_eq!(slot.load(Ordering::Relaxed), u64::from(number));
-        }
-    }
-
-    /// A pool of so many huge pages that they begin where it does, and a call that brings it to some nodes in use and makes what
-    /// is wanted then: it says how many nodes ahead of them memory was made.
-    fn pool_and_growth(huge_pages: usize) -> (Pool<Page>, impl Fn(&Pool<Page>, usize) -> usize) {
-        assert!(huge_pages >= HUGE_PAGES_MIN);
-        let count = huge_pages * HUGE_PAGE_BYTES / size_of::<Page>();
-        let mut space = AddressSpace::reserve(AddressSpace::needed_bytes::<Page>(count)).unwrap();
-        let grow = |pool: &Pool<Page>, in_use: usize| {
-            while (pool.free.lock().fresh_from as usize) < in_use {
-                let number = pool.allocate();
-                pool.get(number).buckets[0].slots[0].store(u64::from(number), Ordering::Relaxed);
-            }
-            while pool.make_huge_page() {}
-            for number in 1..in_use as u32 {
-                let slot = &pool.get(number).buckets[0].slots[0];
-                assert_eq!(slot.load(Ordering::Relaxed), u64::from(number));
-            }
-            pool.memory_bytes() as usize / size_of::<Page>() + 1 - in_use
-        };
-        (Pool::made_ahead(space.take(count)), grow)
-    }
-
-    #[test]
-    fn memory_made_ahead_is_at_most_a_quarter_of_what_is_in_use_and_lies_within_the_array() {
-        let in_huge_page = HUGE_PAGE_BYTES / size_of::<Page>();
-        let (pool, grow) = pool_and_growth(HUGE_PAGES_MIN);
-        for (huge_pages, most) in [(0, 0), (1, 0), (2, 0), (4, 1), (9, 2), (16, 4), (40, 5), (62, 2)] {
-            let ahead = grow(&pool, huge_pages * in_huge_page + 7);
-            assert!(ahead <= most * in_huge_page, "{ahead} nodes ahead of {huge_pages} huge pages");
-            // Where the kernel cannot make it, there is none.
-            let is_made = pool.ahead_from.load(Ordering::Relaxed) != u32::MAX;
-            assert!(!is_made || ahead + in_huge_page > most * in_huge_page, "{ahead} ahead of {huge_pages}");
-        }
-    }
-
-    #[test]
-    fn memory_is_made_ahead_only_of_what_grows_and_not_where_nodes_came_back() {
-        let in_huge_page = HUGE_PAGE_BYTES / size_of::<Page>();
-        let (pool, grow) = pool_and_growth(HUGE_PAGES_MIN);
-        for _ in 1..20 * in_huge_page {
-            pool.allocate();
-        }
-        pool.ahead_from.store(0, Ordering::Relaxed);
-        while pool.make_huge_page() {}
-        assert_eq!(pool.memory_bytes(), (20 * in_huge_page as u64 - 1) * PAGE_BYTES, "as it was opened");
-        let returned = 1..(6 * in_huge_page) as u32;
-        pool.give_back(returned.clone());
-        while pool.make_huge_page() {}
-        assert_eq!(pool.memory_bytes(), (20 * in_huge_page as u64 - 1) * PAGE_BYTES, "those come first");
-        assert_eq!(returned.map(|_| pool.allocate()).max(), Some(6 * in_huge_page as u32 - 1));
-        for number in 1..20 * in_huge_page as u32 {
-            pool.get(number).buckets[0].slots[0].store(u64::from(number), Ordering::Relaxed);
-        }
-        assert!(grow(&pool, 22 * in_huge_page) <= 5 * in_huge_page);
-    }
-}
+mod tests;

@@ -1038,7 +1038,7 @@ impl Index for HashIndex {
     }
 
     fn make_huge_page(&self) -> bool {
-        self.storage.nodes.pages.make_huge_page()
+        self.storage.nodes.pages.make_huge_page(0)
     }
 
     fn huge_page_bytes(&self) -> u64 {

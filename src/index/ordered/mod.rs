@@ -69,6 +69,9 @@ const COLLAPSE_MAX: usize = RUN_MAX / 2;
 
 /// Of the largest reservation that a limited address space grants, this part is taken.
 const SCARCE_SHARE: usize = 4;
+/// While leaves grow, inner nodes have memory ahead of use for this part of theirs. A huge page of them leads to forty of leaves
+/// and is in use for as long, and all looks would wait while it is merged.
+const INNERS_AHEAD_OF: usize = 8;
 /// Leaves that numbers are left for. A machine with memory for as many is not asked for more.
 const LEAVES_MAX: usize = 1 << 30;
 const _: () = assert!(LEAVES_MAX < INNER as usize);
@@ -605,7 +608,9 @@ impl Index for OrderedIndex {
 
     fn make_huge_page(&self) -> bool {
         let nodes = &*self.nodes;
-        nodes.leaves.make_huge_page() || nodes.inners.make_huge_page() || nodes.layers.make_huge_page()
+        nodes.leaves.make_huge_page(0)
+            || nodes.inners.make_huge_page(nodes.leaves.growing_bytes() / INNERS_AHEAD_OF)
+            || nodes.layers.make_huge_page(0)
     }
 
     fn huge_page_bytes(&self) -> u64 {
