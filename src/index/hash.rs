@@ -227,7 +227,7 @@ impl Cell<'_> {
 }
 
 /// Whether so many entries in a cell are reason to give it more room.
-fn is_full_to_split(entries: usize, pages: usize) -> bool {
+fn needs_room(entries: usize, pages: usize) -> bool {
     entries as f64 >= GROWTH_LOAD_MIN * (pages * PAGE_SLOTS) as f64
 }
 
@@ -556,9 +556,8 @@ impl HashIndex {
         }
         let _breaks = BreaksOnPanic(&self.is_broken);
         let (depth, prefix) = (cell.depth(), cell.prefix());
-        let has_all_pages = number(cell.first_part, PAGE_COUNT) as usize == PART_PAGES_MAX;
-        if has_all_pages && is_refill(depth) && depth < self.depth_max {
-            self.fetch_entries(cell.first_part);
+        if is_refill(depth) {
+            self.fetch_entries(cell.first_part, depth);
         }
         let contents = self.storage.freeze(cell.first_part);
         match self.split(&contents, depth, prefix) {
@@ -581,21 +580,26 @@ impl HashIndex {
     }
 
     /// Brings the entries of a cell that will probably be split into the caches while writers need not wait for it yet.
-    fn fetch_entries(&self, first: &Line) {
-        let mut entries = Vec::with_capacity(PART_PAGES_MAX * PAGE_SLOTS);
-        self.storage.buckets(first, prefetch_to_write, |bucket| {
-            let words = bucket.slots.iter().map(|slot| slot.load(Ordering::Acquire));
-            entries.extend(words.filter(|&word| word & ADDR_MASK != 0).map(addr));
-        });
-        if is_full_to_split(entries.len(), PART_PAGES_MAX) {
+    fn fetch_entries(&self, first: &Line, depth: u32) {
+        let pages = self.storage.pages_of(first);
+        if pages < PART_PAGES_MAX {
+            return;
+        }
+        let mut entries = Vec::with_capacity(pages * PAGE_SLOTS);
+        self.storage.addrs(first, prefetch_to_write, |entry| entries.push(entry));
+        if self.is_to_split(entries.len(), pages, depth) {
             self.log.prefetch(&entries);
         }
     }
 
+    /// Whether a cell is large and full, and may be split.
+    fn is_to_split(&self, entries: usize, pages: usize, depth: u32) -> bool {
+        pages >= PART_PAGES_MAX && needs_room(entries, pages) && depth < self.depth_max
+    }
+
     /// Two cells for the entries of a large one, or `None` if it is not large, not full, or its keys do not part.
     fn split(&self, contents: &Contents, depth: u32, prefix: u64) -> Option<[u32; 2]> {
-        let is_full = is_full_to_split(contents.words.len(), contents.pages);
-        if contents.pages < PART_PAGES_MAX || !is_full || depth >= self.depth_max {
+        if !self.is_to_split(contents.words.len(), contents.pages, depth) {
             return None;
         }
         let halves = self.divide(&contents.words, depth, prefix);
@@ -700,7 +704,7 @@ fn distance_for(pages: usize) -> u32 {
 /// Pages and distance limit of the one cell that replaces a crowded one.
 fn rebuilt_shape(contents: &Contents, distance: u32) -> (usize, u32) {
     let slots = contents.pages * PAGE_SLOTS;
-    if contents.words.len() as f64 >= GROWTH_LOAD_MIN * slots as f64 {
+    if needs_room(contents.words.len(), contents.pages) {
         let pages = match PAGES_NEXT.get(contents.pages) {
             Some(&next) => next,
             // Keys that no bit parts: each step a quarter more, so that copying stays in proportion.
@@ -779,10 +783,23 @@ impl Storage {
         });
     }
 
-    /// Ends all changes of a cell and returns what it held.
-    fn freeze(&self, first: &Line) -> Contents {
+    /// Visits the addresses in a cell.
+    fn addrs(&self, first: &Line, ask_for: fn(&Bucket), mut visit: impl FnMut(Addr)) {
+        self.buckets(first, ask_for, |bucket| {
+            let words = bucket.slots.iter().map(|slot| slot.load(Ordering::Acquire));
+            words.filter(|word| word & ADDR_MASK != 0).for_each(|word| visit(addr(word)));
+        });
+    }
+
+    fn pages_of(&self, first: &Line) -> usize {
         let mut pages = 0;
         self.parts(first, |part| pages += number(part, PAGE_COUNT) as usize);
+        pages
+    }
+
+    /// Ends all changes of a cell and returns what it held.
+    fn freeze(&self, first: &Line) -> Contents {
+        let pages = self.pages_of(first);
         let mut contents = Contents { words: Vec::with_capacity(pages * PAGE_SLOTS), pages, removed: 0 };
         self.buckets(first, prefetch_to_write, |bucket| {
             for slot in &bucket.slots {
@@ -1009,13 +1026,7 @@ impl Index for HashIndex {
 
     fn for_each(&self, mut visit: impl FnMut(Addr)) {
         for cell in self.heads() {
-            self.storage.buckets(self.storage.descriptors.get(cell as usize), prefetch, |bucket| {
-                for word in bucket.slots.iter().map(|slot| slot.load(Ordering::Acquire)) {
-                    if word & ADDR_MASK != 0 {
-                        visit(addr(word));
-                    }
-                }
-            });
+            self.storage.addrs(self.storage.descriptors.get(cell as usize), prefetch, &mut visit);
         }
     }
 

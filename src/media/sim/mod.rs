@@ -12,6 +12,7 @@
 //! Deterministic when one thread uses it: nothing depends on time or addresses, and a new pool's uuid and hash seed come from
 //! the options (`testing::with_seed`).
 
+mod device;
 mod events;
 mod images;
 mod replay;
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::media::{FlushGranularity, Media, MediaKind, Region, Site};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, thread_number};
 use crate::types::MediaRange;
+use device::Device;
 use events::{Base, Event, Log};
 use spare::Spare;
 
@@ -192,16 +194,8 @@ pub struct SimMedia {
     region: Option<Arc<Region>>,
     state: Mutex<State>,
     pauses: AtomicBool,
-    device: Device,
-}
-
-/// What a scan of a file asks a device.
-#[derive(Default)]
-struct Device {
-    /// Nothing is in memory, for what is answered.
-    is_cold: AtomicBool,
-    asked: AtomicU64,
-    ahead: AtomicU64,
+    /// Asked by scans.
+    pub device: Device,
 }
 
 impl SimMedia {
@@ -216,16 +210,6 @@ impl SimMedia {
     /// An empty medium that is where it is, as a device is: a power cut during creation leaves half a pool.
     pub fn new_in_place(kind: SimKind, capacity_bytes: u64) -> SimMedia {
         SimMedia::from_image(kind, &[], capacity_bytes)
-    }
-
-    /// Whether it says that what scans ask about is not in memory.
-    pub fn set_cold(&self, is_cold: bool) {
-        self.device.is_cold.store(is_cold, Ordering::Relaxed);
-    }
-
-    /// How often it was asked whether something is in memory, and how often for what is not.
-    pub fn questions(&self) -> (u64, u64) {
-        (self.device.asked.load(Ordering::Relaxed), self.device.ahead.load(Ordering::Relaxed))
     }
 
     /// A medium that durably holds `image`.
@@ -539,12 +523,11 @@ impl Drop for SimMedia {
 
 impl Media for SimMedia {
     fn is_cached(&self, _offset: u64) -> bool {
-        self.device.asked.fetch_add(1, Ordering::Relaxed);
-        !self.device.is_cold.load(Ordering::Relaxed)
+        self.device.is_cached()
     }
 
     fn read_ahead(&self, _range: MediaRange) {
-        self.device.ahead.fetch_add(1, Ordering::Relaxed);
+        self.device.read_ahead();
     }
 
     fn kind(&self) -> MediaKind {

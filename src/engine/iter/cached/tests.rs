@@ -14,12 +14,12 @@ const SCANS: u32 = 320;
 
 /// Questions, and groups that were asked for, of so many scans of a few entries, which are a group each.
 fn of_scans(count: u32, engine: &Arc<Engine<OrderedIndex>>, media: &SimMedia) -> (u64, u64) {
-    let (asked, ahead) = media.questions();
+    let (asked, ahead) = media.device.questions();
     for scan in 0..count {
         let mut iter = engine.snapshot(WholeStore).expect("it is open").iter().expect("ordered");
         iter.seek(&(scan * 7 % KEYS).to_be_bytes()).expect("sound");
     }
-    let now = media.questions();
+    let now = media.device.questions();
     (now.0 - asked, now.1 - ahead)
 }
 
@@ -37,10 +37,10 @@ fn what_is_in_memory_is_asked_about_seldom_and_what_is_not_each_time() {
     for key in 0..KEYS {
         engine.put(WholeStore, &WriteOptions::new(), &key.to_be_bytes(), b"value").expect("room");
     }
-    media.set_cold(true);
+    media.device.set_cold(true);
     let (asked, ahead) = of_scans(SCANS, &engine, &media);
     assert!(asked >= u64::from(SCANS) && ahead >= u64::from(SCANS), "{asked} questions, {ahead} answers");
-    media.set_cold(false);
+    media.device.set_cold(false);
     let (asked, ahead) = of_scans(SCANS, &engine, &media);
     assert!(asked >= 2 * u64::from(SCANS) && ahead == 0, "{asked} questions, {ahead} answers");
     of_scans(STREAK_ENOUGH, &engine, &media);
@@ -51,7 +51,7 @@ fn what_is_in_memory_is_asked_about_seldom_and_what_is_not_each_time() {
     let (asked, _) = of_scans(SCANS, &engine, &media);
     assert!(asked >= 2 * u64::from(SCANS), "{asked} questions behind the opening of a store");
     of_scans(STREAK_ENOUGH, &engine, &media);
-    media.set_cold(true);
+    media.device.set_cold(true);
     of_scans(SCANS, &engine, &media);
     let (asked, ahead) = of_scans(SCANS, &engine, &media);
     assert!(asked >= u64::from(SCANS) && ahead >= u64::from(SCANS), "{asked} questions, {ahead} answers");
