@@ -161,6 +161,8 @@ struct Opening<'a> {
     number: u64,
     /// What `visible_below` is when it is over.
     visible_below: u64,
+    /// There is a point. (Not whether the thread panics: who opens one may be a destructor.)
+    has_point: bool,
 }
 
 impl<'a> Opening<'a> {
@@ -169,13 +171,13 @@ impl<'a> Opening<'a> {
         let number = versions.opening.load(Ordering::Relaxed) + 1;
         versions.opening.store(number, Ordering::SeqCst);
         let visible_below = versions.bounds.visible_below.swap(u64::MAX, Ordering::SeqCst);
-        Opening { versions, number, visible_below }
+        Opening { versions, number, visible_below, has_point: false }
     }
 }
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if !self.has_point {
             self.versions.shards.iter().for_each(|shard| shard.lock().give_up(self.number));
         }
         self.versions.bounds.visible_below.store(self.visible_below, Ordering::Release);
@@ -277,7 +279,7 @@ impl Versions {
             self.shards.iter().for_each(|shard| shard.lock().open(point, opening.number, &mut gone));
         }
         points.insert(point, Point { users: 1, since: Instant::now(), is_settled: false });
-        opening.visible_below = point.0 + 1;
+        (opening.visible_below, opening.has_point) = (point.0 + 1, true);
         drop(opening);
         drop(points);
         gone.into_iter().for_each(let_go);

@@ -547,6 +547,32 @@ fn no_key_is_lost_among_equal_hashes<I: Index>(make: fn(Arc<FakeLog>) -> I) {
     no_key_is_lost_while_the_table_grows(make, high_bits_only, 20_000);
 }
 
+/// Growth there was taken for one that panicked: the next thread that waited for growth did.
+fn an_index_that_grew_while_a_thread_unwound_is_sound<I: Index>(make: fn(Arc<FakeLog>) -> I) {
+    const KEYS: u64 = 50_000;
+    const IN_DESTRUCTOR: u64 = 2_000;
+    struct PutsAtEnd<'a, I: Index>(&'a Subject<I>);
+    impl<I: Index> Drop for PutsAtEnd<'_, I> {
+        fn drop(&mut self) {
+            (0..IN_DESTRUCTOR).for_each(|key| _ = self.0.put(key, 1));
+        }
+    }
+    let log = FakeLog::new(KEYS, mix);
+    let subject = &Subject { index: make(log.clone()), log };
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _puts = PutsAtEnd(subject);
+        std::panic::resume_unwind(Box::new(()));
+    }));
+    assert!(unwound.is_err());
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let keys = (IN_DESTRUCTOR + thread..KEYS).step_by(4);
+            scope.spawn(move || keys.for_each(|key| assert_eq!(subject.put(key, 1), Upsert::Inserted)));
+        }
+    });
+    (0..KEYS).for_each(|key| assert!(subject.get(key).is_some(), "key {key}"));
+}
+
 fn for_each_shows_what_nobody_touches_while_the_table_grows<I: Index>(make: fn(Arc<FakeLog>) -> I) {
     const OLD: u64 = 5_000;
     const NEW: u64 = 100_000;
@@ -860,6 +886,7 @@ macro_rules! every_kind {
             every_displaced_address_is_reported_once
             no_key_is_lost_under_concurrent_growth
             no_key_is_lost_among_equal_hashes
+            an_index_that_grew_while_a_thread_unwound_is_sound
             for_each_shows_what_nobody_touches_while_the_table_grows
             a_new_index_is_cheap
             siblings_do_not_see_each_other_and_give_their_nodes_back

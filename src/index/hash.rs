@@ -324,13 +324,11 @@ struct Contents {
 }
 
 /// Marks the index broken if growth unwinds: whoever waits for the new cell then panics, too, instead of for ever.
-struct BreaksOnPanic<'a>(&'a AtomicBool);
+struct BreaksIndex<'a>(&'a AtomicBool);
 
-impl Drop for BreaksOnPanic<'_> {
+impl Drop for BreaksIndex<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.store(true, Ordering::Release);
-        }
+        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -554,7 +552,7 @@ impl HashIndex {
         if claim.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return self.wait_for_growth(cell, hash);
         }
-        let _breaks = BreaksOnPanic(&self.is_broken);
+        let unless_it_ends = BreaksIndex(&self.is_broken);
         let (depth, prefix) = (cell.depth(), cell.prefix());
         if is_refill(depth) {
             self.fetch_entries(cell.first_part, depth);
@@ -568,6 +566,7 @@ impl HashIndex {
                 self.publish(depth, prefix, &[rebuilt]);
             }
         }
+        std::mem::forget(unless_it_ends);
         let guard = epoch::pin();
         // Weak: a dropped index gives its memory back at once, not after the last grace period.
         let nodes = Arc::downgrade(&self.storage.nodes);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sync::Arc;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 
 /// Entries of a few keys that replace each other, points, and what has to be kept for them.
@@ -317,6 +317,30 @@ fn nothing_is_kept_behind_the_close_of_a_point_that_was_alone_beside_writers() {
         assert_eq!(left, 0, "no point is open");
     });
     assert_eq!(held.into_inner(), 0);
+}
+
+/// It was taken for an opening that fails: nothing was kept for it.
+#[test]
+fn a_point_that_a_destructor_opens_while_its_thread_unwinds_keeps_what_it_shows() {
+    struct OpensAtEnd<'a>(&'a Versions);
+    impl Drop for OpensAtEnd<'_> {
+        fn drop(&mut self) {
+            self.0.open(|| Seq(5), |_| panic!("nothing is kept yet"));
+        }
+    }
+    let versions = Versions::default();
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _opens = OpensAtEnd(&versions);
+        std::panic::resume_unwind(Box::new(()));
+    }));
+    assert!(unwound.is_err());
+    assert!(versions.may_need(Seq(5)));
+    let replaced = Replaced { hash: 7, addr: Addr::from_bits(1), seq: Seq(4), by: Seq(6) };
+    versions.keep(replaced, || Held { slot: SegmentSlot(0), entry_bytes: 1, blob: None });
+    assert_eq!(versions.visible_at(7, Seq(5), None), Some((Seq(4), Addr::from_bits(1))));
+    let gone = Cell::new(0);
+    versions.close(Seq(5), |_| gone.set(gone.get() + 1));
+    assert_eq!((gone.get(), versions.kept().versions), (1, 0));
 }
 
 /// Who keeps something may have looked before the point closed.
