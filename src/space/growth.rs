@@ -256,22 +256,20 @@ impl Space {
         if allocated > before {
             return Ok(());
         }
-        let step = step.min(self.slots_max.saturating_sub(allocated));
-        if step == 0 {
-            return Err(self.no_space(self.growth_limit()));
-        }
+        let within_quota = |taken: u32| match step.min(self.slots_max.saturating_sub(taken)) {
+            0 => Err(self.no_space(self.growth_limit())),
+            step => Ok(step),
+        };
+        let step_of_hollow = within_quota(allocated)?;
         // What the reserve lacks as well: one sync for all of it.
         let missing = self.reserved_slots().saturating_sub(self.free_slots());
-        if self.fill_hollow(step.max(missing) as usize)? {
+        if self.fill_hollow(step_of_hollow.max(missing) as usize)? {
             self.refusal.forget();
             return Ok(());
         }
         let slots = self.slot_count();
-        // Behind hollow slots that cannot be filled there may be less.
-        let step = step.min(self.slots_max.saturating_sub(slots));
-        if step == 0 {
-            return Err(self.no_space(self.growth_limit()));
-        }
+        // Behind hollow slots that cannot be filled the quota may leave less.
+        let step = within_quota(slots)?;
         let mut grown = self.media.grow(self.geometry.pool_len(slots + step));
         if matches!(grown, Err(Error::NoSpace { .. })) && step > 1 {
             grown = self.media.grow(self.geometry.pool_len(slots + 1));
