@@ -559,37 +559,28 @@ impl<T: Node> Pool<T> {
 
     /// Nodes before the first one were handed out; those before the second one shall have memory, in huge pages.
     fn in_use_and_wanted(&self, ahead_min: usize) -> (usize, usize) {
-        let (in_use, quarter, returned) = self.in_use_and_quarter();
-        if self.is_refused.load(Ordering::Relaxed) {
-            return (in_use, in_use);
-        }
-        let most = HUGE_PAGES_AHEAD_MAX * HUGE_PAGE_BYTES / size_of::<T>();
-        let ahead = quarter.max(ahead_min).min(most).saturating_sub(returned);
-        (in_use, (in_use + ahead).min(self.nodes.count()))
-    }
-
-    /// Nodes that were handed out, a quarter of them if they are growing, and how many came back.
-    fn in_use_and_quarter(&self) -> (usize, usize, usize) {
         let (in_use, returned) = {
             let free = self.free.lock();
             (free.fresh_from as usize, free.returned.len())
         };
+        let in_huge_page = HUGE_PAGE_BYTES / size_of::<T>();
         if self.ahead_from.load(Ordering::Relaxed) == 0 {
             // What was there at open is not growth.
-            self.ahead_from.store((in_use + HUGE_PAGE_BYTES / size_of::<T>()) as u32, Ordering::Relaxed);
+            self.ahead_from.store((in_use + in_huge_page) as u32, Ordering::Relaxed);
+        }
+        if self.is_refused.load(Ordering::Relaxed) {
+            return (in_use, in_use);
         }
         let is_growing = in_use >= self.ahead_from.load(Ordering::Relaxed) as usize;
-        (in_use, if is_growing { in_use / 4 } else { 0 }, returned)
+        let quarter = if is_growing { in_use / 4 } else { 0 };
+        let ahead = quarter.max(ahead_min).min(HUGE_PAGES_AHEAD_MAX * in_huge_page).saturating_sub(returned);
+        (in_use, (in_use + ahead).min(self.nodes.count()))
     }
 
-    /// Bytes of all nodes that were ever handed out, if a quarter as much is wanted ahead of them; else 0.
+    /// Bytes of all nodes that were ever handed out, if more are wanted ahead of them; else 0.
     pub fn growing_bytes(&self) -> usize {
-        let (in_use, quarter, returned) = self.in_use_and_quarter();
-        if quarter > returned && !self.is_refused.load(Ordering::Relaxed) {
-            in_use * size_of::<T>()
-        } else {
-            0
-        }
+        let (in_use, wanted) = self.in_use_and_wanted(0);
+        if wanted > in_use { in_use * size_of::<T>() } else { 0 }
     }
 
     /// Bytes that were merged to huge pages.
